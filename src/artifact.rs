@@ -1,0 +1,181 @@
+//! What the lab keeps: artifacts, their files, and the references that say where they come from.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Digests, Sha256};
+use crate::relpath::RelPath;
+
+mod reference;
+
+pub use reference::{HubKind, HubRepo, OLLAMA_HOST, OllamaName, ParseReferenceError, Reference};
+
+/// One file of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct File {
+    /// Where the file lies within the artifact's place in its store.
+    pub path: RelPath,
+    /// Its length in bytes, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// What is known of its content.
+    #[serde(default, skip_serializing_if = "Digests::is_empty")]
+    pub digests: Digests,
+    /// The digest was measured here at the first fetch, because no record had one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub first_use: bool,
+    /// Whether the hub stores the file by LFS (and names its content by sha256) or in git.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lfs: Option<bool>,
+    /// What an Ollama layer is: `config`, or the end of its media type such as `model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Where this file comes from, if not from the artifact's own source under its own path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Reference>,
+    /// Other places with the same bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<Reference>,
+}
+
+impl File {
+    /// A file of which only the path is known.
+    pub fn named(path: RelPath) -> Self {
+        Self {
+            path,
+            size: None,
+            digests: Digests::default(),
+            first_use: false,
+            lfs: None,
+            role: None,
+            source: None,
+            mirrors: Vec::new(),
+        }
+    }
+}
+
+/// Where an artifact's list of files was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// In the manifests alone: nothing upstream has confirmed it yet.
+    Pins,
+    /// At the source itself.
+    Upstream,
+}
+
+/// Ollama's own manifest of an image, kept byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OllamaManifest {
+    /// SHA-256 of the manifest's bytes: what `ollama list` prints the beginning of.
+    pub digest: Sha256,
+    /// The bytes as the registry sent them. Absent while only the digest is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<String>,
+}
+
+/// A model as the lab knows it, at one revision: an entry of the lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Artifact {
+    /// The lab's name for it.
+    pub name: String,
+    /// The store it belongs in, by its name in the inventory.
+    pub store: String,
+    /// Where it comes from.
+    pub source: Reference,
+    /// Fingerprint of what the manifest says; differs once the manifest was changed after locking.
+    pub declared: String,
+    /// The exact revision: a commit of a hub repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Where the list of files was read.
+    pub origin: Origin,
+    /// Whether `files` names every file that the artifact needs.
+    pub complete: bool,
+    /// Whether `files` is the whole repository, not a part of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
+    /// No other source has it: never fetched again, never removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub irreplaceable: bool,
+    /// The Ollama manifest, for images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ollama: Option<OllamaManifest>,
+    /// Files that are known by a pattern only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<Pattern>,
+    /// The files, by path.
+    pub files: Vec<File>,
+}
+
+/// Files known by a pattern and a number, such as LoRAs made in the lab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pattern {
+    /// Glob of paths within the store.
+    pub glob: String,
+    /// How many files must match.
+    pub count: usize,
+}
+
+/// One thing that can be fetched: what to ask for, and what it must turn out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// Where to ask. A hub reference names the exact revision and the path.
+    pub reference: Reference,
+    /// The expected length.
+    pub size: Option<u64>,
+    /// The expected content.
+    pub digests: Digests,
+}
+
+impl Artifact {
+    /// Total of the known file sizes, and whether every size is known.
+    pub fn size(&self) -> (u64, bool) {
+        let known = self.files.iter().filter_map(|file| file.size).sum();
+        (known, self.complete && self.files.iter().all(|file| file.size.is_some()))
+    }
+
+    /// Everywhere `file` can be fetched from, the artifact's own source first.
+    ///
+    /// Empty for files without upstream. References to the hub carry the locked revision.
+    pub fn remotes(&self, file: &File) -> Vec<Remote> {
+        let own = file.source.clone().or_else(|| self.source.file(&file.path, self.revision.as_deref()));
+        own.into_iter()
+            .chain(file.mirrors.iter().cloned())
+            .filter(Reference::has_upstream)
+            .map(|reference| Remote { reference, size: file.size, digests: file.digests })
+            .collect()
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Pins => "pins",
+            Origin::Upstream => "upstream",
+        })
+    }
+}
+
+/// A file or folder at a given place, with what identifies its content for the facts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The content itself: links followed.
+    pub path: PathBuf,
+    /// Length in bytes.
+    pub size: u64,
+    /// Time of the last change, nanoseconds since 1970.
+    pub mtime_ns: i128,
+    /// Inode number.
+    pub inode: u64,
+    /// Device number of the file system.
+    pub device: u64,
+    /// User and group that own it.
+    pub owner: (u32, u32),
+}

@@ -1,0 +1,228 @@
+//! The only writer: every byte that larder puts on a disk goes through here.
+//!
+//! Content reaches its final name in one way: it is appended to a [`Partial`] on the target's file
+//! system, its length and digests are compared ([`Partial::prove`]), it is synced, renamed, and the
+//! directory is synced ([`Proven::persist`]). A kill at any instant leaves the old state or the new.
+
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use fs_err::os::unix::fs as unix_fs;
+
+mod lock;
+mod owner;
+mod partial;
+mod space;
+
+pub use lock::FileLock;
+pub use owner::{Owner, OwnerError, running_as};
+pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, reuse_copy};
+pub use space::{Space, free_space};
+
+use crate::artifact::Found;
+
+/// Creates `dir` and its missing parents, owned by `owner` where one is given.
+///
+/// Existing directories are left as they are.
+pub fn create_dir_all(dir: &Path, owner: Option<Owner>) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        create_dir_all(parent, owner)?;
+    }
+    match fs_err::create_dir(dir) {
+        // Another process may have been faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => return Ok(()),
+        result => result?,
+    }
+    give_to(dir, owner)?;
+    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
+}
+
+/// Puts `bytes` at `path` so that readers see the old content or the new, never a mixture.
+///
+/// The temporary file has the final name inside its own, ends in `.tmp`, and lies beside the target,
+/// or in `staging` where the target's folder belongs to another program that looks at every name in it.
+pub fn write_atomic(path: &Path, bytes: &[u8], options: &WriteOptions<'_>) -> io::Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    create_dir_all(parent, options.owner)?;
+    let folder = options.staging.unwrap_or(parent);
+    create_dir_all(folder, options.owner)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder.join(format!(".{name}.{:x}.tmp", unique()));
+    let written = (|| {
+        let mut file = fs_err::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        file.write_all(bytes)?;
+        if let Some(mode) = options.mode {
+            file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        }
+        give_to(&temporary, options.owner)?;
+        file.sync_all()?;
+        rename(&temporary, path)
+    })();
+    if written.is_err() {
+        let _ = remove_file(&temporary);
+    }
+    written
+}
+
+/// How [`write_atomic`] writes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WriteOptions<'a> {
+    /// Permission bits; the umask's choice where absent.
+    pub mode: Option<u32>,
+    /// Who owns the file.
+    pub owner: Option<Owner>,
+    /// Folder on the same file system for the temporary file.
+    pub staging: Option<&'a Path>,
+}
+
+/// Makes `link` a symbolic link to `target`, replacing a link that is there; the change is atomic.
+///
+/// Refuses to replace anything that is not a link.
+pub fn symlink_atomic(target: &Path, link: &Path, owner: Option<Owner>) -> io::Result<()> {
+    let parent = link.parent().unwrap_or(Path::new("."));
+    create_dir_all(parent, owner)?;
+    match fs_err::symlink_metadata(link) {
+        Ok(found) if !found.file_type().is_symlink() => {
+            let message = format!("{} is not a link; it is left as it is", link.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+        }
+        Ok(_) if fs_err::read_link(link)? == target => return Ok(()),
+        _ => {}
+    }
+    let name = link.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = parent.join(format!(".{name}.{:x}.tmp", unique()));
+    unix_fs::symlink(target, &temporary)?;
+    let placed = (|| {
+        if let Some(owner) = owner {
+            owner.apply_to_link(&temporary)?;
+        }
+        rename(&temporary, link)
+    })();
+    if placed.is_err() {
+        let _ = remove_file(&temporary);
+    }
+    placed
+}
+
+/// Gives `path` a second name at `aside`, so that replacing `path` afterwards loses nothing.
+///
+/// On file systems without hard links the file is renamed instead, and `path` is gone until replaced.
+pub fn set_aside(path: &Path, aside: &Path, owner: Option<Owner>) -> io::Result<()> {
+    create_dir_all(aside.parent().unwrap_or(Path::new(".")), owner)?;
+    match fs_err::hard_link(path, aside) {
+        Ok(()) => sync_dir(aside.parent().unwrap_or(Path::new("."))),
+        Err(_) => rename(path, aside),
+    }
+}
+
+/// Renames within one file system and makes the change durable on both sides.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "the one place that renames")]
+    fs_err::rename(from, to)?;
+    let (from, to) = (from.parent().unwrap_or(Path::new(".")), to.parent().unwrap_or(Path::new(".")));
+    sync_dir(to)?;
+    if from == to { Ok(()) } else { sync_dir(from) }
+}
+
+/// Removes one file or link of ours.
+pub fn remove_file(path: &Path) -> io::Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "the one place that removes files")]
+    fs_err::remove_file(path)
+}
+
+/// Makes changes of names in `dir` durable.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    fs_err::File::open(dir)?.sync_all()
+}
+
+/// Looks at the content behind `path`, following links; `None` where nothing is there.
+///
+/// A link that leads nowhere is `None` too; use `symlink_metadata` to tell them apart.
+pub fn find(path: &Path) -> io::Result<Option<Found>> {
+    let metadata = match fs_err::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(metadata.is_file().then(|| Found {
+        path: path.to_owned(),
+        size: metadata.len(),
+        mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+        inode: metadata.ino(),
+        device: metadata.dev(),
+        owner: (metadata.uid(), metadata.gid()),
+    }))
+}
+
+/// Whether an error means that nothing is there, as opposed to "cannot look".
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// The closest existing folder at or above `path`.
+pub fn existing_ancestor(path: &Path) -> PathBuf {
+    path.ancestors().find(|ancestor| ancestor.exists()).map_or_else(|| PathBuf::from("/"), Path::to_owned)
+}
+
+fn give_to(path: &Path, owner: Option<Owner>) -> io::Result<()> {
+    owner.map_or(Ok(()), |owner| owner.apply(path))
+}
+
+/// A number that no other temporary name of this or another process has right now.
+fn unique() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_temporary() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/lock");
+        write_atomic(&path, b"one", &WriteOptions::default()).unwrap();
+        write_atomic(&path, b"two", &WriteOptions { mode: Some(0o600), ..WriteOptions::default() }).unwrap();
+        assert_eq!(fs_err::read(&path).unwrap(), b"two");
+        assert_eq!(fs_err::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let names: Vec<_> = fs_err::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["lock"]);
+        assert!(write_atomic(&path.join("below-a-file"), b"x", &WriteOptions::default()).is_err());
+        assert_eq!(fs_err::read(&path).unwrap(), b"two");
+    }
+
+    #[test]
+    fn links_are_replaced_and_files_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("a/link");
+        symlink_atomic(Path::new("../x"), &link, None).unwrap();
+        symlink_atomic(Path::new("../y"), &link, None).unwrap();
+        assert_eq!(fs_err::read_link(&link).unwrap(), Path::new("../y"));
+        let file = dir.path().join("file");
+        write_atomic(&file, b"precious", &WriteOptions::default()).unwrap();
+        assert!(symlink_atomic(Path::new("x"), &file, None).is_err());
+        assert_eq!(fs_err::read(&file).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn setting_aside_keeps_the_bytes_when_the_name_is_reused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join("model"), dir.path().join(".larder/aside/model"));
+        write_atomic(&path, b"old", &WriteOptions::default()).unwrap();
+        set_aside(&path, &aside, None).unwrap();
+        write_atomic(&path, b"new", &WriteOptions::default()).unwrap();
+        assert_eq!(fs_err::read(&aside).unwrap(), b"old");
+        assert_eq!(fs_err::read(&path).unwrap(), b"new");
+    }
+}

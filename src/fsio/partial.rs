@@ -1,0 +1,220 @@
+//! Unfinished content: appended to, proven, then renamed into place.
+
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::{Owner, create_dir_all, give_to, remove_file, rename};
+use crate::digest::{ContentHasher, DigestMismatch, Digests};
+
+/// How much is read or copied at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Content that is being written on the file system of its target.
+///
+/// The file is named by what it will contain, so a later run continues where this one stopped.
+/// Hold the [`super::FileLock`] of the same key while writing.
+#[derive(Debug)]
+pub struct Partial {
+    file: fs_err::File,
+    path: PathBuf,
+    len: u64,
+    /// Has taken exactly the bytes in the file; gone once the partial was measured.
+    hasher: Option<ContentHasher>,
+}
+
+/// Why content is not what was expected.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofError {
+    /// The length is wrong.
+    #[error("{actual} bytes arrived, {expected} were expected")]
+    Length {
+        /// Wanted.
+        expected: u64,
+        /// Got.
+        actual: u64,
+    },
+    /// A digest is wrong.
+    #[error("the content is wrong")]
+    Content(#[source] DigestMismatch),
+    /// The content could not be read back.
+    #[error("the content cannot be read back")]
+    Io(#[from] io::Error),
+}
+
+/// A partial that could not be proven, with the reason; it is still on disk as it was.
+#[derive(Debug)]
+pub struct Unproven {
+    /// Why.
+    pub error: ProofError,
+    /// Finished with, except for [`Partial::restart`] and [`Partial::discard`].
+    pub partial: Partial,
+}
+
+impl Partial {
+    /// The file that holds unfinished content under `key` in `staging`.
+    pub fn path_of(staging: &Path, key: &str) -> PathBuf {
+        staging.join(format!("{key}.partial"))
+    }
+
+    /// Opens, or creates, the partial for `key`, and hashes what it already holds with `hasher`.
+    pub fn open(staging: &Path, key: &str, hasher: ContentHasher, owner: Option<Owner>) -> io::Result<Self> {
+        create_dir_all(staging, owner)?;
+        let path = Self::path_of(staging, key);
+        let mut file = fs_err::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+        give_to(&path, owner)?;
+        let mut state = hasher;
+        let len = hash_into(&mut file, &mut state)?;
+        Ok(Self { file, path, len, hasher: Some(state) })
+    }
+
+    /// Bytes written so far.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether nothing has been written.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends and hashes the next bytes.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.len += bytes.len() as u64;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        Ok(())
+    }
+
+    /// Throws everything away and starts again with `hasher`.
+    pub fn restart(&mut self, hasher: ContentHasher) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        self.len = 0;
+        self.hasher = Some(hasher);
+        Ok(())
+    }
+
+    /// Replaces the content by that of `from`, sharing blocks where the file system can, and hashes it.
+    ///
+    /// Returns whether blocks are shared.
+    pub fn fill_from(&mut self, from: &Path, hasher: ContentHasher) -> io::Result<bool> {
+        let mut source = fs_err::File::open(from)?;
+        self.restart(hasher)?;
+        let shared = rustix::fs::ioctl_ficlone(self.file.file(), source.file()).is_ok();
+        if shared {
+            let mut state = self.hasher.take().unwrap_or_default();
+            self.len = hash_into(&mut self.file, &mut state)?;
+            self.hasher = Some(state);
+            return Ok(true);
+        }
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match source.read(&mut buffer)? {
+                0 => return Ok(false),
+                n => self.append(&buffer[..n])?,
+            }
+        }
+    }
+
+    /// Compares length and digests, and makes the content durable.
+    ///
+    /// With `expected` empty, the measured digests are all that is known afterwards. On error the
+    /// partial stays on disk as it is; call [`Partial::discard`] when it can be of no use.
+    pub fn prove(mut self, size: Option<u64>, expected: &Digests) -> Result<Proven, Box<Unproven>> {
+        match self.measure(size, expected) {
+            Ok(digests) => Ok(Proven { path: self.path, size: self.len, digests }),
+            Err(error) => Err(Box::new(Unproven { error, partial: self })),
+        }
+    }
+
+    fn measure(&mut self, size: Option<u64>, expected: &Digests) -> Result<Digests, ProofError> {
+        if let Some(expected) = size.filter(|expected| *expected != self.len) {
+            return Err(ProofError::Length { expected, actual: self.len });
+        }
+        let hasher = self.hasher.take().ok_or_else(|| io::Error::other("the content was hashed already"))?;
+        let digests = hasher.finish();
+        expected.check(&digests).map_err(ProofError::Content)?;
+        self.file.sync_all()?;
+        Ok(digests)
+    }
+
+    /// Removes the unfinished content.
+    pub fn discard(self) -> io::Result<()> {
+        remove_file(&self.path)
+    }
+}
+
+/// Content whose length and digests were compared and which is on the disk, but under no name of its own yet.
+#[derive(Debug)]
+#[must_use = "proven content is of use only once it is persisted"]
+pub struct Proven {
+    path: PathBuf,
+    size: u64,
+    digests: Digests,
+}
+
+impl Proven {
+    /// Length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The digests as measured.
+    pub fn digests(&self) -> &Digests {
+        &self.digests
+    }
+
+    /// Gives the content its final name, replacing what is there, and makes that durable.
+    ///
+    /// `target` must lie on the partial's file system. Missing folders are created for `owner`.
+    pub fn persist(self, target: &Path, mode: u32, owner: Option<Owner>) -> io::Result<PathBuf> {
+        create_dir_all(target.parent().unwrap_or(Path::new(".")), owner)?;
+        fs_err::set_permissions(&self.path, std::fs::Permissions::from_mode(mode))?;
+        give_to(&self.path, owner)?;
+        rename(&self.path, target)?;
+        Ok(target.to_owned())
+    }
+}
+
+/// Reads a whole file through `hasher`; returns what was measured and the length.
+pub fn hash_file(path: &Path, mut hasher: ContentHasher) -> io::Result<(Digests, u64)> {
+    let mut file = fs_err::File::open(path)?;
+    let len = hash_into(&mut file, &mut hasher)?;
+    Ok((hasher.finish(), len))
+}
+
+fn hash_into(file: &mut fs_err::File, hasher: &mut ContentHasher) -> io::Result<u64> {
+    let mut buffer = vec![0; CHUNK];
+    let mut len = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(len),
+            n => {
+                hasher.update(&buffer[..n]);
+                len += n as u64;
+            }
+        }
+    }
+}
+
+/// Copies `from` into the partial of `key`, proves it, and returns it ready to be persisted.
+pub fn reuse_copy(
+    staging: &Path,
+    key: &str,
+    from: &Path,
+    expected: (Option<u64>, &Digests),
+    owner: Option<Owner>,
+) -> Result<Proven, ProofError> {
+    let (size, digests) = expected;
+    let hasher = || ContentHasher::to_compare(digests, size);
+    let mut partial = Partial::open(staging, key, hasher(), owner)?;
+    partial.fill_from(from, hasher())?;
+    partial.prove(size, digests).map_err(|unproven| {
+        // A copy of wrong content is of no use to anybody; the original stays where it is.
+        let _ = unproven.partial.discard();
+        unproven.error
+    })
+}

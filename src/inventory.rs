@@ -1,0 +1,364 @@
+//! The inventory: the stores of this machine, profiles, machines, sources and policy.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde::Deserialize;
+use url::Url;
+
+use crate::manifest::{Declared, InputError, Place, parse_toml};
+use crate::size::Bytes;
+
+/// What `inventory.toml` says.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Inventory {
+    /// Manifest files, as globs relative to the inventory's folder.
+    #[serde(default = "default_manifests")]
+    pub manifests: Vec<String>,
+    /// The machine this is, among `machines`; by default the host name.
+    #[serde(default)]
+    pub machine: Option<String>,
+    /// The profile for machines that none is set for.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// Places on this machine.
+    pub stores: BTreeMap<String, StoreConfig>,
+    /// Sets of artifacts.
+    #[serde(default)]
+    pub profiles: BTreeMap<String, Profile>,
+    /// The lab's machines.
+    #[serde(default)]
+    pub machines: BTreeMap<String, Machine>,
+    /// Where bytes may come from.
+    #[serde(default)]
+    pub sources: SourceConfig,
+    /// What is forbidden and required.
+    #[serde(default)]
+    pub policy: Policy,
+    /// Python environments whose packages are checked.
+    #[serde(default)]
+    pub python: PythonConfig,
+}
+
+fn default_manifests() -> Vec<String> {
+    vec!["manifests/*.toml".to_owned()]
+}
+
+/// How the files of a store are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// The Hugging Face hub cache.
+    HfCache,
+    /// Ollama's models directory.
+    Ollama,
+    /// Plain files under their own names.
+    Folder,
+}
+
+impl std::fmt::Display for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Layout::HfCache => "hf-cache",
+            Layout::Ollama => "ollama",
+            Layout::Folder => "folder",
+        })
+    }
+}
+
+/// One store as people declare it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Its layout.
+    pub layout: Layout,
+    /// Its root. `~` is the home of the user who asked.
+    pub path: PathBuf,
+    /// The user who must own what is written; by default who owns the root.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// The path must be a mounted file system of its own: an empty mount point is not an empty store.
+    #[serde(default)]
+    pub mounted: Option<PathBuf>,
+    /// A running Ollama server that installs models for this store.
+    #[serde(default)]
+    pub api: Option<Url>,
+}
+
+/// A named set of artifacts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Profile {
+    /// Names with globs, `tag:T`, `store:S` or `section:S`.
+    pub artifacts: Vec<String>,
+    /// Taken out again.
+    #[serde(default)]
+    pub except: Vec<String>,
+    /// What it is for.
+    #[serde(default)]
+    pub title: Option<String>,
+}
+
+/// One machine of the lab.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Machine {
+    /// Which artifacts it must have.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// How ssh reaches it.
+    #[serde(default)]
+    pub ssh: Option<String>,
+    /// Store paths that differ there.
+    #[serde(default)]
+    pub stores: BTreeMap<String, PathBuf>,
+}
+
+/// Where bytes may come from, and how fast.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SourceConfig {
+    /// Kinds of source, the preferred one first.
+    #[serde(default = "default_order")]
+    pub order: Vec<SourceKind>,
+    /// Folders with files under their store paths or named by digest.
+    #[serde(default)]
+    pub drives: Vec<PathBuf>,
+    /// Other larders on the LAN.
+    #[serde(default)]
+    pub peers: Vec<Url>,
+    /// The hub, instead of `HF_ENDPOINT` or the public one.
+    #[serde(default)]
+    pub hub: Option<Url>,
+    /// The Ollama registry, instead of the host in the name.
+    #[serde(default)]
+    pub ollama: Option<Url>,
+    /// The Ollama version to present to the registry, which refuses newer models to older versions.
+    #[serde(default)]
+    pub ollama_version: Option<String>,
+    /// Upper limit for all downloads together, such as `80 MB/s`.
+    #[serde(default)]
+    pub max_rate: Option<String>,
+    /// Files that are fetched at the same time.
+    #[serde(default = "default_parallel")]
+    pub parallel: usize,
+}
+
+/// The kinds of source that `order` ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceKind {
+    /// A folder on this machine.
+    Drive,
+    /// Another larder.
+    Peer,
+    /// An object store.
+    Bucket,
+    /// Where the artifact was published.
+    Upstream,
+}
+
+fn default_order() -> Vec<SourceKind> {
+    vec![SourceKind::Drive, SourceKind::Peer, SourceKind::Bucket, SourceKind::Upstream]
+}
+
+fn default_parallel() -> usize {
+    8
+}
+
+impl Default for SourceConfig {
+    fn default() -> Self {
+        Self {
+            order: default_order(),
+            drives: Vec::new(),
+            peers: Vec::new(),
+            hub: None,
+            ollama: None,
+            ollama_version: None,
+            max_rate: None,
+            parallel: default_parallel(),
+        }
+    }
+}
+
+impl SourceConfig {
+    /// The rate limit in bytes per second, or the text that is none.
+    pub fn max_rate(&self) -> Result<Option<Bytes>, String> {
+        let Some(text) = &self.max_rate else {
+            return Ok(None);
+        };
+        let rate = text.trim().strip_suffix("/s").and_then(|size| size.parse::<Bytes>().ok()).filter(|rate| rate.0 > 0);
+        rate.map(Some).ok_or_else(|| format!("{text:?} is not a rate such as \"80 MB/s\""))
+    }
+}
+
+/// What is forbidden and required.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Policy {
+    /// Artifact names, as globs, that must not be on the machine.
+    #[serde(default)]
+    pub deny: Vec<String>,
+    /// Whether unsigned locks are refused.
+    #[serde(default)]
+    pub require_signature: bool,
+    /// How content that another store already has is reused.
+    #[serde(default)]
+    pub reuse: Reuse,
+}
+
+/// How content that is here already is given a second place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reuse {
+    /// Share blocks where the file system can, copy otherwise. Files stay independent.
+    #[default]
+    Copy,
+    /// Fetch it again.
+    Never,
+}
+
+/// Python environments.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PythonConfig {
+    /// Roots of virtual environments.
+    #[serde(default)]
+    pub environments: Vec<PathBuf>,
+}
+
+impl Inventory {
+    /// Reads and checks `path`.
+    pub fn read(path: &Path) -> Result<Self, Vec<InputError>> {
+        let text = fs_err::read_to_string(path).map_err(|error| {
+            vec![
+                InputError::unreadable(path, &error)
+                    .hint("begin with the inventory.toml of larder's repository, or name yours with --inventory"),
+            ]
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Parses an inventory's text; `path` is only named in errors.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Vec<InputError>> {
+        let inventory: Self = parse_toml(path, text).map_err(|error| vec![error])?;
+        let errors = inventory.check(path);
+        if errors.is_empty() { Ok(inventory) } else { Err(errors) }
+    }
+
+    fn check(&self, path: &Path) -> Vec<InputError> {
+        let mut errors = Vec::new();
+        let mut wrong =
+            |message: String, hint: &str| errors.push(InputError::new(Place::file(path), message).hint(hint));
+        if self.stores.is_empty() {
+            wrong(
+                "[stores] is empty".into(),
+                "declare at least one, for example huggingface = { layout = \"hf-cache\", path = \"~/.cache/huggingface/hub\" }",
+            );
+        }
+        let profiles = self
+            .machines
+            .iter()
+            .filter_map(|(machine, config)| Some((format!("machine `{machine}`"), config.profile.as_ref()?)));
+        let own = self.profile.iter().map(|profile| ("the inventory".to_owned(), profile));
+        for (who, profile) in profiles.chain(own) {
+            if !self.profiles.contains_key(profile) {
+                wrong(
+                    format!("{who} wants the profile `{profile}`, which [profiles] does not have"),
+                    "add it, or check the name",
+                );
+            }
+        }
+        for (machine, config) in &self.machines {
+            for store in config.stores.keys().filter(|store| !self.stores.contains_key(*store)) {
+                wrong(
+                    format!("machine `{machine}` moves the store `{store}`, which [stores] does not have"),
+                    "check the name",
+                );
+            }
+        }
+        for (name, store) in &self.stores {
+            if store.api.is_some() && store.layout != Layout::Ollama {
+                wrong(
+                    format!("store `{name}`: only a store with layout \"ollama\" can have an api"),
+                    "remove `api`, or change the layout",
+                );
+            }
+        }
+        if let Err(message) = self.sources.max_rate() {
+            wrong(format!("[sources] max-rate: {message}"), "write a size per second");
+        }
+        for (name, profile) in &self.profiles {
+            for pattern in profile.artifacts.iter().chain(&profile.except) {
+                if Selector::new([pattern.as_str()]).is_err() {
+                    wrong(
+                        format!("profile `{name}`: {pattern:?} is not a selection"),
+                        "use names with *, tag:T, store:S or section:S",
+                    );
+                }
+            }
+        }
+        errors
+    }
+
+    /// The profile of `machine`, or of the inventory itself; `None` means everything.
+    pub fn profile_of(&self, machine: &str) -> Option<(&str, &Profile)> {
+        let name = self.machines.get(machine).and_then(|machine| machine.profile.as_ref()).or(self.profile.as_ref())?;
+        self.profiles.get_key_value(name).map(|(name, profile)| (name.as_str(), profile))
+    }
+}
+
+/// Selects artifacts by `name*`, `tag:T`, `store:S` and `section:S`.
+#[derive(Debug, Clone)]
+pub struct Selector {
+    names: GlobSet,
+    tags: GlobSet,
+    stores: GlobSet,
+    sections: GlobSet,
+}
+
+/// A pattern that selects nothing because it is malformed.
+#[derive(Debug, thiserror::Error)]
+#[error("{pattern:?} is not a selection: {reason}")]
+pub struct SelectorError {
+    pattern: String,
+    reason: String,
+}
+
+impl Selector {
+    /// Combines patterns; an artifact is selected when any of them fits.
+    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, SelectorError> {
+        let mut sets = [(); 4].map(|()| GlobSetBuilder::new());
+        for pattern in patterns {
+            let (set, glob) = match pattern.split_once(':') {
+                Some(("tag", glob)) => (1, glob),
+                Some(("store", glob)) => (2, glob),
+                Some(("section", glob)) => (3, glob),
+                _ => (0, pattern),
+            };
+            let glob = Glob::new(glob)
+                .map_err(|error| SelectorError { pattern: pattern.to_owned(), reason: error.kind().to_string() })?;
+            sets[set].add(glob);
+        }
+        let [names, tags, stores, sections] = sets.map(|set| set.build());
+        let built = |set: Result<GlobSet, globset::Error>| {
+            set.map_err(|error| SelectorError { pattern: String::new(), reason: error.to_string() })
+        };
+        Ok(Self { names: built(names)?, tags: built(tags)?, stores: built(stores)?, sections: built(sections)? })
+    }
+
+    /// Whether `artifact` is selected.
+    pub fn matches(&self, artifact: &Declared) -> bool {
+        self.names.is_match(&artifact.name)
+            || artifact.tags.iter().any(|tag| self.tags.is_match(tag))
+            || self.stores.is_match(&artifact.store)
+            || artifact.section.as_ref().is_some_and(|section| self.sections.is_match(section))
+    }
+
+    /// Whether `name` is selected as a name.
+    pub fn matches_name(&self, name: &str) -> bool {
+        self.names.is_match(name)
+    }
+}

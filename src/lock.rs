@@ -1,0 +1,101 @@
+//! The lock: the exact revision, files, sizes and digests of every artifact, written by larder.
+//!
+//! JSON with one file per line, in the manifests' order, so that a change is a small diff. Readers
+//! accept any `revision` of a `version` they know.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::artifact::Artifact;
+use crate::fsio::{self, WriteOptions};
+use crate::manifest::{InputError, Place};
+
+/// The format that this larder writes; one with another number cannot be read.
+pub const VERSION: u32 = 1;
+/// Grows when fields are added that older readers may ignore.
+pub const REVISION: u32 = 0;
+
+/// What `inventory.lock` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lock {
+    /// The artifacts, in the order of the manifests.
+    pub artifacts: Vec<Artifact>,
+}
+
+#[derive(Deserialize)]
+struct LockFile {
+    #[expect(dead_code, reason = "checked before, by Header")]
+    version: u32,
+    artifacts: Vec<Artifact>,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    version: u32,
+}
+
+impl Lock {
+    /// Reads the lock; `None` where there is none yet.
+    pub fn read(path: &Path) -> Result<Option<Self>, InputError> {
+        match fs_err::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(InputError::unreadable(path, &error)),
+        }
+    }
+
+    /// Parses a lock's text; `path` is only named in errors.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, InputError> {
+        let broken = |error: serde_json::Error| {
+            let place = Place { path: path.to_owned(), line: error.line(), column: error.column() };
+            let message = error.to_string();
+            let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message).to_owned();
+            InputError::new(place, message)
+                .hint("larder writes this file; restore it from git, or write it anew with: larder lock")
+        };
+        let header: Header = serde_json::from_str(text).map_err(broken)?;
+        if header.version != VERSION {
+            let message = format!("this is a lock of version {}, this larder reads version {VERSION}", header.version);
+            return Err(InputError::new(Place::file(path), message)
+                .hint("use the larder that wrote it, or write it anew with: larder lock"));
+        }
+        let file: LockFile = serde_json::from_str(text).map_err(broken)?;
+        Ok(Self { artifacts: file.artifacts })
+    }
+
+    /// The artifact called `name`.
+    pub fn artifact(&self, name: &str) -> Option<&Artifact> {
+        self.artifacts.iter().find(|artifact| artifact.name == name)
+    }
+
+    /// The text as it is written to disk.
+    pub fn to_text(&self) -> String {
+        let mut text = format!("{{\"version\": {VERSION}, \"revision\": {REVISION}, \"artifacts\": [");
+        for (index, artifact) in self.artifacts.iter().enumerate() {
+            text.push_str(if index == 0 { "\n" } else { ",\n" });
+            push_artifact(&mut text, artifact);
+        }
+        text.push_str("\n]}\n");
+        text
+    }
+
+    /// Writes the lock atomically.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        fsio::write_atomic(path, self.to_text().as_bytes(), &WriteOptions::default())
+    }
+}
+
+/// The artifact's own fields on one line, then one line for each file.
+fn push_artifact(text: &mut String, artifact: &Artifact) {
+    let head = Artifact { files: Vec::new(), ..artifact.clone() };
+    let head = serde_json::to_string(&head).expect("an artifact has only text keys");
+    let open = head.strip_suffix("[]}").expect("`files` is the last field and empty");
+    text.push_str(open);
+    text.push('[');
+    for (index, file) in artifact.files.iter().enumerate() {
+        text.push_str(if index == 0 { "\n  " } else { ",\n  " });
+        text.push_str(&serde_json::to_string(file).expect("a file has only text keys"));
+    }
+    text.push_str("]}");
+}

@@ -1,0 +1,259 @@
+//! Sources: where bytes come from.
+//!
+//! Every kind implements [`Source`] and passes the contract suite in `tests/contract/source.rs`.
+//! A source makes one attempt at a time; trying again is the caller's business.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::artifact::{File, Reference, Remote};
+
+mod body;
+mod directory;
+mod http;
+mod hub;
+mod ollama;
+mod set;
+
+pub use directory::DirectorySource;
+pub use http::{HttpConfig, HttpSource};
+pub use hub::{HubConfig, HubSource};
+pub use ollama::{OllamaConfig, OllamaSource};
+pub use set::{SourceSettings, Sources};
+
+/// Somewhere artifacts come from.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Reads what a reference means now: an exact revision and its files.
+    async fn list(&self, reference: &Reference) -> Result<Listing, SourceError>;
+
+    /// Asks, with as little traffic as possible, whether `remote` may be read.
+    async fn check(&self, remote: &Remote) -> Result<(), SourceError>;
+
+    /// Opens the bytes of `remote` from `range.start` on.
+    ///
+    /// The answer may begin earlier than asked (a server may ignore ranges): see [`Body::start`].
+    async fn open(&self, remote: &Remote, range: ByteRange) -> Result<Body, SourceError>;
+}
+
+/// Bytes `start..end` of a file; to its end where `end` is `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ByteRange {
+    /// First byte.
+    pub start: u64,
+    /// First byte no longer wanted.
+    pub end: Option<u64>,
+}
+
+impl ByteRange {
+    /// From `start` to the end of the file.
+    pub fn from(start: u64) -> Self {
+        Self { start, end: None }
+    }
+}
+
+/// What a reference means at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The exact revision, for sources that have such a thing.
+    pub revision: Option<String>,
+    /// All files, or the one file of a reference with a path.
+    pub files: Vec<File>,
+    /// The bytes of an Ollama manifest, verbatim.
+    pub ollama_manifest: Option<Vec<u8>>,
+}
+
+/// An open stream of content.
+pub struct Body {
+    /// Offset of the first byte that the stream yields. Never greater than what was asked for.
+    pub start: u64,
+    /// Length of the whole file, where the source says so.
+    pub total: Option<u64>,
+    /// The source's name for this content: changes when the content does.
+    pub etag: Option<String>,
+    /// The bytes. Ends early with an error, never silently, when the length is known.
+    pub stream: BoxStream<'static, Result<Bytes, SourceError>>,
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Body").field("start", &self.start).field("total", &self.total).finish_non_exhaustive()
+    }
+}
+
+/// Why a source did not give what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// 401 where no token was sent.
+    #[error("{what} asks for a token, and none is set")]
+    TokenMissing {
+        /// Repository or address.
+        what: String,
+    },
+    /// 401 in spite of a token.
+    #[error("{what} does not accept the token, or does not exist")]
+    TokenRefused {
+        /// Repository or address.
+        what: String,
+    },
+    /// The repository's licence was not accepted by the token's user.
+    #[error("{what} is gated: its licence is not accepted for this token")]
+    Gated {
+        /// Repository.
+        what: String,
+        /// Page where the licence can be accepted.
+        page: String,
+    },
+    /// 403 for another reason.
+    #[error("{what} may not be read: {message}")]
+    Forbidden {
+        /// Repository or address.
+        what: String,
+        /// The server's words.
+        message: String,
+    },
+    /// 404, told apart as far as the server does.
+    #[error("{what} does not exist")]
+    NotFound {
+        /// Repository, revision, file, tag or address.
+        what: String,
+    },
+    /// 412 from the Ollama registry.
+    #[error("{what} needs a newer Ollama than {version}")]
+    NeedsNewerOllama {
+        /// Image.
+        what: String,
+        /// The version that was presented.
+        version: String,
+    },
+    /// 429.
+    #[error("{what} asks to slow down")]
+    RateLimited {
+        /// Repository or host.
+        what: String,
+        /// How long the server asks to wait.
+        wait: Option<Duration>,
+    },
+    /// Any other refusal.
+    #[error("{what} answered {status}")]
+    Status {
+        /// Address, without query.
+        what: String,
+        /// HTTP status.
+        status: u16,
+        /// How long the server asks to wait.
+        wait: Option<Duration>,
+    },
+    /// No connection, a connection that broke, or silence for too long.
+    #[error("{what} cannot be reached: {reason}")]
+    Unreachable {
+        /// Address, without query.
+        what: String,
+        /// The cause.
+        reason: String,
+    },
+    /// The bytes ended early.
+    #[error("{what} broke off after {got} of {expected} bytes")]
+    CutShort {
+        /// Address, without query.
+        what: String,
+        /// Bytes expected in this answer.
+        expected: u64,
+        /// Bytes that came.
+        got: u64,
+    },
+    /// The answer is something other than the file.
+    #[error("{what} sent {instead} instead of the file")]
+    NotTheFile {
+        /// Address, without query.
+        what: String,
+        /// `a web page`, `a git-lfs pointer`, `compressed data`…
+        instead: String,
+    },
+    /// The source's file has changed since it was locked.
+    #[error("{what} changed: it has {actual} bytes now, {expected} were locked")]
+    Changed {
+        /// Address.
+        what: String,
+        /// Locked length.
+        expected: u64,
+        /// Length now.
+        actual: u64,
+    },
+    /// The answer breaks the protocol.
+    #[error("{what} sent an answer that makes no sense: {reason}")]
+    Protocol {
+        /// Address.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Network use is switched off.
+    #[error("{what} is not asked: network use is switched off (HF_HUB_OFFLINE)")]
+    Offline {
+        /// Repository.
+        what: String,
+    },
+    /// The reference has no upstream, or is of another kind than the source.
+    #[error("{what} cannot be fetched from anywhere")]
+    NoUpstream {
+        /// The reference.
+        what: String,
+    },
+    /// A local file could not be read.
+    #[error("{what} cannot be read")]
+    Io {
+        /// Path.
+        what: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl SourceError {
+    /// Whether asking again later, unchanged, cannot help.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            SourceError::RateLimited { .. } | SourceError::Unreachable { .. } | SourceError::CutShort { .. } => false,
+            SourceError::Status { status, .. } => !matches!(status, 408 | 425 | 500 | 502 | 503 | 504),
+            _ => true,
+        }
+    }
+
+    /// How long the server asked to wait.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            SourceError::RateLimited { wait, .. } | SourceError::Status { wait, .. } => *wait,
+            _ => None,
+        }
+    }
+
+    /// What a sysadmin can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            SourceError::TokenMissing { .. } => Some("set HF_TOKEN, or log in once with: hf auth login".to_owned()),
+            SourceError::TokenRefused { .. } => Some(
+                "check the name, and make a token that may read it at https://huggingface.co/settings/tokens"
+                    .to_owned(),
+            ),
+            SourceError::Gated { page, .. } => {
+                Some(format!("accept the licence at {page} with the token's user, or add a machine that has the files"))
+            }
+            SourceError::NeedsNewerOllama { .. } => {
+                Some("update Ollama, then set [sources] ollama-version to its version".to_owned())
+            }
+            SourceError::Offline { .. } => {
+                Some("unset HF_HUB_OFFLINE, or add a drive or a machine that has the files".to_owned())
+            }
+            SourceError::NotTheFile { .. } => {
+                Some("a proxy or login page is in the way; open the address in a browser".to_owned())
+            }
+            SourceError::Changed { .. } => Some("look at the new state with: larder lock --update NAME".to_owned()),
+            _ => None,
+        }
+    }
+}

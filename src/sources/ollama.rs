@@ -1,0 +1,25 @@
+//! Stub.
+use async_trait::async_trait;
+
+use super::{Body, ByteRange, Listing, Source, SourceError};
+use crate::artifact::{Reference, Remote};
+
+/// Stub config.
+#[derive(Debug, Clone, Default)]
+pub struct OllamaConfig {}
+
+/// Stub.
+pub struct OllamaSource {}
+
+#[async_trait]
+impl Source for OllamaSource {
+    async fn list(&self, _reference: &Reference) -> Result<Listing, SourceError> {
+        todo!()
+    }
+    async fn check(&self, _remote: &Remote) -> Result<(), SourceError> {
+        todo!()
+    }
+    async fn open(&self, _remote: &Remote, _range: ByteRange) -> Result<Body, SourceError> {
+        todo!()
+    }
+}
