@@ -57,6 +57,23 @@ impl File {
     }
 }
 
+impl File {
+    /// A name for the file's content that is the same in every run and for every artifact that shares it.
+    ///
+    /// The digest where one is known; else a digest of where the content comes from.
+    pub fn content_key(&self, artifact: &Artifact) -> String {
+        if let Some(digest) = self.digests.sha256 {
+            return digest.to_string();
+        }
+        if let Some(digest) = self.digests.git_sha1 {
+            return format!("git-{digest}");
+        }
+        let origin = artifact.remotes(self).first().map(|remote| remote.reference.to_string());
+        let origin = origin.unwrap_or_else(|| format!("{}/{}", artifact.name, self.path));
+        format!("from-{}", &Sha256::of(origin.as_bytes()).to_string()[..32])
+    }
+}
+
 /// Where an artifact's list of files was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

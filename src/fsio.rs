@@ -122,6 +122,11 @@ pub fn set_aside(path: &Path, aside: &Path, owner: Option<Owner>) -> io::Result<
     }
 }
 
+/// Moves a file of ours that cannot be used any more out of the way, replacing an older one there.
+pub fn set_aside_broken(path: &Path, aside: &Path) -> io::Result<()> {
+    rename(path, aside)
+}
+
 /// Renames within one file system and makes the change durable on both sides.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     #[expect(clippy::disallowed_methods, reason = "the one place that renames")]

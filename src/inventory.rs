@@ -229,6 +229,14 @@ pub struct PythonConfig {
     pub environments: Vec<PathBuf>,
 }
 
+/// Replaces a leading `~` by `home`.
+pub fn expand_home(path: &Path, home: &Path) -> PathBuf {
+    match path.strip_prefix("~") {
+        Ok(rest) => home.join(rest),
+        Err(_) => path.to_owned(),
+    }
+}
+
 impl Inventory {
     /// Reads and checks `path`.
     pub fn read(path: &Path) -> Result<Self, Vec<InputError>> {

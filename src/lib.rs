@@ -11,10 +11,24 @@ pub mod size;
 // Floor 1: ground.
 pub mod artifact;
 pub mod fsio;
+pub mod retry;
 // Floor 2: what is wanted, what is known.
+pub mod facts;
 pub mod inventory;
 pub mod lock;
 pub mod manifest;
 // Floor 3: ports.
 pub mod sources;
 pub mod stores;
+// Floor 4: looking.
+pub mod observe;
+pub mod resolve;
+pub mod verify;
+// Floor 5: thinking.
+pub mod plan;
+// Floor 6: doing.
+pub mod apply;
+// Floor 8: what is said.
+pub mod report;
+// Floor 9: the program.
+pub mod cli;

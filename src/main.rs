@@ -1,3 +1,7 @@
-//! The `larder` program.
+//! The `larder` program: everything is in the library, beginning with `larder::cli`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    larder::cli::main()
+}

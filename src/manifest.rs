@@ -184,6 +184,20 @@ pub struct DeclaredFile {
 }
 
 impl DeclaredFile {
+    /// A file of which only the path is known.
+    pub fn named(path: RelPath) -> Self {
+        Self {
+            path,
+            source: None,
+            mirrors: Vec::new(),
+            size: None,
+            sha256: None,
+            git_sha1: None,
+            md5: None,
+            role: None,
+        }
+    }
+
     /// The digests that the manifest pins.
     pub fn digests(&self) -> Digests {
         Digests { sha256: self.sha256, git_sha1: self.git_sha1, md5: self.md5 }

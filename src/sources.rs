@@ -18,7 +18,7 @@ mod hub;
 mod ollama;
 mod set;
 
-pub use directory::DirectorySource;
+pub use directory::{DirectorySource, find_on_drive};
 pub use http::{HttpConfig, HttpSource};
 pub use hub::{HubConfig, HubSource};
 pub use ollama::{OllamaConfig, OllamaSource};

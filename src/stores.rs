@@ -14,11 +14,13 @@ mod folder;
 mod hf_cache;
 mod ollama;
 mod presence;
+mod set;
 
 pub use folder::FolderStore;
 pub use hf_cache::HfCacheStore;
 pub use ollama::OllamaStore;
 pub use presence::{Absence, StoreMark, look_for_root};
+pub use set::{OpenStore, Stores};
 
 /// A place on this machine that holds artifacts in a layout other programs read.
 pub trait Store: Send + Sync {

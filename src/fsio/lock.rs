@@ -39,8 +39,14 @@ impl FileLock {
 
     /// Waits for the lock; `waiting` is called once if somebody else holds it.
     ///
-    /// Gives up with `TimedOut` after `patience`.
-    pub fn acquire(path: &Path, owner: Option<Owner>, patience: Duration, waiting: impl FnOnce()) -> io::Result<Self> {
+    /// Gives up with `TimedOut` after `patience`, and with `Interrupted` once `stopped` says so.
+    pub fn acquire_unless(
+        path: &Path,
+        owner: Option<Owner>,
+        patience: Duration,
+        waiting: impl FnOnce(),
+        stopped: impl Fn() -> bool,
+    ) -> io::Result<Self> {
         let begin = Instant::now();
         if let Some(lock) = Self::try_acquire(path, owner)? {
             return Ok(lock);
@@ -50,6 +56,9 @@ impl FileLock {
             std::thread::sleep(Duration::from_millis(50));
             if let Some(lock) = Self::try_acquire(path, owner)? {
                 return Ok(lock);
+            }
+            if stopped() {
+                return Err(io::ErrorKind::Interrupted.into());
             }
             if begin.elapsed() > patience {
                 let message = format!("{} is still locked by another program after {patience:?}", path.display());

@@ -19,3 +19,12 @@ impl Source for DirectorySource {
         todo!()
     }
 }
+
+/// Stub.
+pub fn find_on_drive(
+    _drive: &std::path::Path,
+    _artifact: &crate::artifact::Artifact,
+    _file: &crate::artifact::File,
+) -> Option<std::path::PathBuf> {
+    None
+}

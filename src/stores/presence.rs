@@ -84,3 +84,10 @@ pub fn look_for_root(
 ) -> Result<(), Absence> {
     todo!()
 }
+
+impl Absence {
+    /// What a sysadmin can do about it.
+    pub fn hint(&self) -> Option<String> {
+        None
+    }
+}

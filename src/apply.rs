@@ -1,0 +1,216 @@
+//! Carries out a plan: exactly its steps, several at once, each proven before it becomes visible.
+//!
+//! One failure stops neither the others nor the artifact's other files; what arrived stays, and the
+//! next run continues from there.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::artifact::Artifact;
+use crate::digest::Digests;
+use crate::facts::Facts;
+use crate::lock::Lock;
+use crate::monitor::{Event, Monitor};
+use crate::plan::{Origin, Plan, Step};
+use crate::retry::Backoff;
+use crate::size::Bytes;
+use crate::sources::Sources;
+use crate::stores::Stores;
+
+mod bring;
+mod error;
+mod fetch;
+mod finish;
+mod install;
+mod pace;
+mod preflight;
+
+pub use error::JobError;
+pub use pace::Pacer;
+pub use preflight::preflight;
+
+/// Everything that carrying out a plan needs.
+pub struct Means {
+    /// The stores of this machine.
+    pub stores: Arc<Stores>,
+    /// Where bytes come from.
+    pub sources: Arc<Sources>,
+    /// Where measurements are remembered.
+    pub facts: Arc<Facts>,
+    /// Who listens.
+    pub monitor: Arc<dyn Monitor>,
+    /// Files at the same time.
+    pub parallel: usize,
+    /// Limit for all downloads together, bytes per second.
+    pub max_rate: Option<Bytes>,
+    /// How passing errors are tried again.
+    pub backoff: Backoff,
+    /// Stops the run; it can be continued later.
+    pub stop: CancellationToken,
+    /// Seconds since 1970, for the facts.
+    pub now: fn() -> i64,
+}
+
+/// What a run did.
+#[derive(Debug, Default, Serialize)]
+pub struct Outcome {
+    /// Files that were placed.
+    pub placed: Vec<String>,
+    /// Artifacts that programs can find now.
+    pub published: Vec<String>,
+    /// What failed.
+    pub failures: Vec<Failure>,
+    /// Bytes that came from elsewhere.
+    pub moved_bytes: u64,
+    /// Bytes that were taken from other places on this machine.
+    pub reused_bytes: u64,
+    /// Whether the run was stopped before its end.
+    pub interrupted: bool,
+    /// Artifacts of which more is known than the lock says: digests of first fetches.
+    #[serde(skip)]
+    pub learned: Vec<Artifact>,
+}
+
+/// One thing that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// Artifact, or artifact and path.
+    pub item: String,
+    /// Why.
+    pub reason: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+/// One artifact while its steps are carried out.
+struct Work {
+    artifact: Mutex<Artifact>,
+    measured: Mutex<HashMap<usize, Digests>>,
+    wants_publishing: bool,
+}
+
+/// One file to bring.
+#[derive(Clone)]
+struct Job {
+    work: usize,
+    file: usize,
+    step: Step,
+}
+
+/// State that all jobs of a run share.
+struct Run {
+    means: Means,
+    works: Vec<Work>,
+    pacer: Pacer,
+    outcome: Mutex<Outcome>,
+}
+
+/// Carries out `plan`, whose artifacts are those of `lock`.
+pub async fn apply(plan: &Plan, lock: &Lock, means: Means) -> Outcome {
+    let (works, jobs, installs) = prepare(plan, lock);
+    let pacer = Pacer::new(means.max_rate);
+    let run = Arc::new(Run { means, works, pacer, outcome: Mutex::default() });
+    run.mark_stores();
+    let (late, early): (Vec<Job>, Vec<Job>) =
+        jobs.into_iter().partition(|job| matches!(job.step, Step::Reuse { from: Origin::Arriving { .. }, .. }));
+    run.clone().bring_all(early).await;
+    // What these reuse has arrived by now, or failed and is fetched on its own.
+    run.clone().bring_all(late).await;
+    for work in installs {
+        run.install(work).await;
+    }
+    run.finish_all().await;
+    let run = Arc::into_inner(run).expect("every job has ended");
+    let mut outcome = run.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcome.interrupted = run.means.stop.is_cancelled();
+    outcome
+}
+
+fn prepare(plan: &Plan, lock: &Lock) -> (Vec<Work>, Vec<Job>, Vec<usize>) {
+    let (mut works, mut jobs, mut installs) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in plan.artifacts.iter().filter(|entry| !entry.steps.is_empty()) {
+        let Some(artifact) = lock.artifact(&entry.artifact) else { continue };
+        let work = works.len();
+        for step in &entry.steps {
+            match step {
+                Step::Fetch { file, .. } | Step::Reuse { file, .. } => {
+                    jobs.push(Job { work, file: *file, step: step.clone() });
+                }
+                Step::Install { .. } => installs.push(work),
+                Step::Publish { .. } => {}
+            }
+        }
+        works.push(Work {
+            artifact: Mutex::new(artifact.clone()),
+            measured: Mutex::default(),
+            wants_publishing: entry.steps.iter().any(|step| matches!(step, Step::Publish { .. })),
+        });
+    }
+    (works, jobs, installs)
+}
+
+impl Run {
+    async fn bring_all(self: Arc<Self>, jobs: Vec<Job>) {
+        let permits = Arc::new(Semaphore::new(self.means.parallel.max(1)));
+        let mut running = JoinSet::new();
+        for job in jobs {
+            let permit = tokio::select! {
+                permit = permits.clone().acquire_owned() => permit,
+                () = self.means.stop.cancelled() => break,
+            };
+            let run = self.clone();
+            running.spawn(async move {
+                run.bring_one(&job).await;
+                drop(permit);
+            });
+            while running.try_join_next().is_some() {}
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    async fn bring_one(self: &Arc<Self>, job: &Job) {
+        let item = self.item(job);
+        match self.bring(job, &item).await {
+            Ok(()) => {
+                self.means.monitor.event(Event::Finished { item: &item });
+                self.note(|outcome| outcome.placed.push(item.clone()));
+            }
+            Err(JobError::Interrupted) => {}
+            Err(error) => self.fail(&item, &error),
+        }
+    }
+
+    fn fail(&self, item: &str, error: &JobError) {
+        let reason = error.chain();
+        self.means.monitor.event(Event::Failed { item, reason: &reason });
+        let failure = Failure { item: item.to_owned(), reason, hint: error.hint() };
+        self.note(|outcome| outcome.failures.push(failure));
+    }
+
+    fn item(&self, job: &Job) -> String {
+        let artifact = self.works[job.work].artifact();
+        format!("{}/{}", artifact.name, artifact.files[job.file].path)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Outcome)) {
+        change(&mut self.outcome.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Work {
+    fn artifact(&self) -> Artifact {
+        self.artifact.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers what was measured of a file, so that it is placed and found under the right name.
+    fn learn(&self, file: usize, learned: &crate::artifact::File, digests: Digests) {
+        let mut artifact = self.artifact.lock().unwrap_or_else(PoisonError::into_inner);
+        artifact.files[file] = learned.clone();
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(file, digests);
+    }
+}

@@ -1,0 +1,104 @@
+//! Why a file could not be brought.
+
+use std::error::Error;
+use std::io;
+
+use crate::fsio::ProofError;
+use crate::sources::SourceError;
+use crate::stores::StoreError;
+
+/// One file could not be brought.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The run was stopped; what arrived is kept.
+    #[error("The run was stopped")]
+    Interrupted,
+    /// The source refused, or did not recover.
+    #[error("It cannot be fetched")]
+    Source(#[from] SourceError),
+    /// The bytes that came are not the file, from every source there is.
+    #[error("What {from} sends is not the file")]
+    Wrong {
+        /// The source.
+        from: String,
+        /// What differs.
+        #[source]
+        source: ProofError,
+    },
+    /// Reading or writing here failed.
+    #[error("{what}")]
+    Io {
+        /// What was attempted.
+        what: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The store refused.
+    #[error("It cannot be placed")]
+    Store(#[from] StoreError),
+    /// The running Ollama server refused.
+    #[error("The Ollama server at {server} could not install it")]
+    Install {
+        /// The server's address.
+        server: String,
+        /// Its reason.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Placed and published, and still not found by the layout's own rules.
+    #[error("It was placed, but is not found afterwards: {state}")]
+    NotFoundAfterwards {
+        /// What was seen instead.
+        state: String,
+    },
+}
+
+impl JobError {
+    /// Wraps an I/O error with what was attempted.
+    pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    /// The message with all its causes on one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let next = error.to_string();
+            // Wrappers of the standard library repeat their cause's words.
+            if !text.contains(&next) {
+                text.push_str(": ");
+                text.push_str(&next);
+            }
+            cause = error.source();
+        }
+        text
+    }
+
+    /// What a sysadmin can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            JobError::Source(error) => error.hint(),
+            JobError::Wrong { .. } => Some(
+                "a proxy changes the content, the source is damaged, or the pin is wrong; larder verify tells which files are right here"
+                    .to_owned(),
+            ),
+            JobError::Io { source, .. } | JobError::Store(StoreError::Io { source, .. }) => io_hint(source),
+            _ => None,
+        }
+    }
+}
+
+fn io_hint(error: &io::Error) -> Option<String> {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room, then run larder apply again: it continues where it stopped"
+        }
+        io::ErrorKind::PermissionDenied => "run larder as the user who owns the store, or as root",
+        io::ErrorKind::ReadOnlyFilesystem => "mount the file system for writing, then run larder apply again",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}

@@ -1,0 +1,222 @@
+//! Fetches one file into its partial: resumes, tries again, changes sources, and proves.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+
+use super::bring::{Arrival, Target, blocking};
+use super::{JobError, Run};
+use crate::artifact::Remote;
+use crate::fsio::{Partial, ProofError, Unproven};
+use crate::monitor::Event;
+use crate::sources::{Body, ByteRange, SourceError};
+
+/// Chunks between the network and the disk: what a slow disk lets pile up in memory per file.
+const QUEUE: usize = 8;
+
+/// What one source made of the partial.
+enum Attempt {
+    /// Complete and right.
+    Proven(Arrival),
+    /// This source cannot finish it; the partial may still be of use to another.
+    GivenUp(JobError, Partial),
+}
+
+impl Run {
+    /// Fetches from the first of `remotes` that delivers the right content.
+    pub(super) async fn fetch(self: Arc<Self>, target: Target, remotes: Vec<Remote>) -> Result<Arrival, JobError> {
+        let mut partial = self.open_partial(&target).await?;
+        if let Some(expected) = target.wanted().size.filter(|size| partial.len() > *size) {
+            let error = ProofError::Length { expected, actual: partial.len() };
+            partial = self.restart(&target, partial, &error).await?;
+        }
+        let mut last = JobError::Source(SourceError::NoUpstream { what: target.item.clone() });
+        for remote in &remotes {
+            match self.fetch_from_one(&target, remote, partial).await? {
+                Attempt::Proven(arrival) => return Ok(arrival),
+                Attempt::GivenUp(error, rest) => (last, partial) = (error, rest),
+            }
+        }
+        Err(last)
+    }
+
+    async fn open_partial(&self, target: &Target) -> Result<Partial, JobError> {
+        let target = target.clone();
+        blocking(move || {
+            Partial::open(&target.staging, &target.key(), target.hasher(), target.owner)
+                .map_err(JobError::io(format!("{} cannot be written", target.staging.display())))
+        })
+        .await
+    }
+
+    async fn fetch_from_one(&self, target: &Target, remote: &Remote, partial: Partial) -> Result<Attempt, JobError> {
+        let source = self.means.sources.for_reference(&remote.reference)?;
+        let from = remote.reference.to_string();
+        let size = target.wanted().size;
+        let resumed = partial.len();
+        self.means.monitor.event(Event::Started { item: &target.item, total: size, resumed, from: &from });
+        let mut partial = partial;
+        let mut was_resumed = resumed > 0;
+        let mut backoff = self.means.backoff.clone();
+        let mut lfs = None;
+        loop {
+            let complete = size == Some(partial.len()) && (partial.len() > 0 || size == Some(0));
+            let poured = if complete {
+                Ok(())
+            } else {
+                let opened = tokio::select! {
+                    opened = source.open(remote, ByteRange::from(partial.len())) => opened,
+                    () = self.means.stop.cancelled() => return Err(JobError::Interrupted),
+                };
+                match opened {
+                    Ok(body) => {
+                        lfs = lfs.or(body.etag.as_deref().and_then(names_by_sha256));
+                        let before = partial.len();
+                        let (rest, poured) = self.pour(partial, body, target).await?;
+                        partial = rest;
+                        // Progress means that the source is alive: its patience begins anew.
+                        if partial.len() > before {
+                            backoff = self.means.backoff.clone();
+                        }
+                        poured
+                    }
+                    Err(error) => Err(error),
+                }
+            };
+            if let Err(error) = poured {
+                if error.is_permanent() {
+                    return Ok(Attempt::GivenUp(error.into(), partial));
+                }
+                let Some(pause) = backoff.next(error.wait()) else {
+                    return Ok(Attempt::GivenUp(error.into(), partial));
+                };
+                let (reason, pause_ms) = (error.to_string(), pause.as_millis() as u64);
+                self.means.monitor.event(Event::Retrying { item: &target.item, reason: &reason, pause_ms });
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => continue,
+                    () = self.means.stop.cancelled() => return Err(JobError::Interrupted),
+                }
+            }
+            match self.prove(target, partial).await? {
+                Ok(proven) => return Ok(Attempt::Proven(Arrival { proven, lfs })),
+                Err(unproven) => {
+                    let Unproven { error, partial: rest } = *unproven;
+                    partial = self.restart(target, rest, &error).await?;
+                    // A mixture of two runs proves nothing about this source; a whole file from it does.
+                    if !std::mem::take(&mut was_resumed) {
+                        return Ok(Attempt::GivenUp(JobError::Wrong { from, source: error }, partial));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn prove(
+        &self,
+        target: &Target,
+        partial: Partial,
+    ) -> Result<Result<crate::fsio::Proven, Box<Unproven>>, JobError> {
+        let target = target.clone();
+        let proven = blocking(move || Ok(partial.prove(target.wanted().size, &target.wanted().digests))).await?;
+        match proven {
+            // A disk that cannot sync is no fault of the source.
+            Err(unproven) if matches!(unproven.error, ProofError::Io(_)) => {
+                let ProofError::Io(error) = unproven.error else { return Err(JobError::Interrupted) };
+                Err(JobError::io("Its content cannot be written")(error))
+            }
+            other => Ok(other),
+        }
+    }
+
+    async fn restart(&self, target: &Target, mut partial: Partial, error: &ProofError) -> Result<Partial, JobError> {
+        let reason = error.to_string();
+        self.means.monitor.event(Event::Restarted { item: &target.item, reason: &reason });
+        let target = target.clone();
+        blocking(move || {
+            partial.restart(target.hasher()).map_err(JobError::io("Its unfinished content cannot be emptied"))?;
+            Ok(partial)
+        })
+        .await
+    }
+
+    /// Writes the body to the partial. The inner result is the source's, the outer one ours.
+    async fn pour(
+        &self,
+        partial: Partial,
+        body: Body,
+        target: &Target,
+    ) -> Result<(Partial, Result<(), SourceError>), JobError> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let skip = partial.len().saturating_sub(body.start);
+        let room = target.wanted().size.map(|size| size - partial.len());
+        let writer = tokio::task::spawn_blocking(move || write_all(partial, receiver));
+        let poured = self.pump(body, skip, room, &sender, target).await;
+        drop(sender);
+        let (partial, written) = writer.await.map_err(|_| JobError::Interrupted)?;
+        written.map_err(JobError::io(format!("Its content cannot be written to {}", target.staging.display())))?;
+        if self.means.stop.is_cancelled() {
+            return Err(JobError::Interrupted);
+        }
+        Ok((partial, poured))
+    }
+
+    async fn pump(
+        &self,
+        mut body: Body,
+        mut skip: u64,
+        mut room: Option<u64>,
+        sender: &mpsc::Sender<Bytes>,
+        target: &Target,
+    ) -> Result<(), SourceError> {
+        loop {
+            let chunk = tokio::select! {
+                chunk = body.stream.next() => chunk,
+                () = self.means.stop.cancelled() => return Ok(()),
+            };
+            let Some(chunk) = chunk else { return Ok(()) };
+            let mut chunk = chunk?;
+            self.pacer.pass(chunk.len()).await;
+            self.note(|outcome| outcome.moved_bytes += chunk.len() as u64);
+            // A source that ignores ranges sends again what is here already.
+            let known = skip.min(chunk.len() as u64);
+            skip -= known;
+            let _ = chunk.split_to(known as usize);
+            if chunk.is_empty() {
+                continue;
+            }
+            let len = chunk.len() as u64;
+            if let Some(left) = &mut room {
+                *left = left.checked_sub(len).ok_or_else(|| SourceError::Protocol {
+                    what: target.item.clone(),
+                    reason: "more bytes come than the file has".to_owned(),
+                })?;
+            }
+            // The writer stops listening only when the disk refuses; it says why itself.
+            if sender.send(chunk).await.is_err() {
+                return Ok(());
+            }
+            self.means.monitor.event(Event::Advanced { item: &target.item, bytes: len });
+        }
+    }
+}
+
+fn write_all(mut partial: Partial, mut chunks: mpsc::Receiver<Bytes>) -> (Partial, std::io::Result<()>) {
+    while let Some(chunk) = chunks.blocking_recv() {
+        if let Err(error) = partial.append(&chunk) {
+            return (partial, Err(error));
+        }
+    }
+    (partial, Ok(()))
+}
+
+/// The hub's ETag is a sha256 for LFS files and a git blob id for the others.
+fn names_by_sha256(etag: &str) -> Option<bool> {
+    let is_hex = etag.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match etag.len() {
+        64 if is_hex => Some(true),
+        40 if is_hex => Some(false),
+        _ => None,
+    }
+}

@@ -1,0 +1,86 @@
+//! The end of each artifact: published, looked at once more, and remembered.
+
+use std::sync::{Arc, PoisonError};
+
+use super::bring::blocking;
+use super::{JobError, Run, Work};
+use crate::artifact::Artifact;
+use crate::monitor::Event;
+use crate::stores::{FileState, Store, StoreMark};
+
+impl Run {
+    /// Leaves our mark in every store that is written, so that an empty mount point is recognised later.
+    pub(super) fn mark_stores(&self) {
+        let mut names: Vec<String> = self.works.iter().map(|work| work.artifact().store).collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            let Ok(open) = self.store(&name) else { continue };
+            let store = open.store.as_ref();
+            let marked =
+                StoreMark::ensure(store).map(|mark| self.means.facts.remember_store_mark(store.root(), &mark.id));
+            if let Err(error) = marked {
+                self.fail(&format!("store `{name}`"), &JobError::io("It cannot be written")(error));
+            }
+        }
+    }
+
+    pub(super) async fn finish_all(self: &Arc<Self>) {
+        for index in 0..self.works.len() {
+            let run = self.clone();
+            let finished = blocking(move || run.finish(index)).await;
+            let name = self.works[index].artifact().name;
+            match finished {
+                Ok(()) => {}
+                Err(JobError::Interrupted) => return,
+                Err(error) => self.fail(&name, &error),
+            }
+        }
+    }
+
+    fn finish(&self, index: usize) -> Result<(), JobError> {
+        let work = &self.works[index];
+        let artifact = work.artifact();
+        let store = self.store(&artifact.store)?.store.as_ref();
+        let published = self.publish(work, &artifact, store);
+        self.remember(work, &artifact, store);
+        published
+    }
+
+    fn publish(&self, work: &Work, artifact: &Artifact, store: &dyn Store) -> Result<(), JobError> {
+        let has_failed = |outcome: &super::Outcome| {
+            let files = format!("{}/", artifact.name);
+            outcome.failures.iter().any(|failure| failure.item.starts_with(&files))
+        };
+        let failed = has_failed(&self.outcome.lock().unwrap_or_else(PoisonError::into_inner));
+        if !work.wants_publishing || failed || self.means.stop.is_cancelled() {
+            return Ok(());
+        }
+        store.publish(artifact)?;
+        let observed = store.observe(artifact);
+        if let Err(unpublished) = observed.published {
+            return Err(JobError::NotFoundAfterwards { state: unpublished.to_string() });
+        }
+        self.means.monitor.event(Event::Finished { item: &artifact.name });
+        self.note(|outcome| outcome.published.push(artifact.name.clone()));
+        Ok(())
+    }
+
+    /// Writes to the facts what was measured on arrival, under the names that `observe` will ask for.
+    fn remember(&self, work: &Work, artifact: &Artifact, store: &dyn Store) {
+        let measured = work.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        if measured.is_empty() {
+            return;
+        }
+        let observed = store.observe(artifact);
+        for (file, digests) in measured.iter() {
+            if let Some(FileState::Present(found) | FileState::Staged(found)) = observed.files.get(*file)
+                && let Err(error) = self.means.facts.record(found, digests, (self.means.now)())
+            {
+                tracing::warn!(%error, "a measurement is not remembered");
+                break;
+            }
+        }
+        self.note(|outcome| outcome.learned.push(artifact.clone()));
+    }
+}

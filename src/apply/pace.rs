@@ -1,0 +1,59 @@
+//! Keeps all downloads together below one rate.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::size::Bytes;
+
+/// Lets bytes pass at a limited rate, shared by everybody who asks.
+#[derive(Debug)]
+pub struct Pacer {
+    bytes_per_second: Option<f64>,
+    next_free: Mutex<Instant>,
+}
+
+impl Pacer {
+    /// A pacer for `rate` bytes per second; without one, everything passes at once.
+    pub fn new(rate: Option<Bytes>) -> Self {
+        Self { bytes_per_second: rate.map(|rate| rate.0 as f64), next_free: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until `bytes` more may pass.
+    pub async fn pass(&self, bytes: usize) {
+        let Some(rate) = self.bytes_per_second else { return };
+        let turn = {
+            let mut next_free = self.next_free.lock().unwrap_or_else(PoisonError::into_inner);
+            let turn = (*next_free).max(Instant::now());
+            *next_free = turn + Duration::from_secs_f64(bytes as f64 / rate);
+            turn
+        };
+        tokio::time::sleep_until(turn).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_pass_at_the_given_rate_together() {
+        let pacer = Pacer::new(Some(Bytes(1000)));
+        let begin = Instant::now();
+        tokio::join!(
+            async {
+                for _ in 0..5 {
+                    pacer.pass(500).await
+                }
+            },
+            async {
+                for _ in 0..5 {
+                    pacer.pass(500).await
+                }
+            },
+        );
+        // Ten times 500 bytes; the last portion is let through as soon as the nine before it are paid for.
+        assert_eq!(begin.elapsed().as_millis(), 4500);
+    }
+}

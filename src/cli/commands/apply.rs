@@ -1,0 +1,134 @@
+//! `larder apply`: shows the plan, asks, and carries out exactly that.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::plan;
+use crate::apply::{self, Means, Outcome};
+use crate::cli::error::CliError;
+use crate::cli::lab::{Lab, now};
+use crate::cli::ui::Ui;
+use crate::cli::{Common, Exit};
+use crate::lock::Lock;
+use crate::report::table::count;
+use crate::retry::Backoff;
+use crate::size::Bytes;
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// Do not ask before beginning
+    #[arg(short, long)]
+    yes: bool,
+}
+
+pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
+    let lab = Lab::read(ui, common)?;
+    let sources = lab.sources(common)?;
+    let plan = plan::make(&lab, common, &sources)?;
+    if !ui.json {
+        plan::show(ui, &lab, &plan, false);
+    }
+    if !plan.has_steps() {
+        ui.object("apply", &Outcome::default());
+        return Ok(if plan.is_settled() { Exit::InOrder } else { Exit::Partly });
+    }
+    match (args.yes, ui.ask("Carry this out?")) {
+        (true, _) | (_, Some(true)) => {}
+        (false, Some(false)) => return Ok(Exit::InOrder),
+        (false, None) => {
+            return Err(CliError::usage("Nobody is there to ask, so nothing was changed")
+                .hint("say yes beforehand with: larder apply --yes"));
+        }
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
+    let means = means(ui, &lab, sources)?;
+    let outcome = runtime.block_on(async {
+        stop_on_signals(means.stop.clone());
+        apply::apply(&plan, &lab.wanted, means).await
+    });
+    keep_what_was_learned(&lab, &outcome)?;
+    ui.text(&text(&outcome));
+    ui.object("apply", &outcome);
+    Ok(exit(&outcome, plan.artifacts.iter().any(|entry| !entry.obstacles.is_empty())))
+}
+
+fn means(ui: &Ui, lab: &Lab, sources: crate::sources::Sources) -> Result<Means, CliError> {
+    let max_rate = lab.inventory.sources.max_rate().map_err(CliError::usage)?;
+    Ok(Means {
+        stores: lab.stores.clone(),
+        sources: Arc::new(sources),
+        facts: lab.facts.clone(),
+        monitor: ui.monitor(),
+        parallel: lab.inventory.sources.parallel,
+        max_rate,
+        backoff: Backoff::default(),
+        stop: CancellationToken::new(),
+        now,
+    })
+}
+
+/// Ctrl-C and SIGTERM stop the run; a second one ends the process as usual.
+fn stop_on_signals(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        stop.cancel();
+    });
+}
+
+/// Digests of first fetches go into the lock, so that they are pinned from now on.
+fn keep_what_was_learned(lab: &Lab, outcome: &Outcome) -> Result<(), CliError> {
+    let Some(stored) = &lab.stored else { return Ok(()) };
+    let mut lock: Lock = stored.clone();
+    for learned in &outcome.learned {
+        if let Some(entry) = lock.artifacts.iter_mut().find(|entry| entry.name == learned.name) {
+            entry.files.clone_from(&learned.files);
+        }
+    }
+    if lock != *stored {
+        lock.write(&lab.lock_path).map_err(|error| CliError::from(error).context(lab.lock_path.display()))?;
+    }
+    Ok(())
+}
+
+fn text(outcome: &Outcome) -> String {
+    let mut out = format!("{} placed", count(outcome.placed.len(), "file"));
+    if outcome.moved_bytes > 0 {
+        out.push_str(&format!(", {} fetched", Bytes(outcome.moved_bytes)));
+    }
+    if outcome.reused_bytes > 0 {
+        out.push_str(&format!(", {} copied from other places on this machine", Bytes(outcome.reused_bytes)));
+    }
+    out.push_str(&format!(", {} ready\n", count(outcome.published.len(), "artifact")));
+    for failure in &outcome.failures {
+        out.push_str(&format!("failed: {}: {}\n", failure.item, failure.reason));
+    }
+    let mut hints: Vec<&String> = outcome.failures.iter().filter_map(|failure| failure.hint.as_ref()).collect();
+    hints.sort();
+    hints.dedup();
+    hints.iter().for_each(|hint| out.push_str(&format!("hint: {hint}\n")));
+    if outcome.interrupted {
+        out.push_str("Stopped; larder apply continues from here\n");
+    }
+    out
+}
+
+fn exit(outcome: &Outcome, has_obstacles: bool) -> Exit {
+    if outcome.interrupted {
+        Exit::Interrupted
+    } else if outcome.failures.is_empty() && !has_obstacles {
+        Exit::InOrder
+    } else if outcome.placed.is_empty() && outcome.published.is_empty() {
+        Exit::Failed
+    } else {
+        Exit::Partly
+    }
+}

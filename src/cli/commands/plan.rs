@@ -1,0 +1,98 @@
+//! `larder plan`: what would be done; changes nothing.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::apply;
+use crate::cli::error::CliError;
+use crate::cli::lab::{Lab, now};
+use crate::cli::ui::Ui;
+use crate::cli::{Common, Exit};
+use crate::observe::Sighting;
+use crate::plan::{self, Outlook, Plan};
+use crate::report::plan::{Heading, text};
+use crate::sources::Sources;
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// Exit with 3 if there is anything to do
+    #[arg(long)]
+    check: bool,
+    /// Also list the artifacts that are in order
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Serialize)]
+struct Planned<'a> {
+    machine: &'a str,
+    profile: Option<&'a str>,
+    bytes_to_move: u64,
+    #[serde(flatten)]
+    plan: &'a Plan,
+}
+
+pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
+    let lab = Lab::read(ui, common)?;
+    let sources = lab.sources(common)?;
+    let plan = make(&lab, common, &sources)?;
+    show(ui, &lab, &plan, args.all);
+    Ok(if args.check && !plan.is_settled() { Exit::Differences } else { Exit::InOrder })
+}
+
+/// Prints the plan in both formats.
+pub(in crate::cli) fn show(ui: &Ui, lab: &Lab, plan: &Plan, everything: bool) {
+    let (machine, profile) = (lab.machine.as_str(), lab.profile());
+    ui.text(&text(plan, &Heading { machine, profile, now: now(), width: ui.width(), everything }));
+    ui.object("plan", &Planned { machine, profile, bytes_to_move: plan.bytes_to_move(), plan });
+}
+
+/// Looks, decides, asks every place that would be fetched from, and decides again with the answers.
+pub(in crate::cli) fn make(lab: &Lab, common: &Common, sources: &Sources) -> Result<Plan, CliError> {
+    let sightings = lab.sight(true)?;
+    let mut outlook = lab.outlook()?;
+    outlook.on_drives = on_drives(lab, &sightings);
+    let draft = plan::plan(&sightings, &outlook);
+    if common.offline || draft.remotes_to_check().is_empty() {
+        return Ok(draft);
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
+    Ok(runtime.block_on(asked(&sightings, outlook, draft, sources)))
+}
+
+async fn asked(sightings: &[Sighting<'_>], mut outlook: Outlook, draft: Plan, sources: &Sources) -> Plan {
+    let mut plan = draft;
+    // A refusal moves files to a mirror that was not asked yet: at most as many rounds as mirrors.
+    for _ in 0..4 {
+        let refusals = apply::preflight(&plan, sources).await;
+        let news: HashMap<_, _> =
+            refusals.into_iter().filter(|(place, _)| !outlook.refusals.contains_key(place)).collect();
+        if news.is_empty() {
+            break;
+        }
+        outlook.refusals.extend(news);
+        plan = plan::plan(sightings, &outlook);
+    }
+    plan
+}
+
+/// Wanted files that a drive of the inventory holds.
+fn on_drives(lab: &Lab, sightings: &[Sighting<'_>]) -> HashMap<String, std::path::PathBuf> {
+    let drives: Vec<_> =
+        lab.inventory.sources.drives.iter().map(|drive| crate::cli::lab::expand(drive, &lab.home)).collect();
+    let mut found = HashMap::new();
+    for sighting in sightings.iter().filter(|_| !drives.is_empty()) {
+        for (file, state) in sighting.artifact.files.iter().zip(&sighting.observed.files) {
+            let is_here = matches!(state, crate::stores::FileState::Present(_) | crate::stores::FileState::Staged(_));
+            let place = drives
+                .iter()
+                .filter(|_| !is_here)
+                .find_map(|drive| crate::sources::find_on_drive(drive, sighting.artifact, file));
+            if let Some(place) = place {
+                found.insert(file.content_key(sighting.artifact), place);
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,63 @@
+//! `larder verify`: is what is here what the lock says?
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::cli::error::CliError;
+use crate::cli::lab::{Lab, now};
+use crate::cli::ui::Ui;
+use crate::cli::{Common, Exit};
+use crate::report::verdict;
+use crate::verify;
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// Names, links, sizes and shard indexes only; reads no weights
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// Read every byte and compare every digest [default]
+    #[arg(long)]
+    full: bool,
+}
+
+pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
+    let lab = Lab::read(ui, common)?;
+    let sightings = lab.sight(false)?;
+    let verdict = if args.quick && !args.full {
+        verify::quick(&sightings)
+    } else {
+        let stop = stopped_by_signals()?;
+        let monitor = ui.monitor();
+        verify::full(&sightings, &lab.facts, monitor.as_ref(), now, &|| stop.load(Ordering::Relaxed))
+    };
+    ui.text(&verdict::text(&verdict, !args.quick));
+    ui.object("verify", &verdict);
+    Ok(match (verdict.interrupted, verdict.faults.is_empty()) {
+        (true, _) => Exit::Interrupted,
+        (false, true) => Exit::InOrder,
+        (false, false) => Exit::Differences,
+    })
+}
+
+fn stopped_by_signals() -> Result<Arc<AtomicBool>, CliError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listen = move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            flag.store(true, Ordering::Relaxed);
+        });
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
+    Ok(stop)
+}

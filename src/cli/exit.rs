@@ -1,0 +1,35 @@
+//! Exit codes: the contract that scripts rely on.
+
+use std::process::ExitCode;
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything is in order.
+    InOrder = 0,
+    /// It could not be done.
+    Failed = 1,
+    /// Wrong usage, or a mistake in an input file.
+    Usage = 2,
+    /// There are differences or faults.
+    Differences = 3,
+    /// Done, but some items failed.
+    Partly = 4,
+    /// Stopped by the user; running again continues.
+    Interrupted = 130,
+}
+
+/// The table in `--help`.
+pub(super) const TABLE: &str = "Exit codes:
+  0    in order
+  1    could not be done
+  2    wrong usage, or a mistake in an input file
+  3    there are differences or faults
+  4    done, but some items failed
+  130  interrupted; running again continues";
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}

@@ -1,0 +1,247 @@
+//! Everything a command works with, read once: inventory, manifests, lock, stores, facts.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use globset::Glob;
+use url::Url;
+
+use super::error::CliError;
+use super::ui::Ui;
+use super::{Common, env};
+use crate::artifact::Artifact;
+use crate::facts::Facts;
+use crate::inventory::{Inventory, Layout, Selector, expand_home};
+use crate::lock::Lock;
+use crate::manifest::{Declared, InputError, Manifests, Place};
+use crate::observe::{self, Sighting};
+use crate::plan::Outlook;
+use crate::resolve;
+use crate::sources::{SourceSettings, Sources};
+use crate::stores::Stores;
+
+/// One machine of a lab, as its files describe it.
+pub(super) struct Lab {
+    pub(super) inventory: Inventory,
+    pub(super) manifests: Manifests,
+    /// What the lock file says; `None` before the first `larder lock`.
+    pub(super) stored: Option<Lock>,
+    pub(super) lock_path: PathBuf,
+    /// What this machine must have: the lock's entries, else what the manifests alone say.
+    pub(super) wanted: Lock,
+    pub(super) machine: String,
+    pub(super) home: PathBuf,
+    pub(super) stores: Arc<Stores>,
+    pub(super) facts: Arc<Facts>,
+}
+
+impl Lab {
+    /// Reads everything that `common` names.
+    pub(super) fn read(ui: &Ui, common: &Common) -> Result<Self, CliError> {
+        let home = env::home();
+        let path = inventory_path(common, &home)?;
+        let inventory = Inventory::read(&path)?;
+        let manifests = Manifests::read(&manifest_files(&path, &inventory)?)?;
+        let lock_path = path.with_extension("lock");
+        let stored = Lock::read(&lock_path)?;
+        let machine = common.machine.clone().or_else(|| inventory.machine.clone()).unwrap_or_else(env::host_name);
+        check_machine(common, &inventory)?;
+        let stores = Stores::open(&inventory, &machine, &home)?;
+        let facts = open_facts(ui, &env::state_dir(&home));
+        let mut lab = Self {
+            wanted: Lock::default(),
+            inventory,
+            manifests,
+            stored,
+            lock_path,
+            machine,
+            home,
+            stores: Arc::new(stores),
+            facts: Arc::new(facts),
+        };
+        lab.wanted = lab.wanted(ui, common)?;
+        Ok(lab)
+    }
+
+    /// The name of the machine's profile.
+    pub(super) fn profile(&self) -> Option<&str> {
+        self.inventory.profile_of(&self.machine).map(|(name, _)| name)
+    }
+
+    /// The declared artifacts that the profile and `--only` select.
+    pub(super) fn selected(&self, common: &Common) -> Result<Vec<&Declared>, CliError> {
+        let usage = |error: crate::inventory::SelectorError| CliError::usage(error.to_string());
+        let profile = self.inventory.profile_of(&self.machine);
+        let (wanted, except) = match profile {
+            Some((_, profile)) => (
+                Selector::new(profile.artifacts.iter().map(String::as_str)).map_err(usage)?,
+                Selector::new(profile.except.iter().map(String::as_str)).map_err(usage)?,
+            ),
+            None => (Selector::new(["*"]).map_err(usage)?, Selector::new([]).map_err(usage)?),
+        };
+        let only = Selector::new(common.only.iter().map(String::as_str)).map_err(usage)?;
+        let selected: Vec<&Declared> = self
+            .manifests
+            .artifacts
+            .iter()
+            .filter(|artifact| wanted.matches(artifact) && !except.matches(artifact))
+            .filter(|artifact| common.only.is_empty() || only.matches(artifact))
+            .collect();
+        if selected.is_empty() && !common.only.is_empty() {
+            let whose = profile.map_or_else(|| "the manifests".to_owned(), |(name, _)| format!("profile {name}"));
+            return Err(CliError::usage(format!("--only {} selects nothing in {whose}", common.only.join(" --only ")))
+                .hint("see the names with: larder list"));
+        }
+        Ok(selected)
+    }
+
+    /// The layout of a declared artifact's store; plain files where the inventory has no such store.
+    pub(super) fn layout(&self, declared: &Declared) -> Layout {
+        self.inventory.stores.get(&declared.store).map_or(Layout::Folder, |store| store.layout)
+    }
+
+    fn wanted(&self, ui: &Ui, common: &Common) -> Result<Lock, CliError> {
+        let selected = self.selected(common)?;
+        let mut artifacts = Vec::new();
+        let mut stale = Vec::new();
+        for declared in selected.into_iter().filter(|declared| !resolve::is_note(declared)) {
+            let locked = self.stored.as_ref().and_then(|lock| lock.artifact(&declared.name));
+            match locked {
+                Some(locked) => {
+                    if locked.declared != resolve::fingerprint(declared) {
+                        stale.push(declared.name.as_str());
+                    }
+                    artifacts.push(locked.clone());
+                }
+                None => artifacts.push(resolve::from_pins(declared, self.layout(declared))),
+            }
+        }
+        if !stale.is_empty() {
+            let names = stale.join(", ");
+            ui.warn(&format!(
+                "the manifest has changed since these were locked: {names}; bring the lock up to date with: larder lock"
+            ));
+        }
+        Ok(Lock { artifacts })
+    }
+
+    /// Looks at every wanted artifact.
+    pub(super) fn sight(&self, to_write: bool) -> Result<Vec<Sighting<'_>>, CliError> {
+        let artifacts: Vec<&Artifact> = self.wanted.artifacts.iter().collect();
+        Ok(observe::observe(&self.stores, &artifacts, &self.facts, to_write)?)
+    }
+
+    /// What is known of the world before anybody is asked.
+    pub(super) fn outlook(&self) -> Result<Outlook, CliError> {
+        let deny = Selector::new(self.inventory.policy.deny.iter().map(String::as_str))
+            .map_err(|error| CliError::usage(error.to_string()).context("[policy] deny"))?;
+        let artifacts = &self.wanted.artifacts;
+        let denied = artifacts.iter().map(|artifact| artifact.name.clone()).filter(|name| deny.matches_name(name));
+        let served = self.stores.iter().filter(|(_, open)| open.config.api.is_some());
+        Ok(Outlook {
+            spaces: observe::spaces(&self.stores),
+            denied: denied.collect(),
+            reuse: self.inventory.policy.reuse == crate::inventory::Reuse::Copy,
+            served_stores: served.map(|(name, _)| name.to_owned()).collect(),
+            ..Outlook::default()
+        })
+    }
+
+    /// Where bytes may come from; nobody is asked yet.
+    pub(super) fn sources(&self, common: &Common) -> Result<Sources, CliError> {
+        let config = &self.inventory.sources;
+        let endpoint =
+            match (&config.hub, env::hub_endpoint()) {
+                (Some(url), _) => Some(url.clone()),
+                (None, Some(text)) => Some(Url::parse(&text).map_err(|error| {
+                    CliError::usage(format!("HF_ENDPOINT is {text:?}, which is no address: {error}"))
+                })?),
+                (None, None) => None,
+            };
+        let settings = SourceSettings {
+            hub_endpoint: endpoint,
+            hub_token: env::hub_token(&self.home),
+            offline: common.offline || env::hub_is_offline(),
+            ollama_registry: config.ollama.clone(),
+            ollama_version: config.ollama_version.clone(),
+            ..SourceSettings::default()
+        };
+        Ok(Sources::new(&settings)?)
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+fn inventory_path(common: &Common, home: &Path) -> Result<PathBuf, CliError> {
+    if let Some(path) = &common.inventory {
+        return Ok(path.clone());
+    }
+    let places = env::inventory_places(home);
+    places.iter().find(|path| path.exists()).cloned().ok_or_else(|| {
+        let looked = places.map(|path| path.display().to_string()).join(", ");
+        CliError::usage(format!("There is no inventory; looked for {looked}")).hint(
+            "name one with --inventory PATH; larder's repository has one to begin with, and larder demo needs none",
+        )
+    })
+}
+
+fn manifest_files(inventory_path: &Path, inventory: &Inventory) -> Result<Vec<PathBuf>, CliError> {
+    let root = inventory_path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut files = Vec::new();
+    for pattern in &inventory.manifests {
+        let found = files_matching(root, pattern).map_err(|reason| {
+            InputError::new(Place::file(inventory_path), format!("`manifests`: {pattern:?}: {reason}"))
+                .hint("manifests are named relative to the inventory, for example \"manifests/*.toml\"")
+        })?;
+        files.extend(found);
+    }
+    files.dedup();
+    Ok(files)
+}
+
+fn files_matching(root: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
+    let glob = Glob::new(pattern).map_err(|error| error.kind().to_string())?.compile_matcher();
+    // The longest part without wildcards is a folder to begin in, also where it leads out of `root`.
+    let fixed: PathBuf =
+        Path::new(pattern).iter().take_while(|part| !part.to_string_lossy().contains(['*', '?', '[', '{'])).collect();
+    let start = if fixed == Path::new(pattern) { root.join(pattern) } else { root.join(&fixed) };
+    if start.is_file() {
+        return Ok(vec![start]);
+    }
+    let mut files: Vec<PathBuf> = walkdir::WalkDir::new(&start)
+        .into_iter()
+        .filter_map(Result::ok)
+        .map(walkdir::DirEntry::into_path)
+        .filter(|path| path.is_file() && glob.is_match(path.strip_prefix(root).unwrap_or(path)))
+        .collect();
+    files.sort();
+    if files.is_empty() { Err("no file matches".to_owned()) } else { Ok(files) }
+}
+
+fn check_machine(common: &Common, inventory: &Inventory) -> Result<(), CliError> {
+    let Some(machine) = common.machine.as_ref().or(inventory.machine.as_ref()) else { return Ok(()) };
+    if inventory.machines.contains_key(machine) {
+        return Ok(());
+    }
+    let known: Vec<&str> = inventory.machines.keys().map(String::as_str).collect();
+    Err(CliError::usage(format!("The inventory has no machine `{machine}`"))
+        .hint(format!("known: {}", known.join(", "))))
+}
+
+fn open_facts(ui: &Ui, state: &Path) -> Facts {
+    let path = state.join("facts.sqlite");
+    Facts::open(&path)
+        .or_else(|error| {
+            ui.warn(&format!("{}; nothing will be remembered of this run", super::error::chain(&error)));
+            Facts::in_memory()
+        })
+        .expect("a database in memory needs no disk")
+}
+
+/// `~` in a path of the command line means the same as in the inventory.
+pub(super) fn expand(path: &Path, home: &Path) -> PathBuf {
+    expand_home(path, home)
+}

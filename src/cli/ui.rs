@@ -1,0 +1,121 @@
+//! The only place that prints: results to standard output, everything else to standard error.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Arc;
+
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+use super::error::CliError;
+use super::{env, progress};
+use crate::monitor::{Monitor, Silent};
+
+/// How this run talks to its user.
+pub(super) struct Ui {
+    pub(super) json: bool,
+    quiet: bool,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a, T> {
+    version: u32,
+    command: &'a str,
+    #[serde(flatten)]
+    result: &'a T,
+}
+
+impl Ui {
+    pub(super) fn new(json: bool, quiet: bool, verbose: u8) -> Self {
+        let level = ["warn", "info", "debug"][usize::from(verbose.min(2))];
+        let filter = env::log_filter().unwrap_or_else(|| format!("larder={level}"));
+        let logging = tracing_subscriber::fmt()
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+            .with_target(false)
+            .without_time()
+            .with_env_filter(EnvFilter::new(filter));
+        // A second subscriber in one process (tests) is no reason to stop.
+        let _ = logging.try_init();
+        Self { json, quiet }
+    }
+
+    /// Prints a result for people; nothing with `--json`.
+    pub(super) fn text(&self, text: &str) {
+        if !self.json {
+            print(text);
+        }
+    }
+
+    /// Prints the result as one JSON object, with `--json`.
+    pub(super) fn object<T: Serialize>(&self, command: &str, result: &T) {
+        if !self.json {
+            return;
+        }
+        match serde_json::to_string_pretty(&Envelope { version: 1, command, result }) {
+            Ok(text) => print(&format!("{text}\n")),
+            Err(error) => self.note(&format!("the result cannot be written as JSON: {error}")),
+        }
+    }
+
+    /// Prints to standard output whatever the format: completions, the manual page.
+    pub(super) fn raw(&self, bytes: &[u8]) {
+        // Nobody listening is no error: `larder man | head`.
+        let _ = io::stdout().write_all(bytes);
+    }
+
+    /// Tells something on the way.
+    pub(super) fn note(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(anstream::stderr(), "{text}");
+        }
+    }
+
+    /// Warns; also with `--quiet`.
+    pub(super) fn warn(&self, text: &str) {
+        let _ = writeln!(anstream::stderr(), "warning: {text}");
+    }
+
+    /// Tells why the command failed.
+    pub(super) fn error(&self, error: &CliError) {
+        let mut out = anstream::stderr();
+        for (message, hint) in error.messages() {
+            let _ = writeln!(out, "error: {message}");
+            if let Some(hint) = hint {
+                let _ = writeln!(out, "hint: {hint}");
+            }
+        }
+    }
+
+    /// Asks a question on the terminal; `None` where nobody can answer.
+    pub(super) fn ask(&self, question: &str) -> Option<bool> {
+        if !io::stdin().is_terminal() {
+            return None;
+        }
+        let _ = write!(anstream::stderr(), "{question} [y/N] ");
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).ok()?;
+        Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes" | "j" | "ja"))
+    }
+
+    /// Columns of the terminal, or enough for a log.
+    pub(super) fn width(&self) -> u16 {
+        let size = io::stdout().is_terminal().then(|| rustix::termios::tcgetwinsize(io::stdout()).ok()).flatten();
+        size.map(|size| size.ws_col).filter(|columns| *columns >= 40).unwrap_or(120)
+    }
+
+    /// Who shows the progress of a run.
+    pub(super) fn monitor(&self) -> Arc<dyn Monitor> {
+        if self.quiet {
+            Arc::new(Silent)
+        } else if io::stderr().is_terminal() {
+            Arc::new(progress::Bars::new())
+        } else {
+            Arc::new(progress::Lines)
+        }
+    }
+}
+
+fn print(text: &str) {
+    // Nobody listening is no error: `larder list | head`.
+    let _ = anstream::stdout().write_all(text.as_bytes());
+}

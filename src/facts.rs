@@ -1,0 +1,277 @@
+//! What larder measured: digests of files as they were at one moment, and the marks of stores.
+//!
+//! A SQLite database that several larders may use at once and that any SQLite tool can read. It is
+//! a cache: when it is deleted, files count as unproven until they are read again.
+
+use std::collections::HashMap;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::artifact::Found;
+use crate::digest::{Digests, GitSha1, Md5, Sha256};
+use crate::fsio;
+
+/// Grows with every change of the tables; a database of another version is set aside.
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS measured (
+    path     BLOB PRIMARY KEY,  -- absolute path of the content, links followed
+    size     INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    inode    INTEGER NOT NULL,
+    device   INTEGER NOT NULL,
+    sha256   BLOB NOT NULL,
+    git_sha1 BLOB,
+    md5      BLOB,
+    at       INTEGER NOT NULL   -- seconds since 1970
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS store_mark (
+    root BLOB PRIMARY KEY,
+    id   TEXT NOT NULL
+) WITHOUT ROWID;
+";
+
+/// The facts database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FactsError {
+    /// SQLite's reason.
+    #[error("The facts database {path} cannot be used")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's reason.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The folder cannot be made, or a broken database cannot be set aside.
+    #[error("The facts database {path} cannot be created")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What was measured of one file, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measurement {
+    /// The digests of its content.
+    pub digests: Digests,
+    /// Seconds since 1970.
+    pub at: i64,
+}
+
+/// An open facts database.
+#[derive(Debug)]
+pub struct Facts {
+    connection: Mutex<Connection>,
+    path: PathBuf,
+}
+
+impl Facts {
+    /// Opens the database at `path`, creating it where needed.
+    ///
+    /// A file that is no database, or one of another version, is renamed to `….broken` first.
+    pub fn open(path: &Path) -> Result<Self, FactsError> {
+        let io = |source| FactsError::Io { path: path.to_owned(), source };
+        fsio::create_dir_all(path.parent().unwrap_or(Path::new(".")), None).map_err(io)?;
+        match Self::connect(path) {
+            Err(FactsError::Database { source, .. }) if is_foreign(&source) => {
+                let aside = path.with_extension("sqlite.broken");
+                fsio::set_aside_broken(path, &aside).map_err(io)?;
+                Self::connect(path)
+            }
+            result => result,
+        }
+    }
+
+    /// A database that lives only as long as the value: for tests, and where the disk refuses one.
+    pub fn in_memory() -> Result<Self, FactsError> {
+        let path = PathBuf::from(":memory:");
+        let connection =
+            Connection::open_in_memory().map_err(|source| FactsError::Database { path: path.clone(), source })?;
+        Self::prepare(connection, path)
+    }
+
+    fn connect(path: &Path) -> Result<Self, FactsError> {
+        let connection =
+            Connection::open(path).map_err(|source| FactsError::Database { path: path.to_owned(), source })?;
+        Self::prepare(connection, path.to_owned())
+    }
+
+    fn prepare(connection: Connection, path: PathBuf) -> Result<Self, FactsError> {
+        let prepared = (|| {
+            connection.busy_timeout(Duration::from_secs(10))?;
+            let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            match version {
+                SCHEMA_VERSION => return Ok(()),
+                0 => {}
+                _ => return Err(rusqlite::Error::InvalidQuery),
+            }
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.execute_batch(SCHEMA)?;
+            connection.pragma_update(None, "user_version", SCHEMA_VERSION)
+        })();
+        match prepared {
+            Ok(()) => {
+                // Losing the last seconds in a power cut costs a second reading, nothing else.
+                let _ = connection.pragma_update(None, "synchronous", "NORMAL");
+                Ok(Self { connection: Mutex::new(connection), path })
+            }
+            Err(source) => Err(FactsError::Database { path, source }),
+        }
+    }
+
+    /// Remembers what was measured of the file that `found` describes.
+    pub fn record(&self, found: &Found, digests: &Digests, at: i64) -> Result<(), FactsError> {
+        let Some(sha256) = digests.sha256 else { return Ok(()) };
+        self.database(|connection| {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO measured VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+                .execute(params![
+                    found.path.as_os_str().as_bytes(),
+                    as_stored(found.size),
+                    found.mtime_ns as i64,
+                    as_stored(found.inode),
+                    as_stored(found.device),
+                    sha256.as_bytes(),
+                    digests.git_sha1.as_ref().map(GitSha1::as_bytes),
+                    digests.md5.as_ref().map(Md5::as_bytes),
+                    at,
+                ])
+                .map(|_| ())
+        })
+    }
+
+    /// Everything that was measured below `root`.
+    pub fn below(&self, root: &Path) -> Result<Known, FactsError> {
+        let first = root.as_os_str().as_bytes().to_vec();
+        let mut end = first.clone();
+        end.push(b'/' + 1);
+        self.database(|connection| {
+            let mut statement = connection.prepare_cached("SELECT * FROM measured WHERE path >= ?1 AND path < ?2")?;
+            let rows = statement.query_map(params![first, end], read_row)?;
+            Ok(Known { rows: rows.collect::<Result<_, _>>()? })
+        })
+    }
+
+    /// The id of the mark that the store at `root` had when larder last wrote there.
+    pub fn store_mark(&self, root: &Path) -> Result<Option<String>, FactsError> {
+        self.database(|connection| {
+            connection
+                .query_row("SELECT id FROM store_mark WHERE root = ?1", [root.as_os_str().as_bytes()], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    /// Remembers the mark of the store at `root`.
+    pub fn remember_store_mark(&self, root: &Path, id: &str) -> Result<(), FactsError> {
+        self.database(|connection| {
+            connection
+                .execute("INSERT OR REPLACE INTO store_mark VALUES (?1, ?2)", params![root.as_os_str().as_bytes(), id])
+                .map(|_| ())
+        })
+    }
+
+    fn database<T>(&self, ask: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>) -> Result<T, FactsError> {
+        ask(&self.lock()).map_err(|source| FactsError::Database { path: self.path.clone(), source })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic elsewhere cannot leave the connection half-changed: statements are atomic.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Measurements read at one moment.
+#[derive(Debug, Default)]
+pub struct Known {
+    rows: HashMap<PathBuf, Stored>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    identity: [i64; 4],
+    measurement: Measurement,
+}
+
+impl Known {
+    /// What was measured of exactly this file: same path, length, time of change, inode and device.
+    pub fn of(&self, found: &Found) -> Option<Measurement> {
+        let stored = self.rows.get(&found.path)?;
+        (stored.identity == identity(found)).then_some(stored.measurement)
+    }
+
+    /// What was measured at this path, though the file there may be another one by now.
+    pub fn before(&self, path: &Path) -> Option<Measurement> {
+        self.rows.get(path).map(|stored| stored.measurement)
+    }
+}
+
+fn identity(found: &Found) -> [i64; 4] {
+    [as_stored(found.size), found.mtime_ns as i64, as_stored(found.inode), as_stored(found.device)]
+}
+
+/// SQLite has signed integers only; the bits are kept.
+fn as_stored(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+fn read_row(row: &Row<'_>) -> Result<(PathBuf, Stored), rusqlite::Error> {
+    let path: Vec<u8> = row.get(0)?;
+    let identity = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+    let digests = Digests {
+        sha256: Some(Sha256::from_bytes(row.get(5)?)),
+        git_sha1: row.get::<_, Option<[u8; 20]>>(6)?.map(GitSha1::from_bytes),
+        md5: row.get::<_, Option<[u8; 16]>>(7)?.map(Md5::from_bytes),
+    };
+    let measurement = Measurement { digests, at: row.get(8)? };
+    Ok((PathBuf::from(std::ffi::OsString::from_vec(path)), Stored { identity, measurement }))
+}
+
+fn is_foreign(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error, rusqlite::Error::InvalidQuery)
+        || matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(path: &str, mtime_ns: i128) -> Found {
+        Found { path: path.into(), size: 3, mtime_ns, inode: u64::MAX, device: 1, owner: (0, 0) }
+    }
+
+    #[test]
+    fn a_measurement_counts_only_for_the_very_file_that_was_read() {
+        let facts = Facts::in_memory().unwrap();
+        let digests = Digests::sha256(Sha256::of(b"abc"));
+        facts.record(&found("/s/a", 5), &digests, 77).unwrap();
+        facts.record(&found("/s0", 5), &digests, 77).unwrap();
+        let known = facts.below(Path::new("/s")).unwrap();
+        assert_eq!(known.of(&found("/s/a", 5)), Some(Measurement { digests, at: 77 }));
+        assert_eq!(known.of(&found("/s/a", 6)), None, "changed since");
+        assert!(known.before(Path::new("/s/a")).is_some());
+        assert_eq!(known.of(&found("/s0", 5)), None, "not below the root");
+    }
+
+    #[test]
+    fn a_broken_database_is_set_aside_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/facts.sqlite");
+        fsio::write_atomic(&path, &[b'x'; 4096], &fsio::WriteOptions::default()).unwrap();
+        let facts = Facts::open(&path).unwrap();
+        facts.remember_store_mark(Path::new("/s"), "id").unwrap();
+        drop(facts);
+        assert_eq!(Facts::open(&path).unwrap().store_mark(Path::new("/s")).unwrap().as_deref(), Some("id"));
+        assert!(dir.path().join("state/facts.sqlite.broken").exists());
+    }
+}

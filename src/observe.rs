@@ -1,0 +1,183 @@
+//! Looks at the stores and joins what is seen there with what was measured before.
+//!
+//! No file contents are read: this is what `status` and `plan` begin with.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::artifact::{Artifact, File, Found};
+use crate::digest::DigestMismatch;
+use crate::facts::{Facts, FactsError, Known};
+use crate::fsio::{self, Space};
+use crate::stores::{Absence, FileState, Observed, OpenStore, Stores, Unpublished, look_for_root};
+
+/// Everything that was seen of one artifact.
+#[derive(Debug, Clone)]
+pub struct Sighting<'a> {
+    /// The lock's entry.
+    pub artifact: &'a Artifact,
+    /// Whether its store can be used; if not, everything below says "nothing seen".
+    pub access: Access,
+    /// The store's view.
+    pub observed: Observed,
+    /// What is known of each file's content, in the artifact's order.
+    pub proofs: Vec<Proof>,
+    /// Bytes of each file that a stopped run left in our staging folder.
+    pub partials: Vec<u64>,
+    /// Files that the artifact's pattern matches.
+    pub matches: Vec<Found>,
+}
+
+/// Whether a store can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Yes.
+    Open,
+    /// It is not there, or may not be used.
+    Absent(Absence),
+    /// The inventory declares no store of this name.
+    Undeclared,
+}
+
+/// What is known of the content of a file that is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// It was read at that time (seconds since 1970) and was right; it has not changed since.
+    Proven {
+        /// Seconds since 1970.
+        at: i64,
+    },
+    /// It was read and was wrong; it has not changed since.
+    Refuted {
+        /// Seconds since 1970.
+        at: i64,
+        /// What differs.
+        mismatch: DigestMismatch,
+    },
+    /// It was read, but no record says what it should be.
+    FirstUse {
+        /// Seconds since 1970.
+        at: i64,
+    },
+    /// It was never read, or has changed since, or is not here.
+    Unknown,
+}
+
+/// Looks at `artifacts`, several at a time.
+///
+/// With `to_write`, a store that may not be written counts as absent.
+pub fn observe<'a>(
+    stores: &Stores,
+    artifacts: &[&'a Artifact],
+    facts: &Facts,
+    to_write: bool,
+) -> Result<Vec<Sighting<'a>>, FactsError> {
+    let mut views = HashMap::new();
+    for (name, open) in stores.iter() {
+        if artifacts.iter().any(|artifact| artifact.store == name) {
+            views.insert(name, View::of(open, facts, to_write)?);
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).min(artifacts.len().max(1));
+    let look = || {
+        let mut seen = Vec::new();
+        while let Some(artifact) = artifacts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            seen.push(match views.get(artifact.store.as_str()) {
+                Some(view) => view.sight(artifact),
+                None => unseen(artifact, Access::Undeclared),
+            });
+        }
+        seen
+    };
+    let seen = std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..workers).map(|_| scope.spawn(look)).collect();
+        let mut seen = look();
+        for thread in threads {
+            seen.extend(thread.join().unwrap_or_default());
+        }
+        seen
+    });
+    let mut by_name: HashMap<&str, Sighting<'a>> = seen.into_iter().map(|s| (s.artifact.name.as_str(), s)).collect();
+    Ok(artifacts.iter().filter_map(|artifact| by_name.remove(artifact.name.as_str())).collect())
+}
+
+/// Free space of the file system of every store that `artifacts` need.
+pub fn spaces(stores: &Stores) -> HashMap<String, Space> {
+    let spaces =
+        stores.iter().filter_map(|(name, open)| Some((name.to_owned(), fsio::free_space(open.store.root()).ok()?)));
+    spaces.collect()
+}
+
+/// One store as it is at this moment.
+struct View<'a> {
+    open: &'a OpenStore,
+    absence: Option<Absence>,
+    known: Known,
+    partials: HashMap<String, u64>,
+}
+
+impl<'a> View<'a> {
+    fn of(open: &'a OpenStore, facts: &Facts, to_write: bool) -> Result<Self, FactsError> {
+        let root = open.store.root();
+        let mark = facts.store_mark(root)?;
+        let absence = look_for_root(open.store.as_ref(), &open.config, mark.as_deref(), to_write).err();
+        Ok(Self { open, absence, known: facts.below(root)?, partials: partials_in(&open.store.staging()) })
+    }
+
+    fn sight<'b>(&self, artifact: &'b Artifact) -> Sighting<'b> {
+        if let Some(absence) = &self.absence {
+            return unseen(artifact, Access::Absent(absence.clone()));
+        }
+        let observed = self.open.store.observe(artifact);
+        let proofs = artifact.files.iter().zip(&observed.files).map(|(file, state)| self.proof(file, state)).collect();
+        let partials = artifact.files.iter().map(|file| self.partial(artifact, file)).collect();
+        let matches = artifact.pattern.as_ref().map(|pattern| self.open.store.matching(pattern).unwrap_or_default());
+        Sighting { artifact, access: Access::Open, observed, proofs, partials, matches: matches.unwrap_or_default() }
+    }
+
+    fn proof(&self, file: &File, state: &FileState) -> Proof {
+        let (FileState::Present(found) | FileState::Staged(found)) = state else { return Proof::Unknown };
+        let Some(measured) = self.known.of(found) else { return Proof::Unknown };
+        let at = measured.at;
+        match file.digests.check(&measured.digests) {
+            Err(mismatch) => Proof::Refuted { at, mismatch },
+            Ok(()) if file.digests.same_content(&measured.digests) => Proof::Proven { at },
+            Ok(()) if !file.digests.proves_content() => Proof::FirstUse { at },
+            Ok(()) => Proof::Unknown,
+        }
+    }
+
+    fn partial(&self, artifact: &Artifact, file: &File) -> u64 {
+        if self.partials.is_empty() {
+            return 0;
+        }
+        self.partials.get(&file.content_key(artifact)).copied().unwrap_or(0)
+    }
+}
+
+fn partials_in(staging: &Path) -> HashMap<String, u64> {
+    let Ok(entries) = fs_err::read_dir(staging) else { return HashMap::new() };
+    entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let key = entry.file_name().to_str()?.strip_suffix(".partial")?.to_owned();
+            Some((key, entry.metadata().ok()?.len()))
+        })
+        .collect()
+}
+
+fn unseen(artifact: &Artifact, access: Access) -> Sighting<'_> {
+    let count = artifact.files.len();
+    let what = format!("store `{}`", artifact.store);
+    let observed = Observed { files: vec![FileState::Missing; count], published: Err(Unpublished::Missing { what }) };
+    Sighting {
+        artifact,
+        access,
+        observed,
+        proofs: vec![Proof::Unknown; count],
+        partials: vec![0; count],
+        matches: Vec::new(),
+    }
+}

@@ -1,0 +1,410 @@
+//! The plan: what must happen so that this machine has what it must have.
+//!
+//! [`plan`] is a pure function of what is wanted, what was seen and what can be had. It touches
+//! nothing and asks nobody; `apply` carries out exactly its steps.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::artifact::Remote;
+use crate::fsio::Space;
+use crate::observe::{Access, Proof, Sighting};
+use crate::relpath::RelPath;
+use crate::stores::{Defect, FileState};
+
+mod content;
+mod room;
+
+use content::ContentIndex;
+
+/// What the world beyond this machine looks like.
+#[derive(Debug, Clone, Default)]
+pub struct Outlook {
+    /// Repositories, images and addresses that cannot be read, by [`crate::artifact::Reference::authority`].
+    pub refusals: HashMap<String, Refusal>,
+    /// Files that a drive holds: content key to path.
+    pub on_drives: HashMap<String, PathBuf>,
+    /// Free space of each store's file system, by store.
+    pub spaces: HashMap<String, Space>,
+    /// Artifact names that policy forbids.
+    pub denied: Vec<String>,
+    /// Whether content that is here already may be reused.
+    pub reuse: bool,
+    /// Stores into which a running server installs, by store.
+    pub served_stores: Vec<String>,
+}
+
+/// Why something cannot be had, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// Why.
+    pub reason: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Everything that will happen, artifact by artifact.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Plan {
+    /// One entry per wanted artifact, in the lock's order.
+    pub artifacts: Vec<ArtifactPlan>,
+    /// What it means for each file system.
+    pub rooms: Vec<Room>,
+}
+
+/// What happens to one artifact.
+#[derive(Debug, Clone, Serialize)]
+pub struct ArtifactPlan {
+    /// Its name.
+    pub artifact: String,
+    /// Its store.
+    pub store: String,
+    /// How many files it has, where that is known.
+    pub files: usize,
+    /// Its size, where every file's size is known.
+    pub size: Option<u64>,
+    /// Files that are here and not known to be wrong.
+    pub here_files: usize,
+    /// Their bytes.
+    pub here_bytes: u64,
+    /// When the least recently proven file was proven; `None` when one never was.
+    pub proven_at: Option<i64>,
+    /// What will be done, in order.
+    pub steps: Vec<Step>,
+    /// What cannot be done.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// One thing that will be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Step {
+    /// Bring a file from elsewhere.
+    Fetch {
+        /// Index in the artifact's files.
+        #[serde(skip)]
+        file: usize,
+        /// Its path.
+        path: RelPath,
+        /// Bytes that must move: the length less what a stopped run left. `None` if unknown.
+        bytes: Option<u64>,
+        /// Where from, the preferred place first.
+        #[serde(serialize_with = "remote_names")]
+        from: Vec<Remote>,
+        /// Why.
+        need: Need,
+    },
+    /// Take content that another place on this machine has.
+    Reuse {
+        /// Index in the artifact's files.
+        #[serde(skip)]
+        file: usize,
+        /// Its path.
+        path: RelPath,
+        /// Length.
+        bytes: u64,
+        /// Who has it.
+        from: Origin,
+        /// Where it can be fetched if that turns out to be wrong.
+        #[serde(serialize_with = "remote_names")]
+        or_from: Vec<Remote>,
+        /// Why.
+        need: Need,
+    },
+    /// Have the running server install the image.
+    Install {
+        /// Bytes of layers that are not known to be here.
+        bytes: Option<u64>,
+    },
+    /// Make the artifact visible under its name.
+    Publish {
+        /// What is missing or different now.
+        because: String,
+    },
+}
+
+/// Where reused content is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// Here already: in whose possession, and where.
+    Here {
+        /// Artifact and path.
+        whose: String,
+        /// The content.
+        path: PathBuf,
+    },
+    /// Arriving in this run for another artifact.
+    Arriving {
+        /// Artifact and path.
+        whose: String,
+    },
+    /// On a drive.
+    Drive {
+        /// The content.
+        path: PathBuf,
+    },
+}
+
+/// Why a file must be placed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Need {
+    /// It is not here.
+    Missing,
+    /// Something else is in its place; where its bytes could be of worth, they are set aside first.
+    Mend {
+        /// What is wrong.
+        defect: String,
+    },
+}
+
+/// Something that cannot be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Obstacle {
+    /// The file, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<RelPath>,
+    /// Why, and what to do.
+    #[serde(flatten)]
+    pub refusal: Refusal,
+}
+
+/// What the plan means for one file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Room {
+    /// A path on it.
+    pub path: PathBuf,
+    /// Free bytes now.
+    pub free: u64,
+    /// Bytes that the steps will take.
+    pub needed: u64,
+    /// Files that will be created.
+    pub new_files: u64,
+    /// Stores on it.
+    pub stores: Vec<String>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do and nothing that could not be done.
+    pub fn is_settled(&self) -> bool {
+        self.artifacts.iter().all(|artifact| artifact.steps.is_empty() && artifact.obstacles.is_empty())
+    }
+
+    /// Whether there is anything to do.
+    pub fn has_steps(&self) -> bool {
+        self.artifacts.iter().any(|artifact| !artifact.steps.is_empty())
+    }
+
+    /// Bytes that will come from elsewhere, as far as they are known.
+    pub fn bytes_to_move(&self) -> u64 {
+        self.steps().filter_map(Step::bytes_to_move).sum()
+    }
+
+    /// Everything that will be asked over the network, each place once, with one file to try it by.
+    pub fn remotes_to_check(&self) -> Vec<&Remote> {
+        let mut seen = std::collections::HashSet::new();
+        let first_choices = self.steps().flat_map(|step| match step {
+            Step::Fetch { from, .. } => from.as_slice(),
+            _ => &[],
+        });
+        first_choices.filter(|remote| seen.insert(remote.reference.authority())).collect()
+    }
+
+    fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.artifacts.iter().flat_map(|artifact| &artifact.steps)
+    }
+}
+
+impl Step {
+    /// Bytes that come from elsewhere for this step.
+    pub fn bytes_to_move(&self) -> Option<u64> {
+        match self {
+            Step::Fetch { bytes, .. } | Step::Install { bytes } => *bytes,
+            Step::Reuse { .. } | Step::Publish { .. } => Some(0),
+        }
+    }
+}
+
+/// Compares what is wanted with what was seen and decides what to do.
+pub fn plan(sightings: &[Sighting<'_>], outlook: &Outlook) -> Plan {
+    let mut index = ContentIndex::of(sightings, outlook);
+    let mut artifacts: Vec<ArtifactPlan> =
+        sightings.iter().map(|sighting| plan_artifact(sighting, outlook, &mut index)).collect();
+    let rooms = room::fit(&mut artifacts, sightings, outlook);
+    Plan { artifacts, rooms }
+}
+
+fn plan_artifact(sighting: &Sighting<'_>, outlook: &Outlook, index: &mut ContentIndex<'_>) -> ArtifactPlan {
+    let artifact = sighting.artifact;
+    let (known_size, all_known) = artifact.size();
+    let mut entry = ArtifactPlan {
+        artifact: artifact.name.clone(),
+        store: artifact.store.clone(),
+        files: artifact.pattern.as_ref().map_or(artifact.files.len(), |pattern| pattern.count),
+        size: all_known.then_some(known_size),
+        here_files: 0,
+        here_bytes: 0,
+        proven_at: oldest_proof(sighting),
+        steps: Vec::new(),
+        obstacles: Vec::new(),
+    };
+    count_what_is_here(sighting, &mut entry);
+    if let Some(obstacle) = whole_artifact_obstacle(sighting, outlook) {
+        entry.obstacles.push(obstacle);
+        return entry;
+    }
+    if outlook.served_stores.contains(&artifact.store) {
+        plan_install(sighting, &mut entry);
+        return entry;
+    }
+    for file in 0..artifact.files.len() {
+        plan_file(sighting, file, outlook, index, &mut entry);
+    }
+    if let Some(pattern) = artifact.pattern.as_ref().filter(|pattern| sighting.matches.len() < pattern.count) {
+        let (here, wanted) = (sighting.matches.len(), pattern.count);
+        entry.obstacles.push(Obstacle::whole(
+            format!("{here} of {wanted} files {} are here, and there is no upstream", pattern.glob),
+            Some("copy them from a machine or a backup that has them".to_owned()),
+        ));
+    }
+    let nothing_missing = entry.obstacles.is_empty();
+    if let Err(unpublished) = &sighting.observed.published
+        && nothing_missing
+        && !artifact.files.is_empty()
+    {
+        entry.steps.push(Step::Publish { because: unpublished.to_string() });
+    } else if entry.steps.iter().any(|step| matches!(step, Step::Fetch { .. } | Step::Reuse { .. })) && nothing_missing
+    {
+        entry.steps.push(Step::Publish { because: "its files are new".to_owned() });
+    }
+    entry
+}
+
+fn plan_install(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
+    if sighting.observed.published.is_err() {
+        let missing = entry.size.map(|size| size.saturating_sub(entry.here_bytes));
+        entry.steps.push(Step::Install { bytes: missing });
+    }
+}
+
+fn plan_file(
+    sighting: &Sighting<'_>,
+    file: usize,
+    outlook: &Outlook,
+    index: &mut ContentIndex<'_>,
+    entry: &mut ArtifactPlan,
+) {
+    let artifact = sighting.artifact;
+    let wanted = &artifact.files[file];
+    let need = match need_of(&sighting.observed.files[file], &sighting.proofs[file]) {
+        Ok(None) => return,
+        Ok(Some(need)) => need,
+        Err(refusal) => return entry.obstacles.push(Obstacle { path: Some(wanted.path.clone()), refusal }),
+    };
+    let remotes = artifact.remotes(wanted);
+    let refused: Vec<&Refusal> =
+        remotes.iter().filter_map(|remote| outlook.refusals.get(&remote.reference.authority())).collect();
+    let open: Vec<Remote> = remotes
+        .iter()
+        .filter(|remote| !outlook.refusals.contains_key(&remote.reference.authority()))
+        .cloned()
+        .collect();
+    let path = wanted.path.clone();
+    if let Some((from, bytes)) = index.find(sighting, file) {
+        entry.steps.push(Step::Reuse { file, path, bytes, from, or_from: open, need });
+    } else if !open.is_empty() {
+        let bytes = wanted.size.map(|size| size.saturating_sub(sighting.partials[file]));
+        index.will_arrive(sighting, file);
+        entry.steps.push(Step::Fetch { file, path, bytes, from: open, need });
+    } else {
+        let refusal = refused.first().map_or_else(|| no_upstream(artifact.irreplaceable), |refusal| (*refusal).clone());
+        entry.obstacles.push(Obstacle { path: Some(path), refusal });
+    }
+}
+
+/// What must happen to a file; `Err` when nothing may be done though it cannot be used.
+fn need_of(state: &FileState, proof: &Proof) -> Result<Option<Need>, Refusal> {
+    match (state, proof) {
+        (FileState::Present(_) | FileState::Staged(_), Proof::Refuted { mismatch, .. }) => {
+            Ok(Some(Need::Mend { defect: format!("its content is wrong: {mismatch}") }))
+        }
+        (FileState::Present(_) | FileState::Staged(_), _) => Ok(None),
+        (FileState::Missing, _) => Ok(Some(Need::Missing)),
+        (FileState::Wrong { defect: Defect::NotAFile, .. }, _) => Err(Refusal {
+            reason: "a folder is in its place".to_owned(),
+            hint: Some("move the folder away".to_owned()),
+        }),
+        (FileState::Wrong { defect, .. }, _) => Ok(Some(Need::Mend { defect: defect.to_string() })),
+        (FileState::Unreadable { path, reason }, _) => Err(Refusal {
+            reason: format!("{} exists, but may not be read: {reason}", path.display()),
+            hint: Some("run larder as the user who owns the store, or as root".to_owned()),
+        }),
+    }
+}
+
+fn no_upstream(irreplaceable: bool) -> Refusal {
+    let reason = if irreplaceable {
+        "it has no upstream: only a copy from another machine can bring it"
+    } else {
+        "nobody knows where it comes from"
+    };
+    Refusal { reason: reason.to_owned(), hint: Some("copy it from a machine or a backup that has it".to_owned()) }
+}
+
+fn whole_artifact_obstacle(sighting: &Sighting<'_>, outlook: &Outlook) -> Option<Obstacle> {
+    let artifact = sighting.artifact;
+    match &sighting.access {
+        Access::Open => {}
+        Access::Absent(absence) => return Some(Obstacle::whole(absence.to_string(), absence.hint())),
+        Access::Undeclared => {
+            let reason = format!("the inventory declares no store `{}`", artifact.store);
+            return Some(Obstacle::whole(reason, Some("add it to [stores]".to_owned())));
+        }
+    }
+    if outlook.denied.contains(&artifact.name) {
+        let hint = "take it out of the profile, or out of [policy] deny".to_owned();
+        return Some(Obstacle::whole("policy forbids it".to_owned(), Some(hint)));
+    }
+    let nothing_listed = artifact.files.is_empty() && artifact.pattern.is_none();
+    let unlisted = !artifact.complete && artifact.pattern.is_none() && artifact.source.has_upstream();
+    if unlisted {
+        let reason = "its files are not locked yet: the manifest alone does not list them all".to_owned();
+        return Some(Obstacle::whole(reason, Some(format!("larder lock --update {}", artifact.name))));
+    }
+    nothing_listed.then(|| Obstacle::whole(no_upstream(artifact.irreplaceable).reason, None))
+}
+
+fn count_what_is_here(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
+    for (state, proof) in sighting.observed.files.iter().zip(&sighting.proofs) {
+        if let FileState::Present(found) | FileState::Staged(found) = state
+            && !matches!(proof, Proof::Refuted { .. })
+        {
+            entry.here_files += 1;
+            entry.here_bytes += found.size;
+        }
+    }
+    entry.here_files += sighting.matches.len();
+    entry.here_bytes += sighting.matches.iter().map(|found| found.size).sum::<u64>();
+}
+
+fn oldest_proof(sighting: &Sighting<'_>) -> Option<i64> {
+    let proofs = sighting.proofs.iter().map(|proof| match proof {
+        Proof::Proven { at } | Proof::FirstUse { at } => Some(*at),
+        Proof::Refuted { .. } | Proof::Unknown => None,
+    });
+    proofs.collect::<Option<Vec<_>>>()?.into_iter().min()
+}
+
+impl Obstacle {
+    fn whole(reason: String, hint: Option<String>) -> Self {
+        Self { path: None, refusal: Refusal { reason, hint } }
+    }
+}
+
+fn remote_names<S: serde::Serializer>(remotes: &[Remote], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(remotes.iter().map(|remote| remote.reference.to_string()))
+}

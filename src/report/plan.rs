@@ -1,0 +1,230 @@
+//! The plan as a sysadmin reads it.
+
+use std::collections::BTreeMap;
+
+use super::table::{self, count};
+use crate::plan::{ArtifactPlan, Need, Obstacle, Origin, Plan, Room, Step};
+use crate::size::Bytes;
+
+/// Whose plan it is, and when it is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Heading<'a> {
+    /// The machine.
+    pub machine: &'a str,
+    /// Its profile, if it has one.
+    pub profile: Option<&'a str>,
+    /// Seconds since 1970.
+    pub now: i64,
+    /// Columns of the terminal.
+    pub width: u16,
+    /// Also list what is in order.
+    pub everything: bool,
+}
+
+/// The whole plan: a row per artifact, the sums, what cannot be done, and what to do next.
+pub fn text(plan: &Plan, heading: &Heading<'_>) -> String {
+    let mut out = title(plan, heading);
+    let rows: Vec<&ArtifactPlan> = plan
+        .artifacts
+        .iter()
+        .filter(|entry| heading.everything || !entry.steps.is_empty() || !entry.obstacles.is_empty())
+        .collect();
+    if !rows.is_empty() {
+        let mut table = table::plain(heading.width, &["artifact", "here", "to do", "", "from"]);
+        for entry in &rows {
+            table.add_row(row(entry, heading.now));
+        }
+        table::align_right(&mut table, &[1, 3]);
+        out.push('\n');
+        out.push_str(&table::text(&table));
+    }
+    let in_order = plan.artifacts.len() - rows.len();
+    if in_order > 0 && !rows.is_empty() {
+        out.push_str(&format!("  … and {} in order\n", count(in_order, "artifact")));
+    }
+    out.push('\n');
+    out.push_str(&sums(plan));
+    out.push_str(&obstacles(plan));
+    out.push_str(ending(plan));
+    out
+}
+
+fn title(plan: &Plan, heading: &Heading<'_>) -> String {
+    let files: usize = plan.artifacts.iter().map(|entry| entry.files).sum();
+    let size: Bytes = plan.artifacts.iter().filter_map(|entry| entry.size).map(Bytes).sum();
+    let profile = heading.profile.map(|profile| format!(" · profile {profile}")).unwrap_or_default();
+    let unknown = plan.artifacts.iter().filter(|entry| entry.size.is_none()).count();
+    let more = if unknown > 0 { format!(" and {} of unknown size", count(unknown, "artifact")) } else { String::new() };
+    let (artifacts, files) = (count(plan.artifacts.len(), "artifact"), count(files, "file"));
+    format!("{}{profile} · {artifacts}, {files}, {size}{more}\n", heading.machine)
+}
+
+fn row(entry: &ArtifactPlan, now: i64) -> [String; 5] {
+    let here = match (entry.here_files, entry.files) {
+        (0, _) => "–".to_owned(),
+        (here, all) if here < all => format!("{here} of {all}"),
+        _ => Bytes(entry.here_bytes).to_string(),
+    };
+    let (to_do, bytes, from) = work(entry, now);
+    [entry.artifact.clone(), here, to_do, bytes, from]
+}
+
+fn work(entry: &ArtifactPlan, now: i64) -> (String, String, String) {
+    let none = || "–".to_owned();
+    if let (true, Some(obstacle)) = (entry.steps.is_empty(), entry.obstacles.first()) {
+        return ("cannot".to_owned(), none(), obstacle.refusal.reason.clone());
+    }
+    let moving = moving(entry);
+    let sum: u64 = moving.iter().filter_map(|step| step.bytes_to_move()).sum();
+    let bytes = if moving.is_empty() { none() } else { Bytes(sum).to_string() };
+    let to_do = if let Some(defect) = first_defect(entry) {
+        ("repair".to_owned(), defect)
+    } else if moving.iter().any(|step| matches!(step, Step::Install { .. })) {
+        ("install".to_owned(), "through the running Ollama server".to_owned())
+    } else if !moving.is_empty() {
+        ("fetch".to_owned(), places(entry))
+    } else if let Some(reuse) = entry.steps.iter().find_map(reused) {
+        ("copy".to_owned(), reuse)
+    } else if let Some(Step::Publish { because }) = entry.steps.first() {
+        ("publish".to_owned(), because.clone())
+    } else {
+        let proven = entry.proven_at.map_or_else(
+            || "in order, not read yet".to_owned(),
+            |at| format!("in order, proven {}", table::ago(at, now)),
+        );
+        (none(), proven)
+    };
+    (to_do.0, bytes, to_do.1)
+}
+
+fn moving(entry: &ArtifactPlan) -> Vec<&Step> {
+    entry.steps.iter().filter(|step| matches!(step, Step::Fetch { .. } | Step::Install { .. })).collect()
+}
+
+fn first_defect(entry: &ArtifactPlan) -> Option<String> {
+    let mends: Vec<(String, &str)> = entry
+        .steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Fetch { path, need: Need::Mend { defect }, .. }
+            | Step::Reuse { path, need: Need::Mend { defect }, .. } => Some((path.to_string(), defect.as_str())),
+            _ => None,
+        })
+        .collect();
+    let (path, defect) = mends.first()?;
+    let more = if mends.len() > 1 { format!(", and {} more", mends.len() - 1) } else { String::new() };
+    Some(format!("{path}: {defect}{more}"))
+}
+
+/// Where the bytes come from: each repository or host once.
+fn places(entry: &ArtifactPlan) -> String {
+    let mut places: Vec<String> = Vec::new();
+    for step in &entry.steps {
+        let place = match step {
+            Step::Fetch { from, .. } => from.first().map(|remote| remote.reference.authority()),
+            Step::Reuse { .. } => Some("this machine".to_owned()),
+            _ => None,
+        };
+        if let Some(place) = place.filter(|place| !places.contains(place)) {
+            places.push(place);
+        }
+    }
+    match places.len() {
+        0..=2 => places.join(" and "),
+        more => format!("{} and {} more places", places[0], more - 1),
+    }
+}
+
+fn reused(step: &Step) -> Option<String> {
+    let Step::Reuse { from, .. } = step else { return None };
+    Some(match from {
+        Origin::Here { whose, .. } => format!("same content as {whose}"),
+        Origin::Arriving { whose } => format!("same content as {whose}, once it is here"),
+        Origin::Drive { path } => format!("{}", path.display()),
+    })
+}
+
+fn sums(plan: &Plan) -> String {
+    let mut by_place: BTreeMap<String, u64> = BTreeMap::new();
+    let mut unknown = 0;
+    for step in plan.artifacts.iter().flat_map(|entry| &entry.steps) {
+        if let Step::Fetch { from, bytes, .. } = step {
+            let place = from.first().map_or_else(|| "?".to_owned(), |remote| scheme(&remote.reference.authority()));
+            unknown += usize::from(bytes.is_none());
+            *by_place.entry(place).or_default() += bytes.unwrap_or(0);
+        }
+    }
+    let mut out = String::new();
+    if plan.bytes_to_move() > 0 || unknown > 0 {
+        let parts: Vec<String> =
+            by_place.iter().map(|(place, bytes)| format!("{} from {place}", Bytes(*bytes))).collect();
+        out.push_str(&format!("  move {}: {}\n", Bytes(plan.bytes_to_move()), parts.join(", ")));
+    }
+    if unknown > 0 {
+        out.push_str(&format!("  of {} the length is not known\n", count(unknown, "file")));
+    }
+    for room in plan.rooms.iter().filter(|room| room.needed > 0) {
+        out.push_str(&format!("  {}\n", room_line(room)));
+    }
+    out
+}
+
+fn room_line(room: &Room) -> String {
+    let after = Bytes(room.free.saturating_sub(room.needed));
+    format!("{} ({}): {} free → {after}", room.path.display(), room.stores.join(", "), Bytes(room.free))
+}
+
+/// `hf:owner/name` and its like become the hub; hosts stay hosts.
+fn scheme(authority: &str) -> String {
+    match authority.split_once(':') {
+        Some(("hf", _)) => "the hub".to_owned(),
+        Some(("ollama", _)) => "the Ollama registry".to_owned(),
+        Some(("file", _)) => "this machine's drives".to_owned(),
+        _ => authority.to_owned(),
+    }
+}
+
+fn obstacles(plan: &Plan) -> String {
+    let blocked: Vec<(&str, &Obstacle)> = plan
+        .artifacts
+        .iter()
+        .flat_map(|entry| entry.obstacles.iter().map(|obstacle| (entry.artifact.as_str(), obstacle)))
+        .collect();
+    let mut artifacts: Vec<&str> = blocked.iter().map(|(artifact, _)| *artifact).collect();
+    artifacts.dedup();
+    if artifacts.is_empty() {
+        return String::new();
+    }
+    let mut out = format!("  {} cannot be provided completely\n", count(artifacts.len(), "artifact"));
+    // The same obstacle often stands before many files: it is told once, with a number.
+    let mut told: Vec<(&str, &Obstacle, usize)> = Vec::new();
+    for (artifact, obstacle) in blocked {
+        match told.iter_mut().find(|(a, o, _)| *a == artifact && o.refusal == obstacle.refusal) {
+            Some((_, _, times)) => *times += 1,
+            None => told.push((artifact, obstacle, 1)),
+        }
+    }
+    for (artifact, obstacle, times) in &told {
+        let place = match (&obstacle.path, times) {
+            (Some(path), 1) => format!("{artifact}/{path}"),
+            (Some(path), more) => format!("{artifact}/{path} and {} more", more - 1),
+            (None, _) => (*artifact).to_owned(),
+        };
+        out.push_str(&format!("  cannot: {place}: {}\n", obstacle.refusal.reason));
+    }
+    let mut hints: Vec<&String> = told.iter().filter_map(|(_, obstacle, _)| obstacle.refusal.hint.as_ref()).collect();
+    hints.sort();
+    hints.dedup();
+    hints.iter().for_each(|hint| out.push_str(&format!("hint: {hint}\n")));
+    out
+}
+
+fn ending(plan: &Plan) -> &'static str {
+    if plan.is_settled() {
+        "Everything is in order: there is nothing to do\n"
+    } else if plan.has_steps() {
+        "Nothing has been changed. Carry it out with: larder apply\n"
+    } else {
+        "There is nothing that larder can do about it\n"
+    }
+}
