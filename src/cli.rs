@@ -43,6 +43,9 @@ struct Common {
     /// Only these artifacts: NAME (with *), tag:T, store:S or section:S; may be repeated
     #[arg(long, global = true, value_name = "WHAT")]
     only: Vec<String>,
+    /// Where measurements are kept [default: $LARDER_STATE, or ~/.local/state/larder]
+    #[arg(long, global = true, value_name = "DIR", hide = true)]
+    state: Option<PathBuf>,
     /// Print one JSON object on standard output
     #[arg(long, global = true)]
     json: bool,

@@ -19,7 +19,7 @@ use crate::size::Bytes;
 pub(in crate::cli) struct Args {
     /// Do not ask before beginning
     #[arg(short, long)]
-    yes: bool,
+    pub(super) yes: bool,
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {

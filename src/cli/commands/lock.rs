@@ -14,7 +14,7 @@ use crate::report::table::count;
 use crate::resolve;
 use crate::sources::Sources;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Look these up again though they are locked: NAME (with *), tag:T, store:S; may be repeated
     #[arg(long, value_name = "WHAT", conflicts_with = "check")]

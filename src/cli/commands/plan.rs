@@ -14,7 +14,7 @@ use crate::plan::{self, Outlook, Plan};
 use crate::report::plan::{Heading, text};
 use crate::sources::Sources;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Exit with 3 if there is anything to do
     #[arg(long)]

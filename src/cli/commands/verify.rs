@@ -10,7 +10,7 @@ use crate::cli::{Common, Exit};
 use crate::report::verdict;
 use crate::verify;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Names, links, sizes and shard indexes only; reads no weights
     #[arg(long, conflicts_with = "full")]
