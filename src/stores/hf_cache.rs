@@ -206,6 +206,9 @@ impl Store for HfCacheStore {
             name.ok_or_else(|| self.unsuitable(artifact, format!("no digest names the blob of {}", file.path)))?;
         self.prepare(&repo).map_err(self.io(format!("Cannot prepare {}", repo.dir.display())))?;
         let blob = repo.blob(&name);
+        if fs_err::symlink_metadata(&blob).is_ok_and(|found| found.is_dir()) {
+            self.set_aside(&blob).map_err(self.io(format!("Cannot move the folder {} away", blob.display())))?;
+        }
         content
             .persist(&blob, fsio::default_file_mode(), self.owner)
             .map_err(self.io(format!("Cannot put {} in its place", file.path)))?;
