@@ -40,7 +40,8 @@ impl Trail {
         let target = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let target = target.ok_or_else(|| self.nonsense("it redirects without saying where to"))?;
         // The reason must not quote the address: it can carry a signature.
-        let next = self.here().join(target).map_err(|_| self.nonsense("it redirects to something that is no address"))?;
+        let next =
+            self.here().join(target).map_err(|_| self.nonsense("it redirects to something that is no address"))?;
         self.step(next)?;
         Ok(true)
     }
