@@ -17,7 +17,7 @@ use crate::facts::Facts;
 use crate::lock::Lock;
 use crate::monitor::{Event, Monitor};
 use crate::plan::{Origin, Plan, Step};
-use crate::retry::Backoff;
+use crate::retry::RetryPolicy;
 use crate::size::Bytes;
 use crate::sources::Sources;
 use crate::stores::Stores;
@@ -49,7 +49,7 @@ pub struct Means {
     /// Limit for all downloads together, bytes per second.
     pub max_rate: Option<Bytes>,
     /// How passing errors are tried again.
-    pub backoff: Backoff,
+    pub retry: RetryPolicy,
     /// Stops the run; it can be continued later.
     pub stop: CancellationToken,
     /// Seconds since 1970, for the facts.

@@ -11,6 +11,7 @@ use super::{JobError, Run};
 use crate::artifact::Remote;
 use crate::fsio::{Partial, ProofError, Unproven};
 use crate::monitor::Event;
+use crate::retry::Backoff;
 use crate::sources::{Body, ByteRange, SourceError};
 
 /// Chunks between the network and the disk: what a slow disk lets pile up in memory per file.
@@ -59,7 +60,7 @@ impl Run {
         self.means.monitor.event(Event::Started { item: &target.item, total: size, resumed, from: &from });
         let mut partial = partial;
         let mut was_resumed = resumed > 0;
-        let mut backoff = self.means.backoff.clone();
+        let mut backoff = Backoff::new(self.means.retry);
         let mut lfs = None;
         loop {
             let complete = size == Some(partial.len()) && (partial.len() > 0 || size == Some(0));
@@ -78,7 +79,7 @@ impl Run {
                         partial = rest;
                         // Progress means that the source is alive: its patience begins anew.
                         if partial.len() > before {
-                            backoff = self.means.backoff.clone();
+                            backoff.progressed();
                         }
                         poured
                     }

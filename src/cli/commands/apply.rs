@@ -12,7 +12,7 @@ use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::lock::Lock;
 use crate::report::table::count;
-use crate::retry::Backoff;
+use crate::retry::RetryPolicy;
 use crate::size::Bytes;
 
 #[derive(Debug, clap::Args)]
@@ -62,7 +62,7 @@ fn means(ui: &Ui, lab: &Lab, sources: crate::sources::Sources) -> Result<Means, 
         monitor: ui.monitor(),
         parallel: lab.inventory.sources.parallel,
         max_rate,
-        backoff: Backoff::default(),
+        retry: RetryPolicy::default(),
         stop: CancellationToken::new(),
         now,
     })

@@ -88,7 +88,7 @@ fn on_drives(lab: &Lab, sightings: &[Sighting<'_>]) -> HashMap<String, std::path
             let place = drives
                 .iter()
                 .filter(|_| !is_here)
-                .find_map(|drive| crate::sources::find_on_drive(drive, sighting.artifact, file));
+                .find_map(|drive| on_drive(drive, file));
             if let Some(place) = place {
                 found.insert(file.content_key(sighting.artifact), place);
             }
