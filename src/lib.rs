@@ -11,6 +11,7 @@ pub mod size;
 // Floor 1: ground.
 pub mod artifact;
 pub mod fsio;
+pub mod weights;
 // Floor 2: what is wanted, what is known.
 pub mod inventory;
 pub mod lock;
@@ -18,3 +19,5 @@ pub mod manifest;
 // Floor 3: ports.
 pub mod sources;
 pub mod stores;
+// Floor 6: doing.
+pub mod serve;
