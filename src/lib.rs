@@ -12,6 +12,7 @@ pub mod size;
 pub mod artifact;
 pub mod fsio;
 pub mod retry;
+pub mod weights;
 // Floor 2: what is wanted, what is known.
 pub mod facts;
 pub mod inventory;
@@ -23,11 +24,14 @@ pub mod stores;
 // Floor 4: looking.
 pub mod observe;
 pub mod resolve;
-pub mod verify;
-// Floor 5: thinking.
+// Floor 5: thinking and judging.
 pub mod plan;
+pub mod verify;
 // Floor 6: doing.
 pub mod apply;
+pub mod serve;
+// Floor 7: showing.
+pub mod demo;
 // Floor 8: what is said.
 pub mod report;
 // Floor 9: the program.

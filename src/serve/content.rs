@@ -1,0 +1,177 @@
+//! The content of one file: conditions, ranges, and a stream from the disk in bounded memory.
+
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    IF_NONE_MATCH, IF_RANGE, RANGE, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream::{self, Stream, StreamExt};
+use tokio::task::spawn_blocking;
+
+use crate::serve::answer::{empty, error};
+use crate::serve::catalog::Item;
+use crate::serve::range::{Part, part};
+use crate::serve::{Site, Traffic};
+
+/// How much is read at a time.
+const CHUNK: u64 = 256 << 10;
+/// How many chunks of one answer are in memory at most: one on its way out, one being read.
+const CHUNKS_AHEAD: usize = 2;
+
+/// Sends `item`, or the part of it that the request asks for, with `headers` added to every good answer.
+///
+/// `etag` names the content, without quotes. The file on the disk must have the length that the index
+/// says: otherwise something is wrong with it, and nothing is sent.
+pub(crate) async fn send(
+    site: &Site,
+    item: &Item,
+    etag: Option<String>,
+    headers: HeaderMap,
+    request: &Parts,
+) -> Response {
+    let etag = etag.and_then(|etag| HeaderValue::from_str(&format!("\"{etag}\"")).ok());
+    let Some(path) = item.content.clone() else {
+        return not_here(&item.name);
+    };
+    let (file, len) = match spawn_blocking(move || open(&path)).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(cause)) => return unreadable(&item.name, &cause),
+        Err(_) => return error(StatusCode::INTERNAL_SERVER_ERROR, None, "Reading was interrupted"),
+    };
+    if item.size.is_some_and(|size| size != len) {
+        return wrong_length(&item.name, item.size, len);
+    }
+    let mut response = match evaluate(request, etag.as_ref(), len) {
+        Outcome::NotModified => empty(StatusCode::NOT_MODIFIED),
+        Outcome::Unsatisfiable => {
+            let mut response = empty(StatusCode::RANGE_NOT_SATISFIABLE);
+            set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{len}"));
+            return response;
+        }
+        Outcome::Send { range, status } => body(site, &request.method, file, range, status, len),
+    };
+    if let Some(etag) = etag {
+        response.headers_mut().insert(ETAG, etag);
+    }
+    response.headers_mut().extend(headers);
+    response
+}
+
+/// Opens a regular file; a named pipe or a device would make the reader wait for ever.
+fn open(path: &Path) -> io::Result<(std::fs::File, u64)> {
+    let found = fs_err::metadata(path)?;
+    if !found.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a file", path.display())));
+    }
+    let file = fs_err::File::open(path)?.into_parts().0;
+    let len = file.metadata()?.len();
+    // Only advice: reading works without it.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
+    Ok((file, len))
+}
+
+enum Outcome {
+    NotModified,
+    Unsatisfiable,
+    Send { range: Range<u64>, status: StatusCode },
+}
+
+fn evaluate(request: &Parts, etag: Option<&HeaderValue>, len: u64) -> Outcome {
+    let headers = &request.headers;
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let etag = etag.and_then(|etag| etag.to_str().ok());
+    if text(IF_NONE_MATCH).is_some_and(|known| matches_any(known, etag)) {
+        return Outcome::NotModified;
+    }
+    // A range of a content that the client has not begun with would make a mixture.
+    let same_content = text(IF_RANGE).is_none_or(|known| Some(known) == etag);
+    let range = text(RANGE).filter(|_| same_content && request.method == Method::GET);
+    match part(range, len) {
+        Part::Whole => Outcome::Send { range: 0..len, status: StatusCode::OK },
+        Part::Bytes(range) => Outcome::Send { range, status: StatusCode::PARTIAL_CONTENT },
+        Part::Unsatisfiable => Outcome::Unsatisfiable,
+    }
+}
+
+fn matches_any(known: &str, etag: Option<&str>) -> bool {
+    let Some(etag) = etag else {
+        return false;
+    };
+    known.split(',').map(str::trim).any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == etag)
+}
+
+fn body(
+    site: &Site,
+    method: &Method,
+    file: std::fs::File,
+    range: Range<u64>,
+    status: StatusCode,
+    len: u64,
+) -> Response {
+    let mut response = empty(status);
+    let headers = response.headers_mut();
+    set(headers, CONTENT_LENGTH, &(range.end - range.start).to_string());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if status == StatusCode::PARTIAL_CONTENT {
+        set(headers, CONTENT_RANGE, &format!("bytes {}-{}/{len}", range.start, range.end - 1));
+    }
+    if method != Method::HEAD {
+        *response.body_mut() = Body::from_stream(read(file, range, Arc::clone(&site.traffic)));
+    }
+    response
+}
+
+/// Reads one chunk ahead of what the network has taken. A file that became shorter ends the answer with an error.
+fn read(file: std::fs::File, range: Range<u64>, traffic: Arc<Traffic>) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    let file = Arc::new(file);
+    let end = range.end;
+    let starts = stream::iter((range.start..end).step_by(CHUNK as usize));
+    let chunks = starts.map(move |start| {
+        let (file, len) = (Arc::clone(&file), CHUNK.min(end - start) as usize);
+        async move {
+            let read = spawn_blocking(move || {
+                let mut bytes = vec![0; len];
+                file.read_exact_at(&mut bytes, start).map(|()| Bytes::from(bytes))
+            });
+            read.await.unwrap_or_else(|interrupted| Err(io::Error::other(interrupted)))
+        }
+    });
+    chunks.buffered(CHUNKS_AHEAD).inspect(move |chunk| traffic.add_bytes(chunk.as_ref().map_or(0, Bytes::len)))
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Not `EntryNotFound`: clients would remember that the repository has no such file.
+fn not_here(name: &str) -> Response {
+    error(StatusCode::NOT_FOUND, Some("NotHere"), &format!("{name} exists, but this machine does not have it"))
+}
+
+fn unreadable(name: &str, cause: &io::Error) -> Response {
+    tracing::warn!(name, %cause, "cannot be served");
+    if crate::fsio::is_absent(cause) {
+        return not_here(name);
+    }
+    error(StatusCode::INTERNAL_SERVER_ERROR, None, &format!("{name} cannot be read on this machine"))
+}
+
+fn wrong_length(name: &str, expected: Option<u64>, actual: u64) -> Response {
+    tracing::warn!(name, expected, actual, "cannot be served: wrong length");
+    let message = format!("{name} is damaged on this machine: it has {actual} bytes there");
+    error(StatusCode::INTERNAL_SERVER_ERROR, None, &message)
+}

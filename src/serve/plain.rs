@@ -1,0 +1,53 @@
+//! larder's own face: files by artifact and path, content by digest, the lock, and what there is.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use axum::http::header::HeaderMap;
+use axum::http::request::Parts;
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use crate::digest::Sha256;
+use crate::serve::answer::{error, typed};
+use crate::serve::catalog::{Catalog, Item};
+use crate::serve::{Site, content};
+
+/// What this is and what it has.
+pub(crate) fn home(catalog: &Catalog) -> Value {
+    json!({
+        "name": "larder",
+        "version": env!("CARGO_PKG_VERSION"),
+        "artifacts": catalog.summaries,
+    })
+}
+
+pub(crate) fn lock(catalog: &Catalog) -> Response {
+    match &catalog.lock {
+        Some(text) => typed(StatusCode::OK, "application/json", text.clone()),
+        None => error(StatusCode::NOT_FOUND, None, "This server has no lock"),
+    }
+}
+
+pub(crate) async fn file(site: &Site, artifact: &str, path: &str, request: &Parts) -> Response {
+    let Some(files) = site.catalog.files.get(artifact) else {
+        return error(StatusCode::NOT_FOUND, None, &format!("There is no artifact {artifact:?}"));
+    };
+    match files.get(path) {
+        Some(item) => send(site, item, request).await,
+        None => error(StatusCode::NOT_FOUND, None, &format!("{artifact:?} has no file {path:?}")),
+    }
+}
+
+pub(crate) async fn blob(site: &Site, digest: &str, request: &Parts) -> Response {
+    match digest.parse::<Sha256>().ok().and_then(|digest| site.catalog.blobs.get(&digest)) {
+        Some(item) => send(site, item, request).await,
+        None => error(StatusCode::NOT_FOUND, None, &format!("There is no content {digest:?}")),
+    }
+}
+
+async fn send(site: &Site, item: &Arc<Item>, request: &Parts) -> Response {
+    let digests = item.digests;
+    let etag = digests.sha256.map(|digest| digest.to_string()).or(digests.git_sha1.map(|digest| digest.to_string()));
+    content::send(site, item, etag, HeaderMap::new(), request).await
+}

@@ -1,0 +1,88 @@
+//! The Ollama registry's face: manifests byte for byte, and layers.
+
+use axum::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use serde_json::json;
+
+use crate::digest::Sha256;
+use crate::serve::answer::{self, typed};
+use crate::serve::catalog::{ImageManifest, Images};
+use crate::serve::route::RegistryItem;
+use crate::serve::{Site, content};
+
+const MANIFEST_TYPE: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// That this is a registry, and that nobody need log in.
+pub(crate) fn version() -> Response {
+    let mut response = answer::json(StatusCode::OK, &json!({}));
+    response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    response
+}
+
+pub(crate) async fn answer(site: &Site, repository: &str, item: &RegistryItem, request: &Parts) -> Response {
+    let Some(images) = site.catalog.registry.get(repository) else {
+        return refused("NAME_UNKNOWN", "repository name not known to registry", repository);
+    };
+    match item {
+        RegistryItem::Manifest { reference } => match find_manifest(images, reference) {
+            Some(manifest) => send_manifest(manifest),
+            None => refused("MANIFEST_UNKNOWN", "manifest unknown", reference),
+        },
+        RegistryItem::Blob { digest } => send_blob(site, images, digest, request).await,
+    }
+}
+
+fn find_manifest<'a>(images: &'a Images, reference: &str) -> Option<&'a ImageManifest> {
+    let by_digest = |digest: Sha256| images.tags.values().find(|manifest| manifest.digest == digest);
+    let found = match digest(reference) {
+        Some(digest) => by_digest(digest),
+        None => images.tags.get(reference),
+    };
+    found.map(AsRef::as_ref)
+}
+
+fn send_manifest(manifest: &ImageManifest) -> Response {
+    let mut response = typed(StatusCode::OK, MANIFEST_TYPE, manifest.bytes.clone());
+    let headers = response.headers_mut();
+    // Said here because the answer to HEAD has the same headers and no body to count.
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len()));
+    name_content(headers, manifest.digest);
+    response
+}
+
+async fn send_blob(site: &Site, images: &Images, wanted: &str, request: &Parts) -> Response {
+    let Some((digest, item)) = digest(wanted).and_then(|digest| Some((digest, images.blobs.get(&digest)?))) else {
+        return refused("BLOB_UNKNOWN", "blob unknown to registry", wanted);
+    };
+    if item.content.is_none() {
+        return refused("BLOB_UNKNOWN", "blob unknown to registry: this machine does not have it", wanted);
+    }
+    let mut headers = HeaderMap::new();
+    name_content(&mut headers, digest);
+    let mut response = content::send(site, item, Some(format!("sha256:{digest}")), headers, request).await;
+    // Ollama asks for the whole blob once, and takes the address for its ranges from here even with 200.
+    if request.method == Method::GET && response.status() == StatusCode::OK {
+        if let Ok(path) = HeaderValue::from_str(request.uri.path()) {
+            response.headers_mut().insert(LOCATION, path);
+        }
+    }
+    response
+}
+
+fn digest(text: &str) -> Option<Sha256> {
+    text.strip_prefix("sha256:")?.parse().ok()
+}
+
+fn name_content(headers: &mut HeaderMap, digest: Sha256) {
+    if let Ok(digest) = HeaderValue::from_str(&format!("sha256:{digest}")) {
+        headers.insert(CONTENT_DIGEST, digest);
+    }
+}
+
+fn refused(code: &str, message: &str, detail: &str) -> Response {
+    answer::json(StatusCode::NOT_FOUND, &json!({"errors": [{"code": code, "message": message, "detail": detail}]}))
+}

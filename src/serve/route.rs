@@ -1,0 +1,189 @@
+//! What a request's path asks for.
+
+use axum::http::Method;
+use percent_encoding::percent_decode_str;
+
+use crate::artifact::{HubKind, HubRepo};
+
+/// A request's path, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) face: Face,
+}
+
+/// What is asked for. Names are decoded, but not yet looked up: they may be anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Face {
+    Home,
+    Lock,
+    WhoAmI,
+    /// Every way to read the path, the likelier first: `acme/refs` may be a repository or the refs of `acme`.
+    Hub(Vec<HubRequest>),
+    RegistryVersion,
+    Registry {
+        repository: String,
+        item: RegistryItem,
+    },
+    File {
+        artifact: String,
+        path: String,
+    },
+    Blob {
+        digest: String,
+    },
+    Nothing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HubRequest {
+    pub(crate) repo: HubRepo,
+    pub(crate) ask: HubAsk,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum HubAsk {
+    Summary { revision: Option<String> },
+    Tree { revision: String, path: String },
+    PathsInfo { revision: String },
+    Refs,
+    Resolve { revision: String, path: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RegistryItem {
+    Manifest { reference: String },
+    Blob { digest: String },
+}
+
+impl Route {
+    /// Reads a path. The words `api`, `v2`, `files`, `blobs` and `lock` at its beginning are never a repository.
+    pub(crate) fn parse(path: &str) -> Self {
+        Self { face: parse(path).unwrap_or(Face::Nothing) }
+    }
+
+    pub(crate) fn allows(&self, method: &Method) -> bool {
+        self.methods().iter().any(|allowed| *allowed == method.as_str())
+    }
+
+    pub(crate) fn methods(&self) -> &'static [&'static str] {
+        match &self.face {
+            Face::Hub(asked) if asked.iter().any(|asked| matches!(asked.ask, HubAsk::PathsInfo { .. })) => &["POST"],
+            _ => &["GET", "HEAD"],
+        }
+    }
+}
+
+fn parse(path: &str) -> Option<Face> {
+    let parts = decode(path)?;
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    Some(match parts[..] {
+        [""] => Face::Home,
+        ["lock"] => Face::Lock,
+        ["api", "whoami-v2"] => Face::WhoAmI,
+        ["api", kind, ref rest @ ..] => Face::Hub(api_requests(hub_kind(kind)?, rest)?),
+        ["v2"] | ["v2", ""] => Face::RegistryVersion,
+        ["v2", namespace, model, kind, item] => {
+            Face::Registry { repository: format!("{namespace}/{model}"), item: registry_item(kind, item)? }
+        }
+        ["files", artifact, ref path @ ..] if !path.is_empty() => {
+            Face::File { artifact: artifact.to_owned(), path: path.join("/") }
+        }
+        ["blobs", "sha256", digest] => Face::Blob { digest: digest.to_owned() },
+        ["api" | "v2" | "files" | "blobs" | "lock", ..] => return None,
+        ["datasets", ref rest @ ..] => Face::Hub(resolve_requests(HubKind::Dataset, rest)?),
+        ref rest => Face::Hub(resolve_requests(HubKind::Model, rest)?),
+    })
+}
+
+/// The parts between the slashes, each decoded by itself; `None` where that gives no text.
+fn decode(path: &str) -> Option<Vec<String>> {
+    let path = path.strip_prefix('/')?;
+    path.split('/').map(|part| percent_decode_str(part).decode_utf8().ok().map(|part| part.into_owned())).collect()
+}
+
+fn hub_kind(word: &str) -> Option<HubKind> {
+    [HubKind::Model, HubKind::Dataset].into_iter().find(|kind| kind.plural() == word)
+}
+
+fn registry_item(kind: &str, item: &str) -> Option<RegistryItem> {
+    match kind {
+        "manifests" => Some(RegistryItem::Manifest { reference: item.to_owned() }),
+        "blobs" => Some(RegistryItem::Blob { digest: item.to_owned() }),
+        _ => None,
+    }
+}
+
+fn api_requests(kind: HubKind, parts: &[&str]) -> Option<Vec<HubRequest>> {
+    requests(kind, parts, |rest| match rest {
+        [] => Some(HubAsk::Summary { revision: None }),
+        ["revision", revision] => Some(HubAsk::Summary { revision: Some((*revision).to_owned()) }),
+        ["tree", revision, path @ ..] => Some(HubAsk::Tree { revision: (*revision).to_owned(), path: path.join("/") }),
+        ["paths-info", revision] => Some(HubAsk::PathsInfo { revision: (*revision).to_owned() }),
+        ["refs"] => Some(HubAsk::Refs),
+        _ => None,
+    })
+}
+
+fn resolve_requests(kind: HubKind, parts: &[&str]) -> Option<Vec<HubRequest>> {
+    requests(kind, parts, |rest| match rest {
+        ["resolve", revision, path @ ..] if !path.is_empty() => {
+            Some(HubAsk::Resolve { revision: (*revision).to_owned(), path: path.join("/") })
+        }
+        _ => None,
+    })
+}
+
+/// Repositories have two words, and a few old ones have one.
+fn requests(kind: HubKind, parts: &[&str], ask: impl Fn(&[&str]) -> Option<HubAsk>) -> Option<Vec<HubRequest>> {
+    let readings = [2, 1].into_iter().filter_map(|words| {
+        let (id, rest) = parts.split_at_checked(words)?;
+        Some(HubRequest { repo: HubRepo { kind, id: id.join("/") }, ask: ask(rest)? })
+    });
+    Some(readings.collect::<Vec<_>>()).filter(|readings| !readings.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::proptest;
+
+    use super::*;
+
+    fn hub(path: &str) -> Vec<(String, HubAsk)> {
+        match Route::parse(path).face {
+            Face::Hub(asked) => asked.into_iter().map(|asked| (asked.repo.to_string(), asked.ask)).collect(),
+            other => panic!("{path} is {other:?}"),
+        }
+    }
+
+    fn tree(path: &str) -> HubAsk {
+        HubAsk::Tree { revision: "main".into(), path: path.into() }
+    }
+
+    #[test]
+    fn repositories_of_one_and_two_words_are_told_apart_by_the_word_that_follows() {
+        assert_eq!(hub("/api/models/gpt2/tree/main"), [("gpt2".into(), tree(""))]);
+        assert_eq!(hub("/api/datasets/acme/images/tree/main"), [("datasets/acme/images".into(), tree(""))]);
+        assert_eq!(hub("/api/models/a/b/tree/main/x%2Fy"), [("a/b".into(), tree("x/y"))]);
+        assert_eq!(hub("/api/models/a/b/tree/main/x/y"), [("a/b".into(), tree("x/y"))]);
+        let either = [("acme/refs".into(), HubAsk::Summary { revision: None }), ("acme".into(), HubAsk::Refs)];
+        assert_eq!(hub("/api/models/acme/refs"), either);
+        let resolve = HubAsk::Resolve { revision: "refs/pr/1".into(), path: "a b/c".into() };
+        assert_eq!(hub("/gpt2/resolve/refs%2Fpr%2F1/a%20b/c"), [("gpt2".into(), resolve)]);
+    }
+
+    #[test]
+    fn paths_that_mean_nothing_are_nothing() {
+        for path in
+            ["", "*", "/api", "/api/spaces/a/b", "/v2/a/b", "/files/x", "/blobs/md5/0", "/a/b", "/a/%ff/resolve/m/x"]
+        {
+            assert_eq!(Route::parse(path).face, Face::Nothing, "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_is_read_without_panic(path in "(/|/api/models|/v2|/files)?(/([a-z.%0-9]{0,4}|resolve|tree|refs|manifests)){0,7}") {
+            let _ = Route::parse(&path);
+        }
+    }
+}
