@@ -97,6 +97,7 @@ async fn a_model_comes_through_a_mirror_under_its_own_name() {
     assert_eq!(names(&models), ["tiny:1b"], "the mirror's name is gone");
     assert_eq!(progress.len(), 3);
     assert_eq!((progress[1].total, progress[1].completed), (Some(10), Some(4)));
+    assert_eq!(server.seen()[0].header("content-type"), "application/json");
     let asked: Value = serde_json::from_str(&server.seen()[0].body).unwrap();
     assert_eq!((&asked["name"], &asked["insecure"]), (&json!(MIRROR), &json!(true)));
     let lines = server.lines();

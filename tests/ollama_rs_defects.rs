@@ -131,7 +131,9 @@ async fn two_lines_of_a_creation_in_one_piece_are_an_error() {
 async fn models_are_named_in_the_old_way() {
     let server = FakeServer::start(|_| answer(200, &[], "")).await;
     client(&server).delete_model("a:1b".to_owned()).await.unwrap();
-    let body: Value = serde_json::from_str(&server.seen()[0].body).unwrap();
+    let seen = server.seen();
+    assert_eq!(seen[0].header("content-type"), "application/json");
+    let body: Value = serde_json::from_str(&seen[0].body).unwrap();
     assert_eq!((body["name"].as_str(), body.get("model")), (Some("a:1b"), None), "`name` is deprecated by Ollama");
 }
 
