@@ -168,7 +168,7 @@ impl fmt::Display for Origin {
 /// A file or folder at a given place, with what identifies its content for the facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The content itself: links followed.
+    /// Where it was looked at: the name that programs read. All else is said of the content, links followed.
     pub path: PathBuf,
     /// Length in bytes.
     pub size: u64,

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 
 use fs_err::os::unix::fs as unix_fs;
 
+mod access;
 mod lock;
 mod owner;
 mod partial;
 mod space;
 
+pub use access::{default_file_mode, is_read_only, may_read, may_write};
 pub use lock::FileLock;
 pub use owner::{Owner, OwnerError, running_as};
 pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, reuse_copy};
@@ -123,6 +125,31 @@ pub fn symlink_atomic(target: &Path, link: &Path, owner: Option<Owner>) -> io::R
     placed
 }
 
+/// Makes `link` a symbolic link to `target`, replacing any file or link that is there.
+///
+/// The temporary lies in `options.staging`, so that no kill leaves a stray name beside the link. What
+/// is replaced must be of no use or set aside already. Readers see the old state or the new, but a
+/// power cut may undo the change until [`sync_dir`] was called for the link's folder.
+pub fn symlink_staged(target: &Path, link: &Path, options: &WriteOptions<'_>) -> io::Result<()> {
+    let parent = link.parent().unwrap_or(Path::new("."));
+    create_dir_all(parent, options.owner)?;
+    let folder = options.staging.unwrap_or(parent);
+    create_dir_all(folder, options.owner)?;
+    let temporary = folder.join(format!(".link.{:x}.tmp", unique()));
+    unix_fs::symlink(target, &temporary)?;
+    let placed = (|| {
+        if let Some(owner) = options.owner {
+            owner.apply_to_link(&temporary)?;
+        }
+        #[expect(clippy::disallowed_methods, reason = "fsio is where files are renamed; the caller syncs many at once")]
+        fs_err::rename(&temporary, link)
+    })();
+    if placed.is_err() {
+        let _ = remove_file(&temporary);
+    }
+    placed
+}
+
 /// Gives `path` a second name at `aside`, so that replacing `path` afterwards loses nothing.
 ///
 /// On file systems without hard links the file is renamed instead, and `path` is gone until replaced.
@@ -189,14 +216,19 @@ pub fn find(path: &Path) -> io::Result<Option<Found>> {
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(metadata.is_file().then(|| Found {
-        path: path.to_owned(),
+    Ok(metadata.is_file().then(|| found(path.to_owned(), &metadata)))
+}
+
+/// What `metadata` says of the content behind `path`.
+pub fn found(path: PathBuf, metadata: &std::fs::Metadata) -> Found {
+    Found {
+        path,
         size: metadata.len(),
         mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
         inode: metadata.ino(),
         device: metadata.dev(),
         owner: (metadata.uid(), metadata.gid()),
-    }))
+    }
 }
 
 /// Whether an error means that nothing is there, as opposed to "cannot look".

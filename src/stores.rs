@@ -12,6 +12,7 @@ use crate::inventory::{Layout, StoreConfig};
 
 mod folder;
 mod hf_cache;
+mod look;
 mod ollama;
 mod presence;
 

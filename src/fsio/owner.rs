@@ -42,6 +42,16 @@ impl Owner {
         }
     }
 
+    /// The user's name, or `user 998` where this machine has none for the number.
+    pub fn name(self) -> String {
+        let output = Command::new("getent").args(["passwd", &self.uid.to_string()]).output();
+        let line = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        match line.split_once(':') {
+            Some((name, _)) if !name.is_empty() => name.to_owned(),
+            _ => format!("user {}", self.uid),
+        }
+    }
+
     /// Who owns `path`, or the closest existing folder above it.
     pub fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs_err::metadata(existing_ancestor(path))?;

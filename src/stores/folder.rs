@@ -1,12 +1,19 @@
-//! Stub.
+//! A plain folder: files under their own names, as SwarmUI, ComfyUI, MMAudio and HeartMuLa read them.
+
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Observed, Store, StoreError};
 use crate::artifact::{Artifact, File, Found, Pattern};
-use crate::fsio::{Owner, Proven};
+use crate::fsio::{self, Owner, Proven};
 use crate::inventory::Layout;
+use crate::stores::look::{self, look_beside};
+use crate::stores::{FileState, Observed, Store, StoreError, Unpublished};
 
-/// Stub.
+/// Our own folder at the root, which the programs that scan for models pass over for its dot.
+const OWN_FOLDER: &str = ".larder";
+
+/// A folder whose files lie at the artifact's own paths.
+#[derive(Debug)]
 pub struct FolderStore {
     name: String,
     root: PathBuf,
@@ -18,40 +25,98 @@ impl FolderStore {
     pub fn new(name: String, root: PathBuf, owner: Option<Owner>) -> Self {
         Self { name, root, owner }
     }
+
+    fn io(&self, what: String) -> impl FnOnce(io::Error) -> StoreError {
+        let store = self.name.clone();
+        move |source| StoreError::Io { store, what, source }
+    }
+
+    /// Keeps what lies in the place of `file`, unless it is worthless.
+    ///
+    /// A link is set aside as the link it is: what it leads to lies elsewhere, may serve others, and
+    /// stays untouched, so the new content takes the place of the link and is not written through it.
+    fn clear_the_way(&self, file: &File, content: &Proven) -> io::Result<()> {
+        let path = file.path.under(&self.root);
+        let Ok(found) = fs_err::symlink_metadata(&path) else {
+            return Ok(());
+        };
+        if look::is_worthless(&path, file) || (found.is_file() && is_same(&path, content)) {
+            return Ok(());
+        }
+        fsio::set_aside(&path, &look::aside_path(&self.staging(), Path::new(file.path.as_str())), self.owner)
+    }
+}
+
+/// Whether the file at `path` has the bytes of `content`, so that replacing it loses nothing.
+fn is_same(path: &Path, content: &Proven) -> bool {
+    let same_length = fs_err::metadata(path).is_ok_and(|found| found.len() == content.size());
+    let hash = || fsio::hash_file(path, crate::digest::ContentHasher::new());
+    same_length && hash().is_ok_and(|(digests, _)| digests.same_content(content.digests()))
 }
 
 impl Store for FolderStore {
     fn name(&self) -> &str {
         &self.name
     }
+
     fn layout(&self) -> Layout {
-        todo!()
+        Layout::Folder
     }
+
     fn root(&self) -> &Path {
         &self.root
     }
+
     fn owner(&self) -> Option<Owner> {
         self.owner
     }
+
     fn staging(&self) -> PathBuf {
-        todo!()
+        self.root.join(OWN_FOLDER)
     }
-    fn observe(&self, _artifact: &Artifact) -> Observed {
-        todo!()
+
+    fn observe(&self, artifact: &Artifact) -> Observed {
+        let look = |file: &File| look_beside(file.path.under(&self.root), file);
+        let files: Vec<FileState> = artifact.files.iter().map(look).collect();
+        let absent = artifact.files.iter().zip(&files).find(|(_, state)| !matches!(state, FileState::Present(_)));
+        let published = absent.map_or(Ok(()), |(file, _)| Err(Unpublished::Missing { what: file.path.to_string() }));
+        Observed { files, published }
     }
-    fn content_path(&self, _artifact: &Artifact, _file: &File) -> PathBuf {
-        todo!()
+
+    fn content_path(&self, _artifact: &Artifact, file: &File) -> PathBuf {
+        file.path.under(&self.root)
     }
+
+    /// None: the programs that read these folders take no locks.
     fn foreign_locks(&self, _artifact: &Artifact, _file: &File) -> Vec<PathBuf> {
-        todo!()
+        Vec::new()
     }
-    fn place(&self, _artifact: &Artifact, _file: &File, _content: Proven) -> Result<PathBuf, StoreError> {
-        todo!()
+
+    fn place(&self, _artifact: &Artifact, file: &File, content: Proven) -> Result<PathBuf, StoreError> {
+        look::admit(&self.name, file, &content)?;
+        let path = file.path.under(&self.root);
+        self.clear_the_way(file, &content)
+            .map_err(self.io(format!("Cannot keep what is in the place of {}", file.path)))?;
+        content
+            .persist(&path, fsio::default_file_mode(), self.owner)
+            .map_err(self.io(format!("Cannot put {} in its place", file.path)))
     }
-    fn publish(&self, _artifact: &Artifact) -> Result<(), StoreError> {
-        todo!()
+
+    /// Checks that all is there: files are visible as soon as they are placed.
+    fn publish(&self, artifact: &Artifact) -> Result<(), StoreError> {
+        let observed = self.observe(artifact);
+        let absent =
+            artifact.files.iter().zip(&observed.files).find(|(_, state)| !matches!(state, FileState::Present(_)));
+        absent.map_or(Ok(()), |(file, _)| {
+            Err(StoreError::Incomplete {
+                store: self.name.clone(),
+                artifact: artifact.name.clone(),
+                missing: file.path.to_string(),
+            })
+        })
     }
-    fn matching(&self, _pattern: &Pattern) -> std::io::Result<Vec<Found>> {
-        todo!()
+
+    fn matching(&self, pattern: &Pattern) -> io::Result<Vec<Found>> {
+        look::matching(&self.root, &pattern.glob, OWN_FOLDER)
     }
 }

@@ -1,0 +1,54 @@
+//! What this process may do with a path, asked without opening it.
+
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags, accessat, statvfs};
+
+use super::running_as;
+
+const READ_BY_OTHERS: u32 = 0o004;
+const READ_BY_OWNER: u32 = 0o400;
+
+/// Whether the file that `metadata` was read from, at `path`, may be read.
+///
+/// The system is asked only where the permission bits leave it open.
+pub fn may_read(path: &Path, metadata: &Metadata) -> io::Result<()> {
+    let own = running_as().uid;
+    let owner_may = metadata.uid() == own && metadata.mode() & READ_BY_OWNER != 0;
+    let others_may = metadata.uid() != own && metadata.mode() & READ_BY_OTHERS != 0;
+    if own == 0 || owner_may || others_may { Ok(()) } else { ask(path, Access::READ_OK) }
+}
+
+/// Whether entries may be made in the folder `dir`.
+///
+/// The error's kind says why not: `ReadOnlyFilesystem`, `PermissionDenied`, …
+pub fn may_write(dir: &Path) -> io::Result<()> {
+    ask(dir, Access::WRITE_OK | Access::EXEC_OK)
+}
+
+/// Whether the file system that holds `path` was mounted read-only.
+pub fn is_read_only(path: &Path) -> bool {
+    statvfs(path).is_ok_and(|numbers| numbers.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+fn ask(path: &Path, access: Access) -> io::Result<()> {
+    // The effective user counts: that is who opens files.
+    accessat(CWD, path, access, AtFlags::EACCESS).map_err(io::Error::from)
+}
+
+/// The mode that a program which asks for nothing special gives a new file: `rw` less the umask.
+pub fn default_file_mode() -> u32 {
+    static MODE: OnceLock<u32> = OnceLock::new();
+    // The only other way to learn the umask is to change it for a moment, for all threads.
+    *MODE.get_or_init(|| 0o666 & !umask_of_this_process().unwrap_or(0o022))
+}
+
+fn umask_of_this_process() -> Option<u32> {
+    let status = fs_err::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(line.trim(), 8).ok()
+}
