@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Digests, Sha256};
 use crate::relpath::RelPath;
 
+mod image;
 mod reference;
 
+pub use image::{MANIFEST_LIMIT, MANIFEST_TYPE, ParseManifestError, blob_name, parse_manifest};
 pub use reference::{HubKind, HubRepo, OLLAMA_HOST, OllamaName, ParseReferenceError, Reference};
 
 /// One file of an artifact.

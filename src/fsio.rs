@@ -28,16 +28,28 @@ use crate::artifact::Found;
 ///
 /// Existing directories are left as they are.
 pub fn create_dir_all(dir: &Path, owner: Option<Owner>) -> io::Result<()> {
+    create_dirs(dir, owner, None)
+}
+
+/// Like [`create_dir_all`], with these permission bits for every folder it makes, whatever the umask.
+pub fn create_dir_all_with_mode(dir: &Path, mode: u32, owner: Option<Owner>) -> io::Result<()> {
+    create_dirs(dir, owner, Some(mode))
+}
+
+fn create_dirs(dir: &Path, owner: Option<Owner>, mode: Option<u32>) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        create_dir_all(parent, owner)?;
+        create_dirs(parent, owner, mode)?;
     }
     match fs_err::create_dir(dir) {
         // Another process may have been faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => return Ok(()),
         result => result?,
+    }
+    if let Some(mode) = mode {
+        fs_err::set_permissions(dir, std::fs::Permissions::from_mode(mode))?;
     }
     give_to(dir, owner)?;
     match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -161,6 +173,31 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (from.parent().unwrap_or(Path::new(".")), to.parent().unwrap_or(Path::new(".")));
     sync_dir(to)?;
     if from == to { Ok(()) } else { sync_dir(from) }
+}
+
+/// Renames many files of one folder into another, one right after the other, then makes all of it durable.
+///
+/// Stops at the first failure; renames before it stand.
+pub(crate) fn rename_together(renames: &[(PathBuf, PathBuf)]) -> io::Result<()> {
+    let outcome = renames.iter().try_for_each(|(from, to)| {
+        #[expect(clippy::disallowed_methods, reason = "renames that are synced together below")]
+        fs_err::rename(from, to)
+    });
+    let mut folders: Vec<&Path> =
+        renames.iter().flat_map(|(from, to)| [to.parent(), from.parent()]).flatten().collect();
+    folders.sort_unstable();
+    folders.dedup();
+    folders.into_iter().try_for_each(sync_dir)?;
+    outcome
+}
+
+/// Sets the times of `path` to now, without touching its content.
+pub fn touch(path: &Path) -> io::Result<()> {
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+    rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::empty()).map_err(|error| {
+        io::Error::new(io::Error::from(error).kind(), format!("cannot touch {}: {error}", path.display()))
+    })
 }
 
 /// Removes one file or link of ours.

@@ -19,6 +19,7 @@ pub mod inventory;
 pub mod lock;
 pub mod manifest;
 // Floor 3: ports.
+pub mod ollama_api;
 pub mod sources;
 pub mod stores;
 // Floor 4: looking.

@@ -15,7 +15,7 @@ mod body;
 mod directory;
 mod http;
 mod hub;
-mod ollama;
+pub mod ollama;
 mod set;
 mod trail;
 

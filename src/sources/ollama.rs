@@ -1,25 +1,312 @@
-//! Stub.
+//! The Ollama registry, and every other registry of the Docker v2 protocol that holds Ollama images.
+//!
+//! The manifest's bytes are kept as they were sent, because their digest is what `ollama list` shows.
+
+use std::time::Duration;
+
 use async_trait::async_trait;
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RANGE, USER_AGENT};
+use reqwest::{Client, Method, Response, StatusCode};
+use url::Url;
 
-use super::{Body, ByteRange, Listing, Source, SourceError};
-use crate::artifact::{Reference, Remote};
+use crate::artifact::{MANIFEST_LIMIT, MANIFEST_TYPE, OllamaName, Reference, Remote, blob_name};
+use crate::digest::Sha256;
+use crate::sources::body::into_body;
+use crate::sources::{Body, ByteRange, Listing, Source, SourceError};
 
-/// Stub config.
+pub use crate::artifact::{ParseManifestError, parse_manifest};
+
+mod refusal;
+mod token;
+
+use refusal::{Phase, refusal};
+use token::Tokens;
+
+/// The version of Ollama that is presented where none is configured.
+pub const DEFAULT_VERSION: &str = "0.33.0";
+
+/// Redirects that one request may lead through.
+const REDIRECTS: usize = 10;
+/// How long a manifest or an answer's headers may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How registries are asked.
 #[derive(Debug, Clone, Default)]
-pub struct OllamaConfig {}
+pub struct OllamaConfig {
+    /// Base address to ask instead of the host in the name.
+    pub registry: Option<Url>,
+    /// The version of Ollama to present: registries refuse newer models to older versions.
+    pub version: Option<String>,
+}
 
-/// Stub.
-pub struct OllamaSource {}
+/// Images of Ollama registries.
+pub struct OllamaSource {
+    config: OllamaConfig,
+    client: Client,
+    tokens: Tokens,
+}
+
+impl OllamaSource {
+    /// Prepares the source; no request is made.
+    pub fn new(config: OllamaConfig, client: Client) -> Self {
+        Self { config, client, tokens: Tokens::default() }
+    }
+
+    fn version(&self) -> &str {
+        self.config.version.as_deref().unwrap_or(DEFAULT_VERSION)
+    }
+
+    /// What Ollama itself sends; the registry reads the version from it.
+    fn user_agent(&self) -> String {
+        let arch = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        format!("ollama/{} ({arch} linux) Go/go1.24.1", self.version())
+    }
+
+    /// The address of `rest` within the repository of `name`.
+    fn address(&self, name: &OllamaName, rest: &str) -> Result<Url, SourceError> {
+        let base = match &self.config.registry {
+            Some(registry) => registry.as_str().trim_end_matches('/').to_owned(),
+            None => format!("{}://{}", if is_loopback(&name.host) { "http" } else { "https" }, name.host),
+        };
+        let address = format!("{base}/v2/{}/{}/{rest}", name.namespace, name.model);
+        Url::parse(&address).map_err(|error| SourceError::Protocol {
+            what: format!("ollama:{name}"),
+            reason: format!("{address} is no address: {error}"),
+        })
+    }
+
+    /// Asks once, with a token and along redirects where the registry wants that.
+    async fn ask(&self, ask: &Ask<'_>) -> Result<Response, SourceError> {
+        let response = self.follow(ask, self.tokens.known(&ask.address)).await?;
+        if response.status() != StatusCode::UNAUTHORIZED || !same_origin(response.url(), &ask.address) {
+            return self.accepted(ask, response).await;
+        }
+        let token = self.tokens.fetch(&self.client, &self.user_agent(), ask, response.headers()).await?;
+        let response = self.follow(ask, Some(token)).await?;
+        self.accepted(ask, response).await
+    }
+
+    async fn accepted(&self, ask: &Ask<'_>, response: Response) -> Result<Response, SourceError> {
+        match response.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
+            _ => Err(refusal(ask, self.version(), response).await),
+        }
+    }
+
+    /// Follows redirects by hand: the token stays with its origin, and manifests never come from another.
+    async fn follow(&self, ask: &Ask<'_>, token: Option<String>) -> Result<Response, SourceError> {
+        let mut address = ask.address.clone();
+        for _ in 0..=REDIRECTS {
+            let token = token.as_ref().filter(|_| same_origin(&address, &ask.address));
+            let response = self.send(ask, &address, token).await?;
+            let to = match response.headers().get("location").filter(|_| response.status().is_redirection()) {
+                Some(to) => to.to_str().ok().and_then(|to| response.url().join(to).ok()),
+                None => {
+                    ask.check_origin(response.url())?;
+                    return Ok(response);
+                }
+            };
+            address = to.ok_or_else(|| ask.nonsense("it redirects to something that is no address"))?;
+            ask.check_origin(&address)?;
+        }
+        Err(ask.nonsense("it redirects without end"))
+    }
+
+    async fn send(&self, ask: &Ask<'_>, address: &Url, token: Option<&String>) -> Result<Response, SourceError> {
+        let mut request = self
+            .client
+            .request(ask.method.clone(), address.clone())
+            .header(USER_AGENT, self.user_agent())
+            .header(ACCEPT_ENCODING, "identity");
+        if ask.phase == Phase::Manifest {
+            request = request.header(ACCEPT, MANIFEST_TYPE);
+        }
+        if let Some(range) = &ask.range {
+            request = request.header(RANGE, range);
+        }
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        match tokio::time::timeout(PATIENCE, request.send()).await {
+            Ok(answer) => answer.map_err(|error| unreachable_at(address, &error)),
+            Err(_) => Err(SourceError::Unreachable { what: bare(address), reason: silence() }),
+        }
+    }
+
+    async fn manifest(&self, name: &OllamaName) -> Result<Vec<u8>, SourceError> {
+        let ask = Ask::new(name, Method::GET, Phase::Manifest, self.address(name, &format!("manifests/{}", name.tag))?);
+        let response = self.ask(&ask).await?;
+        refuse_substitutes(&ask, response.headers())?;
+        let promised = response.headers().get("docker-content-digest").and_then(|digest| digest.to_str().ok());
+        let promised: Option<Sha256> = promised.and_then(|digest| digest.parse().ok());
+        let bytes = tokio::time::timeout(PATIENCE, read_limited(&ask.address, response, MANIFEST_LIMIT)).await;
+        let bytes = bytes.map_err(|_| SourceError::Unreachable { what: bare(&ask.address), reason: silence() })??;
+        if promised.is_some_and(|promised| promised != Sha256::of(&bytes)) {
+            return Err(ask.nonsense("the manifest does not have the digest that the registry names for it"));
+        }
+        Ok(bytes)
+    }
+
+    /// The blob that `remote` stands for.
+    fn blob<'a>(&self, remote: &'a Remote, method: Method) -> Result<(Ask<'a>, Sha256), SourceError> {
+        let name = image(&remote.reference)?;
+        let digest = remote.digests.sha256.ok_or_else(|| SourceError::Protocol {
+            what: format!("ollama:{name}"),
+            reason: "blobs are asked for by sha256, and none is known; run `larder lock`".to_owned(),
+        })?;
+        let address = self.address(name, &format!("blobs/sha256:{digest}"))?;
+        Ok((Ask::new(name, method, Phase::Blob(digest), address), digest))
+    }
+}
 
 #[async_trait]
 impl Source for OllamaSource {
-    async fn list(&self, _reference: &Reference) -> Result<Listing, SourceError> {
-        todo!()
+    async fn list(&self, reference: &Reference) -> Result<Listing, SourceError> {
+        let name = image(reference)?;
+        let bytes = self.manifest(name).await?;
+        let files = parse_manifest(&bytes)
+            .map_err(|error| SourceError::Protocol { what: format!("ollama:{name}"), reason: error.to_string() })?;
+        let revision = Some(format!("sha256:{}", Sha256::of(&bytes)));
+        Ok(Listing { revision, files, ollama_manifest: Some(bytes) })
     }
-    async fn check(&self, _remote: &Remote) -> Result<(), SourceError> {
-        todo!()
+
+    async fn check(&self, remote: &Remote) -> Result<(), SourceError> {
+        if remote.digests.sha256.is_none() {
+            return self.manifest(image(&remote.reference)?).await.map(|_| ());
+        }
+        let (ask, _) = self.blob(remote, Method::HEAD)?;
+        let response = self.ask(&ask).await?;
+        let length = response.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+        match (remote.size, length) {
+            (Some(expected), Some(actual)) if expected != actual => {
+                Err(SourceError::Changed { what: ask.what(), expected, actual })
+            }
+            _ => Ok(()),
+        }
     }
-    async fn open(&self, _remote: &Remote, _range: ByteRange) -> Result<Body, SourceError> {
-        todo!()
+
+    async fn open(&self, remote: &Remote, range: ByteRange) -> Result<Body, SourceError> {
+        let (mut ask, digest) = self.blob(remote, Method::GET)?;
+        ask.range = range_header(range);
+        let response = self.ask(&ask).await?;
+        let mut body = into_body(response, &ask.what(), range, remote.size)?;
+        // The address is the content's digest, whatever ETag the storage behind it sends.
+        body.etag = Some(blob_name(&digest));
+        Ok(body)
     }
+}
+
+/// One request: what for, where, and how.
+struct Ask<'a> {
+    name: &'a OllamaName,
+    method: Method,
+    phase: Phase,
+    address: Url,
+    range: Option<String>,
+}
+
+impl<'a> Ask<'a> {
+    fn new(name: &'a OllamaName, method: Method, phase: Phase, address: Url) -> Self {
+        Self { name, method, phase, address, range: None }
+    }
+
+    /// How people are told what was asked for.
+    fn what(&self) -> String {
+        match &self.phase {
+            Phase::Manifest => format!("ollama:{}", self.name),
+            Phase::Blob(digest) => format!("blob {} of ollama:{}", blob_name(digest), self.name),
+        }
+    }
+
+    fn nonsense(&self, reason: &str) -> SourceError {
+        SourceError::Protocol { what: bare(&self.address), reason: reason.to_owned() }
+    }
+
+    /// Content may come from elsewhere, since its digest is known; but never over a weaker connection.
+    fn check_origin(&self, address: &Url) -> Result<(), SourceError> {
+        if same_origin(address, &self.address) {
+            return Ok(());
+        }
+        if self.phase == Phase::Manifest {
+            return Err(self.nonsense(&format!("the manifest is sent for to another place, {}", bare(address))));
+        }
+        match (self.address.scheme(), address.scheme()) {
+            (_, "https") | ("http", "http") => Ok(()),
+            _ => Err(self.nonsense(&format!("it redirects to {}, which is not encrypted", bare(address)))),
+        }
+    }
+}
+
+fn image(reference: &Reference) -> Result<&OllamaName, SourceError> {
+    match reference {
+        Reference::Ollama(name) => Ok(name),
+        other => Err(SourceError::NoUpstream { what: other.to_string() }),
+    }
+}
+
+fn range_header(range: ByteRange) -> Option<String> {
+    match range {
+        ByteRange { start: 0, end: None } => None,
+        ByteRange { start, end: None } => Some(format!("bytes={start}-")),
+        ByteRange { start, end: Some(end) } => Some(format!("bytes={start}-{}", end.saturating_sub(1).max(start))),
+    }
+}
+
+fn same_origin(one: &Url, other: &Url) -> bool {
+    one.origin() == other.origin()
+}
+
+fn is_loopback(host: &str) -> bool {
+    Url::parse(&format!("http://{host}")).is_ok_and(|url| match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    })
+}
+
+/// The address without query: signed links carry secrets there.
+fn bare(address: &Url) -> String {
+    let mut address = address.clone();
+    address.set_query(None);
+    address.set_fragment(None);
+    address.to_string()
+}
+
+fn unreachable_at(address: &Url, error: &reqwest::Error) -> SourceError {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    SourceError::Unreachable { what: bare(address), reason: cause.to_string() }
+}
+
+fn silence() -> String {
+    format!("no answer within {} seconds", PATIENCE.as_secs())
+}
+
+fn refuse_substitutes(ask: &Ask<'_>, headers: &HeaderMap) -> Result<(), SourceError> {
+    let text = |name| headers.get(name).and_then(|value: &reqwest::header::HeaderValue| value.to_str().ok());
+    let instead = match (text(CONTENT_ENCODING), text(CONTENT_TYPE)) {
+        (Some(encoding), _) if encoding != "identity" => "compressed data",
+        (_, Some(kind)) if kind.starts_with("text/html") => "a web page",
+        _ => return Ok(()),
+    };
+    Err(SourceError::NotTheFile { what: ask.what(), instead: instead.to_owned() })
+}
+
+async fn read_limited(address: &Url, mut response: Response, limit: u64) -> Result<Vec<u8>, SourceError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable_at(address, &error))? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() as u64 > limit {
+            let reason = format!("it is longer than {limit} bytes");
+            return Err(SourceError::Protocol { what: bare(address), reason });
+        }
+    }
+    Ok(bytes)
 }

@@ -1,16 +1,49 @@
-//! Stub.
+//! Ollama's models directory: `manifests/<host>/<namespace>/<model>/<tag>` and `blobs/sha256-<hex>`.
+//!
+//! Ollama deletes what lies in `blobs/` without a manifest and stumbles over foreign names under
+//! `manifests/`. So proven content waits in `.larder/ready/`, and only [`OllamaStore::publish`] moves
+//! it: all blobs of an image at once, the config last, then the manifest, whose temporary file is
+//! never beside it.
+
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{Observed, Store, StoreError};
-use crate::artifact::{Artifact, File, Found, Pattern};
-use crate::fsio::{Owner, Proven};
+use crate::artifact::{Artifact, File, Found, Pattern, Reference, blob_name, parse_manifest};
+use crate::digest::Sha256;
+use crate::fsio::{self, FileLock, Owner, Proven};
 use crate::inventory::Layout;
+use crate::stores::{Defect, FileState, Observed, Store, StoreError, Unpublished};
 
-/// Stub.
+mod image;
+mod listing;
+
+use image::{ManifestPath, twin_in_other_case};
+
+/// Permission bits of blobs and manifests: other users' servers read them.
+const FILE_MODE: u32 = 0o644;
+/// Permission bits of folders.
+const DIR_MODE: u32 = 0o755;
+/// Ollama spares unreferenced blobs that are younger than an hour; older ones are made young again.
+const YOUNG: Duration = Duration::from_secs(30 * 60);
+/// How long to wait for another larder that publishes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A models directory of Ollama.
 pub struct OllamaStore {
     name: String,
     root: PathBuf,
     owner: Option<Owner>,
+}
+
+/// Where a blob's content was found.
+enum Place {
+    /// In `.larder/ready/`.
+    Ready(Found),
+    /// In `blobs/` under its name.
+    Blob(Found),
+    /// In `blobs/` under the name that very old versions of Ollama gave it.
+    Legacy(Found),
 }
 
 impl OllamaStore {
@@ -18,40 +51,288 @@ impl OllamaStore {
     pub fn new(name: String, root: PathBuf, owner: Option<Owner>) -> Self {
         Self { name, root, owner }
     }
+
+    fn blob(&self, digest: &Sha256) -> PathBuf {
+        self.root.join("blobs").join(blob_name(digest))
+    }
+
+    fn legacy_blob(&self, digest: &Sha256) -> PathBuf {
+        self.root.join("blobs").join(format!("sha256:{digest}"))
+    }
+
+    fn ready(&self, digest: &Sha256) -> PathBuf {
+        self.staging().join("ready").join(blob_name(digest))
+    }
+
+    fn manifest_path(&self, artifact: &Artifact) -> Option<ManifestPath> {
+        match &artifact.source {
+            Reference::Ollama(name) => ManifestPath::of(&self.root, name),
+            _ => None,
+        }
+    }
+
+    /// Content of the right length, in the order of trust: what larder proved itself comes first.
+    fn locate(&self, digest: &Sha256, size: Option<u64>) -> io::Result<Option<Place>> {
+        let right = |found: &Found| size.map_or(found.size > 0, |size| found.size == size);
+        if let Some(found) = fsio::find(&self.ready(digest))?.filter(right) {
+            return Ok(Some(Place::Ready(found)));
+        }
+        if let Some(found) = fsio::find(&self.blob(digest))?.filter(right) {
+            return Ok(Some(Place::Blob(found)));
+        }
+        Ok(fsio::find(&self.legacy_blob(digest))?.filter(right).map(Place::Legacy))
+    }
+
+    fn state(&self, file: &File) -> FileState {
+        let Some(digest) = digest_of(file) else {
+            return FileState::Missing;
+        };
+        let path = self.blob(&digest);
+        match self.locate(&digest, file.size) {
+            Ok(Some(Place::Ready(found))) => FileState::Staged(found),
+            Ok(Some(Place::Blob(found) | Place::Legacy(found))) => FileState::Present(found),
+            Ok(None) => self.defect(&path, &digest, file.size),
+            Err(error) => FileState::Unreadable { path, reason: error.to_string() },
+        }
+    }
+
+    /// What lies under the blob's name that is not the blob.
+    fn defect(&self, path: &Path, digest: &Sha256, size: Option<u64>) -> FileState {
+        let metadata = match fs_err::symlink_metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if fsio::is_absent(&error) => return self.leftovers(digest),
+            Err(error) => return FileState::Unreadable { path: path.to_owned(), reason: error.to_string() },
+        };
+        let found = fsio::find(path).ok().flatten();
+        let defect = match (&found, size) {
+            (Some(Found { size: 0, .. }), _) => Defect::Empty,
+            (Some(found), Some(expected)) => Defect::Size { expected, actual: found.size },
+            (None, _) if metadata.is_symlink() && !path.exists() => {
+                let target = fs_err::read_link(path).map(|target| target.display().to_string()).unwrap_or_default();
+                Defect::Dangling { target }
+            }
+            _ => Defect::NotAFile,
+        };
+        FileState::Wrong { defect, found }
+    }
+
+    /// Ollama's own unfinished downloads are named, since a pull could still use them.
+    fn leftovers(&self, digest: &Sha256) -> FileState {
+        let name = format!("{}-partial", blob_name(digest));
+        if self.root.join("blobs").join(&name).exists() {
+            return FileState::Wrong { defect: Defect::Unfinished { evidence: format!("blobs/{name}") }, found: None };
+        }
+        FileState::Missing
+    }
+
+    fn published(&self, artifact: &Artifact) -> Result<(), Unpublished> {
+        let Some(place) = self.manifest_path(artifact) else {
+            return Err(Unpublished::Missing { what: format!("an Ollama name for {}", artifact.source) });
+        };
+        let unreadable = |error: io::Error| Unpublished::Unreadable { what: place.shown(), reason: error.to_string() };
+        match place.read().map_err(unreadable)? {
+            Some(bytes) => place.compare(&bytes, artifact.ollama.as_ref()),
+            None => match twin_in_other_case(&place).map_err(unreadable)? {
+                Some(twin) => Err(place.is_ambiguous(&twin)),
+                None => Err(Unpublished::Missing { what: place.shown() }),
+            },
+        }
+    }
+
+    fn io(&self, what: String) -> impl FnOnce(io::Error) -> StoreError {
+        let store = self.name.clone();
+        move |source| StoreError::Io { store, what, source }
+    }
+
+    fn unsuitable(&self, artifact: &Artifact, reason: impl Into<String>) -> StoreError {
+        StoreError::Unsuitable { store: self.name.clone(), artifact: artifact.name.clone(), reason: reason.into() }
+    }
+
+    /// A newer Ollama keeps manifests in another way, which must not be mixed with this one.
+    fn check_layout(&self) -> Result<(), StoreError> {
+        match fs_err::symlink_metadata(self.root.join("manifests-v2")) {
+            Err(error) if fsio::is_absent(&error) => Ok(()),
+            Err(error) => Err(self.io(format!("cannot look into {}", self.root.display()))(error)),
+            Ok(_) => Err(StoreError::ForeignLayout {
+                store: self.name.clone(),
+                what: format!("{} exists; install with `ollama pull`", self.root.join("manifests-v2").display()),
+            }),
+        }
+    }
+
+    /// The manifest to write and the blobs it names, the config last.
+    fn wanted<'a>(&self, artifact: &'a Artifact) -> Result<(&'a str, Vec<File>), StoreError> {
+        let unknown = "its manifest is not in the lock, only a digest of it at most; run `larder lock`";
+        let manifest = artifact.ollama.as_ref().ok_or_else(|| self.unsuitable(artifact, unknown))?;
+        let bytes = manifest.bytes.as_deref().ok_or_else(|| self.unsuitable(artifact, unknown))?;
+        if Sha256::of(bytes.as_bytes()) != manifest.digest {
+            let reason = "the manifest in the lock does not have the digest beside it; run `larder lock`";
+            return Err(self.unsuitable(artifact, reason));
+        }
+        let mut files =
+            parse_manifest(bytes.as_bytes()).map_err(|error| self.unsuitable(artifact, error.to_string()))?;
+        files.rotate_left(1);
+        Ok((bytes, files))
+    }
+
+    /// Finds every blob, or says which one is not there.
+    fn gather(&self, artifact: &Artifact, files: &[File]) -> Result<Vec<(Sha256, Place)>, StoreError> {
+        let mut places = Vec::with_capacity(files.len());
+        for file in files {
+            let missing = || StoreError::Incomplete {
+                store: self.name.clone(),
+                artifact: artifact.name.clone(),
+                missing: file.path.to_string(),
+            };
+            let digest = digest_of(file).ok_or_else(missing)?;
+            let look = self.io(format!("cannot look at {}", file.path));
+            places.push((digest, self.locate(&digest, file.size).map_err(look)?.ok_or_else(missing)?));
+        }
+        Ok(places)
+    }
+
+    /// Moves every blob that is not in its final place there, in one go.
+    fn move_blobs(&self, places: &[(Sha256, Place)]) -> Result<(), StoreError> {
+        let blobs = self.root.join("blobs");
+        let cannot = || self.io(format!("cannot put blobs into {}", blobs.display()));
+        fsio::create_dir_all_with_mode(&blobs, DIR_MODE, self.owner).map_err(cannot())?;
+        let mut renames = Vec::new();
+        for (digest, place) in places {
+            let (Place::Ready(found) | Place::Blob(found) | Place::Legacy(found)) = place;
+            refresh(found);
+            if !matches!(place, Place::Blob(_)) {
+                self.keep_what_is_in_the_way(digest, found).map_err(cannot())?;
+                renames.push((found.path.clone(), self.blob(digest)));
+            }
+        }
+        fsio::rename_together(&renames).map_err(cannot())
+    }
+
+    /// Gives a different file under the blob's name a second name, so that replacing it loses nothing.
+    fn keep_what_is_in_the_way(&self, digest: &Sha256, content: &Found) -> io::Result<()> {
+        let path = self.blob(digest);
+        let Some(old) = fsio::find(&path)? else {
+            return Ok(());
+        };
+        let same_length = old.size == content.size;
+        if same_length && fsio::hash_file(&path, Default::default())?.0.sha256 == Some(*digest) {
+            return Ok(());
+        }
+        let aside = format!("{}.{:x}-{:x}", blob_name(digest), old.mtime_ns, old.inode);
+        fsio::set_aside(&path, &self.staging().join("aside").join(aside), self.owner)
+    }
+
+    fn write_manifest(&self, place: &ManifestPath, bytes: &str) -> io::Result<()> {
+        let folder = place.path.parent().unwrap_or(&self.root);
+        fsio::create_dir_all_with_mode(folder, DIR_MODE, self.owner)?;
+        if let Some(old) = place.read_own()? {
+            if old == bytes.as_bytes() {
+                return Ok(());
+            }
+            let aside = self.staging().join("aside").join(format!("manifest-{}", Sha256::of(&old)));
+            if !aside.exists() {
+                fsio::set_aside(&place.path, &aside, self.owner)?;
+            }
+        }
+        let staging = self.staging();
+        let options = fsio::WriteOptions { mode: Some(FILE_MODE), owner: self.owner, staging: Some(&staging) };
+        fsio::write_atomic(&place.path, bytes.as_bytes(), &options)
+    }
 }
 
 impl Store for OllamaStore {
     fn name(&self) -> &str {
         &self.name
     }
+
     fn layout(&self) -> Layout {
-        todo!()
+        Layout::Ollama
     }
+
     fn root(&self) -> &Path {
         &self.root
     }
+
     fn owner(&self) -> Option<Owner> {
         self.owner
     }
+
     fn staging(&self) -> PathBuf {
-        todo!()
+        self.root.join(".larder")
     }
-    fn observe(&self, _artifact: &Artifact) -> Observed {
-        todo!()
+
+    fn observe(&self, artifact: &Artifact) -> Observed {
+        let files = artifact.files.iter().map(|file| self.state(file)).collect();
+        Observed { files, published: self.published(artifact) }
     }
-    fn content_path(&self, _artifact: &Artifact, _file: &File) -> PathBuf {
-        todo!()
+
+    fn content_path(&self, _artifact: &Artifact, file: &File) -> PathBuf {
+        let Some(digest) = digest_of(file) else {
+            return file.path.under(&self.root);
+        };
+        match self.locate(&digest, file.size) {
+            Ok(Some(Place::Ready(found) | Place::Blob(found) | Place::Legacy(found))) => found.path,
+            // New content waits in the staging folder until the image is published.
+            _ => self.ready(&digest),
+        }
     }
+
+    /// None: Ollama does not lock.
     fn foreign_locks(&self, _artifact: &Artifact, _file: &File) -> Vec<PathBuf> {
-        todo!()
+        Vec::new()
     }
-    fn place(&self, _artifact: &Artifact, _file: &File, _content: Proven) -> Result<PathBuf, StoreError> {
-        todo!()
+
+    fn place(&self, artifact: &Artifact, file: &File, content: Proven) -> Result<PathBuf, StoreError> {
+        self.check_layout()?;
+        let digest = digest_of(file).or(content.digests().sha256);
+        let digest = digest.filter(|digest| content.digests().sha256 == Some(*digest)).ok_or_else(|| {
+            self.unsuitable(artifact, format!("the content that arrived for {} has another sha256", file.path))
+        })?;
+        let ready = self.ready(&digest);
+        content.persist(&ready, FILE_MODE, self.owner).map_err(self.io(format!("cannot place {}", ready.display())))
     }
-    fn publish(&self, _artifact: &Artifact) -> Result<(), StoreError> {
-        todo!()
+
+    fn publish(&self, artifact: &Artifact) -> Result<(), StoreError> {
+        self.check_layout()?;
+        let place = self
+            .manifest_path(artifact)
+            .ok_or_else(|| self.unsuitable(artifact, "only images of an Ollama registry can be kept there"))?;
+        let (bytes, files) = self.wanted(artifact)?;
+        let cannot = || self.io(format!("cannot write {}", place.path.display()));
+        let lock = self.staging().join("publish.lock");
+        let _lock = FileLock::acquire(&lock, self.owner, PATIENCE, || ()).map_err(cannot())?;
+        let places = self.gather(artifact, &files)?;
+        let in_place = places.iter().all(|(_, place)| matches!(place, Place::Blob(_)));
+        if in_place && place.read_own().map_err(cannot())?.as_deref() == Some(bytes.as_bytes()) {
+            return Ok(());
+        }
+        if let Some(twin) = twin_in_other_case(&place).map_err(cannot())? {
+            return Err(self.unsuitable(artifact, place.is_ambiguous(&twin).to_string()));
+        }
+        self.move_blobs(&places)?;
+        self.write_manifest(&place, bytes).map_err(cannot())?;
+        // A server that prunes or removes at this moment may have taken a blob that images share.
+        self.gather(artifact, &files).map(|_| ())
     }
-    fn matching(&self, _pattern: &Pattern) -> std::io::Result<Vec<Found>> {
-        todo!()
+
+    fn matching(&self, pattern: &Pattern) -> io::Result<Vec<Found>> {
+        listing::matching(&self.root, pattern)
+    }
+}
+
+/// The digest that names the file's blob: the pinned one, else the one in its path.
+fn digest_of(file: &File) -> Option<Sha256> {
+    let named = || file.path.file_name().strip_prefix("sha256-")?.parse().ok();
+    file.digests.sha256.or_else(named)
+}
+
+/// Makes an old file young, so that a server which starts now does not take it for an orphan.
+///
+/// Only a precaution: a file of another user cannot be touched, and is looked at again afterwards.
+fn refresh(found: &Found) {
+    let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos() as i128
+        - found.mtime_ns;
+    if age > YOUNG.as_nanos() as i128 {
+        let _ = fsio::touch(&found.path);
     }
 }

@@ -1,10 +1,12 @@
 //! `larder plan`: what would be done; changes nothing.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::apply;
+use crate::artifact::File;
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
@@ -12,7 +14,7 @@ use crate::cli::{Common, Exit};
 use crate::observe::Sighting;
 use crate::plan::{self, Outlook, Plan};
 use crate::report::plan::{Heading, text};
-use crate::sources::Sources;
+use crate::sources::{Sources, find_in_drive};
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -78,7 +80,7 @@ async fn asked(sightings: &[Sighting<'_>], mut outlook: Outlook, draft: Plan, so
 }
 
 /// Wanted files that a drive of the inventory holds.
-fn on_drives(lab: &Lab, sightings: &[Sighting<'_>]) -> HashMap<String, std::path::PathBuf> {
+fn on_drives(lab: &Lab, sightings: &[Sighting<'_>]) -> HashMap<String, PathBuf> {
     let drives: Vec<_> =
         lab.inventory.sources.drives.iter().map(|drive| crate::cli::lab::expand(drive, &lab.home)).collect();
     let mut found = HashMap::new();
@@ -95,4 +97,11 @@ fn on_drives(lab: &Lab, sightings: &[Sighting<'_>]) -> HashMap<String, std::path
         }
     }
     found
+}
+
+/// Where `drive` holds a file's content, by digest or by path, with the right length.
+fn on_drive(drive: &Path, file: &File) -> Option<PathBuf> {
+    // A drive that cannot be read is no reason not to fetch: the file comes from elsewhere then.
+    let found = find_in_drive(drive, file.digests.sha256.as_ref(), file.size, std::slice::from_ref(&file.path)).ok()?;
+    found.into_iter().next().map(|found| found.path)
 }

@@ -1,0 +1,95 @@
+//! What a registry means when it says no.
+
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
+use serde::Deserialize;
+
+use super::{Ask, bare};
+use crate::digest::Sha256;
+use crate::sources::SourceError;
+
+/// So much of a refusal's text is read.
+const REFUSAL_LIMIT: usize = 16 << 10;
+
+/// What a request is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// An image's manifest.
+    Manifest,
+    /// One of its blobs.
+    Blob(Sha256),
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    errors: Vec<Reason>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Reason {
+    code: String,
+    message: String,
+}
+
+/// The error that an answer other than success stands for.
+pub(super) async fn refusal(ask: &Ask<'_>, version: &str, response: Response) -> SourceError {
+    let (status, address, wait) = (response.status(), response.url().clone(), wait(response.headers()));
+    let from_registry = super::same_origin(&address, &ask.address);
+    let reason = reason(response).await;
+    let what = ask.what();
+    match status {
+        StatusCode::UNAUTHORIZED if from_registry => SourceError::TokenRefused { what },
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => SourceError::Forbidden { what, message: reason.message },
+        StatusCode::NOT_FOUND => SourceError::NotFound { what: missing(ask, &reason.code) },
+        StatusCode::PRECONDITION_FAILED => SourceError::NeedsNewerOllama { what, version: version.to_owned() },
+        StatusCode::TOO_MANY_REQUESTS => {
+            SourceError::RateLimited { what: address.host_str().unwrap_or_default().to_owned(), wait }
+        }
+        _ => SourceError::Status { what: bare(&address), status: status.as_u16(), wait },
+    }
+}
+
+fn missing(ask: &Ask<'_>, code: &str) -> String {
+    let name = ask.name;
+    match (&ask.phase, code) {
+        (Phase::Blob(_), _) => ask.what(),
+        (Phase::Manifest, "NAME_UNKNOWN") => {
+            format!("model {}/{} of registry {}", name.namespace, name.model, name.host)
+        }
+        (Phase::Manifest, "MANIFEST_UNKNOWN") => {
+            format!("tag {} of model {}/{} of registry {}", name.tag, name.namespace, name.model, name.host)
+        }
+        (Phase::Manifest, _) => format!("model or tag {} of registry {}", name, name.host),
+    }
+}
+
+async fn reason(mut response: Response) -> Reason {
+    let mut bytes = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > REFUSAL_LIMIT {
+            break;
+        }
+    }
+    let told = serde_json::from_slice::<Refusal>(&bytes).ok().and_then(|refusal| refusal.errors.into_iter().next());
+    let mut reason = told
+        .unwrap_or_else(|| Reason { code: String::new(), message: String::from_utf8_lossy(&bytes).trim().to_owned() });
+    reason.message = reason.message.chars().filter(|c| !c.is_control()).take(300).collect();
+    if reason.message.is_empty() {
+        reason.message = "the server gives no reason".to_owned();
+    }
+    reason
+}
+
+/// `Retry-After`, in seconds or as a date.
+pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    Some(Duration::try_from(date.duration_since(jiff::Timestamp::now())).unwrap_or_default())
+}
