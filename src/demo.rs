@@ -126,23 +126,44 @@ fn models() -> Vec<Model> {
     };
     let encoder = content::safetensors(&[("text_model.embeddings.weight", 4096)], 3);
     vec![
-        model("tiny-diffusion", "hf:demo/tiny-diffusion", vec![
-            ("README.md", b"# tiny-diffusion\nNot part of the artifact: `include` leaves it out.\n".to_vec()),
-            ("model_index.json", content::model_index()),
-            ("text_encoder/model.safetensors", encoder),
-            ("tokenizer/merges.txt", b"#version: 0.2\na b\nab c\n".to_vec()),
-            ("tokenizer/vocab.json", b"{\"a\":0,\"b\":1,\"c\":2,\"ab\":3,\"abc\":4}\n".to_vec()),
-            ("transformer/config.json", b"{\"_class_name\": \"SD3Transformer2DModel\", \"num_layers\": 2}\n".to_vec()),
-            ("transformer/diffusion_pytorch_model-00001-of-00002.safetensors", content::safetensors(&[("blocks.0.weight", 300_000)], 1)),
-            ("transformer/diffusion_pytorch_model-00002-of-00002.safetensors", content::safetensors(&[("blocks.1.weight", 200_000)], 2)),
-            ("transformer/diffusion_pytorch_model.safetensors.index.json", content::shard_index()),
-        ]),
-        model("tiny-mula", "hf:demo/tiny-mula", vec![
-            ("config.json", b"{\"vocab_size\": 8197}\n".to_vec()),
-            ("model.safetensors", content::safetensors(&[("tok_embeddings.weight", 50_000)], 4)),
-        ]),
+        model(
+            "tiny-diffusion",
+            "hf:demo/tiny-diffusion",
+            vec![
+                ("README.md", b"# tiny-diffusion\nNot part of the artifact: `include` leaves it out.\n".to_vec()),
+                ("model_index.json", content::model_index()),
+                ("text_encoder/model.safetensors", encoder),
+                ("tokenizer/merges.txt", b"#version: 0.2\na b\nab c\n".to_vec()),
+                ("tokenizer/vocab.json", b"{\"a\":0,\"b\":1,\"c\":2,\"ab\":3,\"abc\":4}\n".to_vec()),
+                (
+                    "transformer/config.json",
+                    b"{\"_class_name\": \"SD3Transformer2DModel\", \"num_layers\": 2}\n".to_vec(),
+                ),
+                (
+                    "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
+                    content::safetensors(&[("blocks.0.weight", 300_000)], 1),
+                ),
+                (
+                    "transformer/diffusion_pytorch_model-00002-of-00002.safetensors",
+                    content::safetensors(&[("blocks.1.weight", 200_000)], 2),
+                ),
+                ("transformer/diffusion_pytorch_model.safetensors.index.json", content::shard_index()),
+            ],
+        ),
+        model(
+            "tiny-mula",
+            "hf:demo/tiny-mula",
+            vec![
+                ("config.json", b"{\"vocab_size\": 8197}\n".to_vec()),
+                ("model.safetensors", content::safetensors(&[("tok_embeddings.weight", 50_000)], 4)),
+            ],
+        ),
         Model { name: "tiny-guard", source: "ollama:tiny-guard:1b", files: content::ollama_files() },
         model("tiny-vae.pth", "local", vec![("tiny-vae.pth", content::noise(100_000, 7))]),
-        model("tiny_ner-3.8.0-py3-none-any.whl", "local", vec![("tiny_ner-3.8.0-py3-none-any.whl", content::noise(5_000, 8))]),
+        model(
+            "tiny_ner-3.8.0-py3-none-any.whl",
+            "local",
+            vec![("tiny_ner-3.8.0-py3-none-any.whl", content::noise(5_000, 8))],
+        ),
     ]
 }

@@ -359,7 +359,7 @@ fn whole_artifact_obstacle(sighting: &Sighting<'_>, outlook: &Outlook) -> Option
     let artifact = sighting.artifact;
     match &sighting.access {
         Access::Open => {}
-        Access::Absent(absence) => return Some(Obstacle::whole(absence.to_string(), absence.hint())),
+        Access::Absent(absence) => return Some(Obstacle::whole(absence.to_string(), Some(absence.hint()))),
         Access::Undeclared => {
             let reason = format!("the inventory declares no store `{}`", artifact.store);
             return Some(Obstacle::whole(reason, Some("add it to [stores]".to_owned())));

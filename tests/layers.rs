@@ -36,7 +36,9 @@ fn rust_files(root: &Path) -> Vec<(String, String)> {
 
 /// The names of our modules that a text imports: `crate::x`, and every member of `crate::{x, y}`.
 fn imported(text: &str) -> Vec<String> {
-    let word = |text: &str| text.trim_start().split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned();
+    let word = |text: &str| {
+        text.trim_start().split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned()
+    };
     text.split("crate::")
         .skip(1)
         .flat_map(|rest| match rest.strip_prefix('{') {
@@ -48,11 +50,8 @@ fn imported(text: &str) -> Vec<String> {
 }
 
 fn breaches(files: &[(String, String)]) -> Vec<String> {
-    let floor: BTreeMap<&str, usize> = FLOORS
-        .iter()
-        .enumerate()
-        .flat_map(|(level, names)| names.iter().map(move |name| (*name, level)))
-        .collect();
+    let floor: BTreeMap<&str, usize> =
+        FLOORS.iter().enumerate().flat_map(|(level, names)| names.iter().map(move |name| (*name, level))).collect();
     let mut breaches = Vec::new();
     for (file, text) in files {
         let own = file.split(['/', '.']).next().unwrap();
@@ -90,16 +89,23 @@ fn a_planted_breach_is_reported() {
         file("brandnew.rs", ""),
         file("cli.rs", "use crate::apply::apply;"),
     ]);
-    assert_eq!(found, [
-        "fsio/lock.rs: `fsio` may not use `serve`",
-        "stores.rs: `stores` may not use `plan`",
-        "brandnew.rs: module `brandnew` has no floor",
-    ]);
+    assert_eq!(
+        found,
+        [
+            "fsio/lock.rs: `fsio` may not use `serve`",
+            "stores.rs: `stores` may not use `plan`",
+            "brandnew.rs: module `brandnew` has no floor",
+        ]
+    );
 }
 
 #[test]
 fn only_the_command_line_prints() {
-    let prints = |text: &str| ["println!", "eprintln!", "print!(", "io::stdout", "io::stderr", "env::var"].iter().any(|word| text.contains(word));
+    let prints = |text: &str| {
+        ["println!", "eprintln!", "print!(", "io::stdout", "io::stderr", "env::var"]
+            .iter()
+            .any(|word| text.contains(word))
+    };
     let talkative: Vec<String> = rust_files(Path::new("src"))
         .into_iter()
         .filter(|(file, text)| !file.starts_with("cli") && prints(text))

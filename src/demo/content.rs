@@ -111,7 +111,8 @@ pub(super) fn ollama_manifest(files: &[File]) -> String {
     };
     let role = |file: &File| file.role.clone().unwrap_or_default();
     let (config, layers): (Vec<&File>, Vec<&File>) = files.iter().partition(|file| role(file) == "config");
-    let layers: Vec<_> = layers.iter().map(|file| entry(file, format!("application/vnd.ollama.image.{}", role(file)))).collect();
+    let layers: Vec<_> =
+        layers.iter().map(|file| entry(file, format!("application/vnd.ollama.image.{}", role(file)))).collect();
     json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
@@ -136,7 +137,9 @@ pub(super) fn inventory(root: &Path, server: SocketAddr) -> String {
         let path = machine.join(folder);
         let _ = writeln!(text, "{name} = {{ layout = \"{layout}\", path = {:?} }}", path.display().to_string());
     }
-    text.push_str("\n[profiles]\nworkstation = { artifacts = [\"*\"] }\n\n[machines]\npc2 = { profile = \"workstation\" }\n\n");
+    text.push_str(
+        "\n[profiles]\nworkstation = { artifacts = [\"*\"] }\n\n[machines]\npc2 = { profile = \"workstation\" }\n\n",
+    );
     let _ = writeln!(text, "[sources]\nhub = \"http://{server}\"\nollama = \"http://{server}\"");
     text
 }

@@ -37,6 +37,11 @@ impl FileLock {
         }
     }
 
+    /// Waits for the lock, however long the run is to go on: see [`FileLock::acquire_unless`].
+    pub fn acquire(path: &Path, owner: Option<Owner>, patience: Duration, waiting: impl FnOnce()) -> io::Result<Self> {
+        Self::acquire_unless(path, owner, patience, waiting, || false)
+    }
+
     /// Waits for the lock; `waiting` is called once if somebody else holds it.
     ///
     /// Gives up with `TimedOut` after `patience`, and with `Interrupted` once `stopped` says so.

@@ -217,12 +217,3 @@ impl Reader {
         Err(SourceError::CutShort { what: self.path.display().to_string(), expected: self.wanted, got: self.got })
     }
 }
-
-/// Stub.
-pub fn find_on_drive(
-    _drive: &std::path::Path,
-    _artifact: &crate::artifact::Artifact,
-    _file: &crate::artifact::File,
-) -> Option<std::path::PathBuf> {
-    None
-}

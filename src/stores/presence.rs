@@ -249,10 +249,3 @@ fn look_for_rights(store: &dyn Store, dir: &Path) -> Result<(), Absence> {
         Err(error) => Err(unreadable(dir, look::reason(&error))),
     }
 }
-
-impl Absence {
-    /// What a sysadmin can do about it.
-    pub fn hint(&self) -> Option<String> {
-        None
-    }
-}

@@ -46,7 +46,11 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let outcome = walk(ui, &shown, &root, &traffic)?;
     if let Some(folder) = &args.keep {
         let inventory = folder.join("lab/inventory.toml");
-        ui.text(&format!("\nIt is left in {} to play with: larder status --inventory {}\n", folder.display(), inventory.display()));
+        ui.text(&format!(
+            "\nIt is left in {} to play with: larder status --inventory {}\n",
+            folder.display(),
+            inventory.display()
+        ));
     }
     let exit = if outcome.mended && outcome.found == outcome.planted { Exit::InOrder } else { Exit::Failed };
     ui.object("demo", &Shown { folder: args.keep.clone(), ..outcome });

@@ -87,10 +87,7 @@ fn on_drives(lab: &Lab, sightings: &[Sighting<'_>]) -> HashMap<String, PathBuf> 
     for sighting in sightings.iter().filter(|_| !drives.is_empty()) {
         for (file, state) in sighting.artifact.files.iter().zip(&sighting.observed.files) {
             let is_here = matches!(state, crate::stores::FileState::Present(_) | crate::stores::FileState::Staged(_));
-            let place = drives
-                .iter()
-                .filter(|_| !is_here)
-                .find_map(|drive| on_drive(drive, file));
+            let place = drives.iter().filter(|_| !is_here).find_map(|drive| on_drive(drive, file));
             if let Some(place) = place {
                 found.insert(file.content_key(sighting.artifact), place);
             }
