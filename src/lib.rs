@@ -11,6 +11,7 @@ pub mod size;
 // Floor 1: ground.
 pub mod artifact;
 pub mod fsio;
+pub mod retry;
 // Floor 2: what is wanted, what is known.
 pub mod inventory;
 pub mod lock;

@@ -17,12 +17,13 @@ mod http;
 mod hub;
 pub mod ollama;
 mod set;
+mod trail;
 
-pub use directory::DirectorySource;
+pub use directory::{DirectorySource, find_in_drive};
 pub use http::{HttpConfig, HttpSource};
-pub use hub::{HubConfig, HubSource};
+pub use hub::{HubConfig, HubSource, ParseTreeError, parse_tree};
 pub use ollama::{OllamaConfig, OllamaSource};
-pub use set::{SourceSettings, Sources};
+pub use set::{SourceSettings, Sources, Timeouts};
 
 /// Somewhere artifacts come from.
 #[async_trait]
@@ -235,7 +236,10 @@ impl SourceError {
     /// What a sysadmin can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            SourceError::TokenMissing { .. } => Some("set HF_TOKEN, or log in once with: hf auth login".to_owned()),
+            SourceError::TokenMissing { .. } => Some(
+                "check the name (the hub answers the same where nothing exists), then set HF_TOKEN or log in once with: hf auth login"
+                    .to_owned(),
+            ),
             SourceError::TokenRefused { .. } => Some(
                 "check the name, and make a token that may read it at https://huggingface.co/settings/tokens"
                     .to_owned(),

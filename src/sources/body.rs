@@ -1,84 +1,355 @@
-//! From an HTTP answer to a [`Body`].
+//! From an HTTP answer to a [`Body`]: what the answer claims is compared with what was asked for.
 
-use futures_util::StreamExt;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName};
+use std::error::Error as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt};
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    RETRY_AFTER,
+};
 use reqwest::{Response, StatusCode};
 
-use crate::sources::{Body, ByteRange, SourceError};
+use super::{Body, ByteRange, SourceError};
 
-/// Turns a successful answer into the bytes that were asked for, or says why it is something else.
+/// A git-lfs pointer is never longer.
+const POINTER_LIMIT: u64 = 1024;
+/// More than any disk holds: a length above it is nonsense.
+const ABSURD_LENGTH: u64 = 1 << 53;
+
+/// Makes a [`Body`] of an answer to a request for `asked`, or says what the answer is instead.
+///
+/// `what` names the file in messages and carries neither query nor token. The stream never yields bytes
+/// beyond `asked.end`, and ends with an error where fewer come than were announced or expected. A body
+/// that turns out to be a web page or a git-lfs pointer is reported by its first bytes.
 pub(super) fn into_body(
     response: Response,
     what: &str,
     asked: ByteRange,
     expected_size: Option<u64>,
 ) -> Result<Body, SourceError> {
-    let headers = response.headers();
-    refuse_substitutes(headers, what)?;
-    let (start, end, total) = extent(&response, what)?;
-    if start > asked.start {
-        let reason = format!("its bytes begin at {start}, asked were {}", asked.start);
-        return Err(SourceError::Protocol { what: what.to_owned(), reason });
+    let (start, total) = match response.status() {
+        StatusCode::OK => (0, content_length(response.headers(), what)?),
+        StatusCode::PARTIAL_CONTENT => partial(response.headers(), what, asked)?,
+        StatusCode::RANGE_NOT_SATISFIABLE => return beyond_the_end(response.headers(), what, asked, expected_size),
+        status => return Err(refusal(status, response.headers(), what)),
+    };
+    let surely_the_file = total.is_some() && total == expected_size;
+    check_kind(response.headers(), what, surely_the_file)?;
+    let changed = size_change(total, expected_size, what);
+    if let Some(changed) = changed {
+        // Only the first bytes of something this small tell whether it is a pointer to the file.
+        if start > 0 || total.is_none_or(|total| total > POINTER_LIMIT) {
+            return Err(changed);
+        }
     }
-    if let (Some(expected), Some(actual)) = (expected_size, total)
-        && expected != actual
-    {
-        return Err(SourceError::Changed { what: what.to_owned(), expected, actual });
-    }
-    let etag = text(headers, &ETAG).map(|etag| etag.trim_matches('"').to_owned());
-    let length = end.map(|end| end - start);
+    let etag = entity_tag(response.headers(), &ETAG);
+    let watch = Watch { what: what.to_owned(), start, total, expected_size, asked_end: asked.end, got: 0 };
+    Ok(Body { start, total, etag, stream: watch.over(response) })
+}
+
+/// The answer to a request for nothing: no bytes from `start` on.
+pub(super) fn empty_body(start: u64, total: Option<u64>) -> Body {
+    Body { start, total, etag: None, stream: futures_util::stream::empty().boxed() }
+}
+
+/// The value of a `Range` header; `None` for a whole file.
+pub(super) fn range_header(asked: ByteRange) -> Option<HeaderValue> {
+    let text = match asked.end {
+        Some(end) => format!("bytes={}-{}", asked.start, end.saturating_sub(1)),
+        None if asked.start == 0 => return None,
+        None => format!("bytes={}-", asked.start),
+    };
+    HeaderValue::from_str(&text).ok()
+}
+
+/// Whether no byte lies within `asked`.
+pub(super) fn is_empty(asked: ByteRange) -> bool {
+    asked.end.is_some_and(|end| end <= asked.start)
+}
+
+/// What a status other than success means where no more is known about the server.
+pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, what: &str) -> SourceError {
     let what = what.to_owned();
-    let stream = futures_util::stream::try_unfold((response.bytes_stream(), 0_u64), move |(mut bytes, got)| {
-        let what = what.clone();
-        async move {
-            match bytes.next().await {
-                Some(Ok(chunk)) => {
-                    let got = got + chunk.len() as u64;
-                    Ok(Some((chunk, (bytes, got))))
-                }
-                None if length.is_none_or(|length| length == got) => Ok(None),
-                ended => Err(cut_short(what, length, got, ended.and_then(Result::err))),
+    let wait = server_wait(headers);
+    match status {
+        StatusCode::UNAUTHORIZED => SourceError::Forbidden { what, message: "a login is asked for".to_owned() },
+        StatusCode::FORBIDDEN => SourceError::Forbidden { what, message: server_message(headers) },
+        StatusCode::NOT_FOUND | StatusCode::GONE => SourceError::NotFound { what },
+        StatusCode::TOO_MANY_REQUESTS => SourceError::RateLimited { what, wait },
+        status => SourceError::Status { what, status: status.as_u16(), wait },
+    }
+}
+
+/// A request that got no answer. Names no address: those can carry signatures.
+pub(super) fn unreachable(error: &reqwest::Error, what: &str) -> SourceError {
+    SourceError::Unreachable { what: what.to_owned(), reason: reason(error) }
+}
+
+/// An entity tag without quotes and weakness mark.
+pub(super) fn entity_tag(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let text = headers.get(name)?.to_str().ok()?.trim();
+    let text = text.strip_prefix("W/").unwrap_or(text).trim_matches('"');
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// A number in a header, where there is one.
+pub(super) fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// A server's words, fit for one line of a terminal.
+pub(super) fn printable(text: &str) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+    text.trim().trim_end_matches('.').to_owned()
+}
+
+/// The length that differs from the expected one, as an error.
+pub(super) fn size_change(actual: Option<u64>, expected: Option<u64>, what: &str) -> Option<SourceError> {
+    match (actual, expected) {
+        (Some(actual), Some(expected)) if actual != expected => {
+            Some(SourceError::Changed { what: what.to_owned(), expected, actual })
+        }
+        _ => None,
+    }
+}
+
+/// The budget that a `RateLimit` header speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RateLimit {
+    /// Requests left.
+    pub(super) left: u64,
+    /// Until the budget is full again.
+    pub(super) renewed_in: Duration,
+}
+
+/// Reads `RateLimit: "resolvers";r=0;t=172`.
+pub(super) fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
+    let text = headers.get("ratelimit")?.to_str().ok()?;
+    let parameter = |name: &str| {
+        text.split(';').filter_map(|part| part.trim().split_once('=')).find(|(key, _)| *key == name)?.1.parse().ok()
+    };
+    Some(RateLimit { left: parameter("r")?, renewed_in: Duration::from_secs(parameter("t")?) })
+}
+
+fn server_wait(headers: &HeaderMap) -> Option<Duration> {
+    let spent = rate_limit(headers).filter(|limit| limit.left == 0);
+    // The window ends within the second that the server counts down to.
+    let renewed = spent.map(|limit| limit.renewed_in + Duration::from_secs(1));
+    renewed.or_else(|| retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?.trim()))
+}
+
+fn retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    // A time that has passed already asks for no wait.
+    Some(Duration::from_secs(u64::try_from(at.as_second() - jiff::Timestamp::now().as_second()).unwrap_or(0)))
+}
+
+fn server_message(headers: &HeaderMap) -> String {
+    let message = headers.get("x-error-message").and_then(|value| value.to_str().ok()).map(printable);
+    message.filter(|message| !message.is_empty()).unwrap_or_else(|| "the server refuses (403)".to_owned())
+}
+
+fn reason(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no sign of life for too long".to_owned();
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    // Without a cause the text would be the request's own, which names the whole address.
+    if error.source().is_some() { printable(&cause.to_string()) } else { "the request failed".to_owned() }
+}
+
+fn protocol(what: &str, reason: impl Into<String>) -> SourceError {
+    SourceError::Protocol { what: what.to_owned(), reason: reason.into() }
+}
+
+fn content_length(headers: &HeaderMap, what: &str) -> Result<Option<u64>, SourceError> {
+    match headers.get(CONTENT_LENGTH) {
+        None => Ok(None),
+        Some(value) => match value.to_str().ok().and_then(|text| text.trim().parse().ok()) {
+            Some(length) if length < ABSURD_LENGTH => Ok(Some(length)),
+            _ => Err(protocol(what, format!("its Content-Length is {value:?}"))),
+        },
+    }
+}
+
+/// First byte and whole length that a 206 speaks of.
+fn partial(headers: &HeaderMap, what: &str, asked: ByteRange) -> Result<(u64, Option<u64>), SourceError> {
+    let value = headers.get(CONTENT_RANGE).ok_or_else(|| protocol(what, "a part came without Content-Range"))?;
+    let nonsense =
+        || protocol(what, format!("its Content-Range is {value:?} where byte {} was asked for", asked.start));
+    let (start, last, total) = value.to_str().ok().and_then(parse_content_range).ok_or_else(nonsense)?;
+    if start > asked.start || last < start || last >= total.unwrap_or(ABSURD_LENGTH) {
+        return Err(nonsense());
+    }
+    match content_length(headers, what)? {
+        Some(length) if length != last - start + 1 => Err(nonsense()),
+        _ => Ok((start, total)),
+    }
+}
+
+/// Reads `bytes 5-9/100` and `bytes 5-9/*`: first byte, last byte, whole length.
+fn parse_content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, last) = range.split_once('-')?;
+    let total = if total == "*" { None } else { Some(digits(total)?) };
+    Some((digits(start)?, digits(last)?, total))
+}
+
+/// Digits only: `u64::from_str` would let a sign pass.
+fn digits(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// 416: nothing is left to send, or the file is another one now, or the request was wrong.
+fn beyond_the_end(
+    headers: &HeaderMap,
+    what: &str,
+    asked: ByteRange,
+    expected_size: Option<u64>,
+) -> Result<Body, SourceError> {
+    let range = headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let total = range.and_then(|text| digits(text.strip_prefix("bytes */")?));
+    if let Some(changed) = size_change(total, expected_size, what) {
+        return Err(changed);
+    }
+    let end = total.or(expected_size);
+    if end == Some(asked.start) {
+        Ok(empty_body(asked.start, end))
+    } else {
+        Err(refusal(StatusCode::RANGE_NOT_SATISFIABLE, headers, what))
+    }
+}
+
+fn check_kind(headers: &HeaderMap, what: &str, surely_the_file: bool) -> Result<(), SourceError> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or("").trim();
+    let encoding = text(CONTENT_ENCODING);
+    if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") {
+        return Err(instead(what, "compressed data"));
+    }
+    let kind = text(CONTENT_TYPE).split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let page = kind == "text/html" || kind == "application/xhtml+xml";
+    // Servers mislabel files; one of exactly the right length is left to its digest.
+    if page && !surely_the_file && !may_be_a_page(what) { Err(instead(what, "a web page")) } else { Ok(()) }
+}
+
+fn instead(what: &str, instead: &str) -> SourceError {
+    SourceError::NotTheFile { what: what.to_owned(), instead: instead.to_owned() }
+}
+
+fn may_be_a_page(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    [".html", ".htm", ".xhtml", ".md"].iter().any(|ending| name.ends_with(ending))
+}
+
+/// Watches a body as it passes by.
+struct Watch {
+    what: String,
+    start: u64,
+    total: Option<u64>,
+    expected_size: Option<u64>,
+    asked_end: Option<u64>,
+    got: u64,
+}
+
+impl Watch {
+    fn over(self, response: Response) -> BoxStream<'static, Result<Bytes, SourceError>> {
+        let state = Some((self, response));
+        futures_util::stream::unfold(state, |state| async {
+            let (mut watch, mut response) = state?;
+            if watch.is_satisfied() {
+                return None;
+            }
+            match response.chunk().await {
+                Ok(Some(bytes)) => match watch.take(bytes) {
+                    Ok(bytes) => Some((Ok(bytes), Some((watch, response)))),
+                    Err(error) => Some((Err(error), None)),
+                },
+                Ok(None) => watch.ended().map(|error| (Err(error), None)),
+                Err(error) => Some((Err(watch.broken(&error)), None)),
+            }
+        })
+        .boxed()
+    }
+
+    /// How many bytes are to come, where that is known: up to the end that was asked for.
+    fn wanted(&self) -> Option<u64> {
+        let end = match (self.total.or(self.expected_size), self.asked_end) {
+            (Some(size), Some(end)) => Some(size.min(end)),
+            (Some(size), None) => Some(size),
+            (None, _) => None,
+        };
+        end.map(|end| end.saturating_sub(self.start))
+    }
+
+    /// Nothing beyond the asked end is passed on, so a server that ignores ranges need not finish.
+    fn is_satisfied(&self) -> bool {
+        self.got > 0 && self.asked_end.is_some_and(|end| self.start + self.got >= end)
+    }
+
+    fn take(&mut self, mut bytes: Bytes) -> Result<Bytes, SourceError> {
+        if self.got == 0 && self.start == 0 {
+            self.check_first(&bytes)?;
+        }
+        if let Some(end) = self.asked_end {
+            let room = end.saturating_sub(self.start + self.got);
+            bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+        }
+        self.got += bytes.len() as u64;
+        match self.wanted() {
+            Some(wanted) if self.got > wanted => {
+                Err(protocol(&self.what, format!("it sends more than {wanted} bytes")))
+            }
+            _ => Ok(bytes),
+        }
+    }
+
+    fn check_first(&self, bytes: &[u8]) -> Result<(), SourceError> {
+        let surely_the_file = self.total.is_some() && self.total == self.expected_size;
+        if surely_the_file {
+            return Ok(());
+        }
+        if self.expected_size.is_some() && bytes.starts_with(b"version https://git-lfs") {
+            return Err(instead(&self.what, "a git-lfs pointer"));
+        }
+        if looks_like_a_page(bytes) && !may_be_a_page(&self.what) {
+            return Err(instead(&self.what, "a web page"));
+        }
+        size_change(self.total, self.expected_size, &self.what).map_or(Ok(()), Err)
+    }
+
+    /// The end of the answer: too early, or of another length than expected, or in order.
+    fn ended(&self) -> Option<SourceError> {
+        if self.got == 0 && self.start == 0 {
+            // An empty answer passes no first bytes.
+            if let Some(changed) = size_change(self.total, self.expected_size, &self.what) {
+                return Some(changed);
             }
         }
-    });
-    Ok(Body { start, total, etag, stream: stream.boxed() })
-}
+        self.wanted().filter(|wanted| self.got < *wanted).map(|expected| self.cut_short(expected))
+    }
 
-fn cut_short(what: String, expected: Option<u64>, got: u64, error: Option<reqwest::Error>) -> SourceError {
-    match (expected, error) {
-        (Some(expected), _) => SourceError::CutShort { what, expected, got },
-        (None, error) => {
-            SourceError::Unreachable { what, reason: error.map_or_else(String::new, |error| error.to_string()) }
+    fn broken(&self, error: &reqwest::Error) -> SourceError {
+        match self.wanted() {
+            Some(expected) if !error.is_timeout() => self.cut_short(expected),
+            _ => unreachable(error, &self.what),
         }
     }
-}
 
-fn refuse_substitutes(headers: &HeaderMap, what: &str) -> Result<(), SourceError> {
-    let instead = match (text(headers, &CONTENT_ENCODING), text(headers, &CONTENT_TYPE)) {
-        (Some(encoding), _) if encoding != "identity" => "compressed data",
-        (_, Some(kind)) if kind.starts_with("text/html") => "a web page",
-        _ => return Ok(()),
-    };
-    Err(SourceError::NotTheFile { what: what.to_owned(), instead: instead.to_owned() })
-}
-
-/// First byte, byte after the last, and length of the whole, as far as the answer says.
-fn extent(response: &Response, what: &str) -> Result<(u64, Option<u64>, Option<u64>), SourceError> {
-    if response.status() != StatusCode::PARTIAL_CONTENT {
-        let length = response.content_length();
-        return Ok((0, length, length));
+    fn cut_short(&self, expected: u64) -> SourceError {
+        SourceError::CutShort { what: self.what.clone(), expected, got: self.got }
     }
-    let range = text(response.headers(), &CONTENT_RANGE).unwrap_or_default();
-    let parsed = (|| {
-        let (span, total) = range.strip_prefix("bytes ")?.split_once('/')?;
-        let (first, last) = span.split_once('-')?;
-        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-        (first <= last && last < u64::MAX).then(|| (first, Some(last + 1), total.parse().ok()))
-    })();
-    let reason = format!("its Content-Range is {range:?}");
-    parsed.ok_or_else(|| SourceError::Protocol { what: what.to_owned(), reason })
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
+fn looks_like_a_page(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+    let begins = |tag: &[u8]| bytes.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag));
+    begins(b"<!doctype html") || begins(b"<html")
 }

@@ -1,0 +1,146 @@
+//! The hub's JSON: commits and trees of files.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+
+use crate::artifact::File;
+use crate::digest::{Digests, GitSha1, ParseDigestError, Sha256};
+use crate::relpath::{RelPath, UnsafePath};
+
+/// Why a list of files, as the hub sent it, cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseTreeError {
+    /// Not JSON, or not of the hub's shape.
+    #[error("the list of files is not what the hub's API promises")]
+    Json(#[from] serde_json::Error),
+    /// A name that must not become a path on this machine.
+    #[error(transparent)]
+    UnsafePath(#[from] UnsafePath),
+    /// The name of a file's content is none.
+    #[error("the content of {path} has no usable name")]
+    Digest {
+        /// The file.
+        path: RelPath,
+        /// What is wrong with it.
+        #[source]
+        source: ParseDigestError,
+    },
+    /// Two entries for one path.
+    #[error("{0} is listed twice")]
+    Twice(RelPath),
+}
+
+/// Reads a tree or paths-info answer of the hub: a JSON array of entries.
+///
+/// Folders, and kinds of entry that are not known yet, are left out. Files keep the server's order.
+/// Fails where one name is unsafe, where a content name is malformed, and where a path comes twice.
+pub fn parse_tree(bytes: &[u8]) -> Result<Vec<File>, ParseTreeError> {
+    let entries: Vec<Entry> = serde_json::from_slice(bytes)?;
+    let files: Vec<File> =
+        entries.into_iter().filter(|entry| entry.kind == "file").map(file).collect::<Result<_, _>>()?;
+    refuse_twins(&files)?;
+    Ok(files)
+}
+
+/// Fails where two of `files` have the same path.
+pub(super) fn refuse_twins(files: &[File]) -> Result<(), ParseTreeError> {
+    let mut seen = BTreeSet::new();
+    match files.iter().find(|file| !seen.insert(&file.path)) {
+        Some(file) => Err(ParseTreeError::Twice(file.path.clone())),
+        None => Ok(()),
+    }
+}
+
+/// The commit in the answer to a question about a revision.
+pub(super) fn parse_commit(bytes: &[u8]) -> Option<String> {
+    let revision: Revision = serde_json::from_slice(bytes).ok()?;
+    is_commit(&revision.sha).then_some(revision.sha)
+}
+
+/// Whether `revision` names a commit in full.
+pub(super) fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[derive(Deserialize)]
+struct Revision {
+    sha: String,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "type")]
+    kind: String,
+    path: String,
+    #[serde(default)]
+    oid: String,
+    size: Option<u64>,
+    lfs: Option<Lfs>,
+}
+
+#[derive(Deserialize)]
+struct Lfs {
+    oid: String,
+    size: Option<u64>,
+}
+
+fn file(entry: Entry) -> Result<File, ParseTreeError> {
+    let path: RelPath = entry.path.parse()?;
+    let refused = |source| ParseTreeError::Digest { path: path.clone(), source };
+    // The outer oid of an LFS file is that of its pointer: it says nothing about the content.
+    let (size, digests, lfs) = match entry.lfs {
+        Some(lfs) => {
+            let sha256: Sha256 = lfs.oid.parse().map_err(refused)?;
+            (lfs.size.or(entry.size), Digests::sha256(sha256), true)
+        }
+        None => {
+            let oid: GitSha1 = entry.oid.parse().map_err(refused)?;
+            (entry.size, Digests { git_sha1: Some(oid), ..Digests::default() }, false)
+        }
+    };
+    Ok(File { size, digests, lfs: Some(lfs), ..File::named(path) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OID: &str = "f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f";
+    const SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn git(path: &str) -> String {
+        format!(r#"{{"type":"file","path":{path:?},"oid":"{OID}","size":3}}"#)
+    }
+
+    #[test]
+    fn lfs_files_are_named_by_their_content_not_by_their_pointer() {
+        let lfs = format!(
+            r#"{{"type":"file","path":"a/m.bin","oid":"{OID}","size":3,"lfs":{{"oid":"{SHA256}","size":3,"pointerSize":131}},"xetHash":"x"}}"#
+        );
+        let folder = r#"{"type":"directory","path":"a","oid":"x"}"#;
+        let files = parse_tree(format!("[{folder},{lfs},{}]", git("config.json")).as_bytes()).unwrap();
+        assert_eq!(files.len(), 2);
+        assert_eq!(files[0].digests, Digests::sha256(SHA256.parse().unwrap()));
+        assert_eq!((files[0].size, files[0].lfs), (Some(3), Some(true)));
+        assert_eq!(files[1].digests.git_sha1, Some(OID.parse().unwrap()));
+        assert_eq!((files[1].digests.sha256, files[1].lfs), (None, Some(false)));
+    }
+
+    #[test]
+    fn bad_lists_are_refused_and_the_culprit_is_named() {
+        let message = |text: &str| parse_tree(text.as_bytes()).unwrap_err().to_string();
+        insta::assert_snapshot!(message(&format!("[{}]", git("../x"))), @r#""../x" cannot be used as a file name here: it has a part that is . or .."#);
+        insta::assert_snapshot!(message(&format!("[{0},{0}]", git("x"))), @"x is listed twice");
+        insta::assert_snapshot!(message(r#"[{"type":"file","path":"x","oid":"12"}]"#), @"the content of x has no usable name");
+        insta::assert_snapshot!(message("{}"), @"the list of files is not what the hub's API promises");
+        insta::assert_snapshot!(message(r#"[{"type":"file","path":"x","size":-1}]"#), @"the list of files is not what the hub's API promises");
+    }
+
+    #[test]
+    fn only_full_commits_are_taken_for_commits() {
+        assert_eq!(parse_commit(format!(r#"{{"sha":"{OID}","id":"a/b"}}"#).as_bytes()).as_deref(), Some(OID));
+        assert_eq!(parse_commit(br#"{"sha":"main"}"#), None);
+        assert_eq!(parse_commit(br#"{"sha":"../../../../../../../../../../../../../x"}"#), None);
+    }
+}
