@@ -293,6 +293,39 @@ fn images_share_blobs() {
 }
 
 #[test]
+fn two_that_publish_at_once_do_not_take_blobs_from_each_other() {
+    for round in 0..20 {
+        let (lab, one, two) = (Lab::new(), Image::new(1, 10), Image::new(2, 10));
+        let images = [(one.artifact(NAME), &one), (two.artifact("tiny:2b"), &two)];
+        images.iter().for_each(|(artifact, image)| lab.place_all(artifact, image));
+        let publish = |artifact| {
+            let store = OllamaStore::new("ollama".to_owned(), lab.path(""), None);
+            store.publish(artifact).unwrap();
+        };
+        std::thread::scope(|scope| images.iter().for_each(|(artifact, _)| drop(scope.spawn(|| publish(artifact)))));
+        for (artifact, _) in &images {
+            assert_eq!(lab.store.observe(artifact).published, Ok(()), "round {round}");
+            assert!(lab.store.observe(artifact).files.iter().all(is_present));
+        }
+    }
+}
+
+#[test]
+fn a_publication_that_was_killed_half_way_is_finished() {
+    let (lab, image) = (Lab::new(), Image::new(1, 10));
+    let artifact = image.artifact(NAME);
+    lab.place_all(&artifact, &image);
+    for file in &artifact.files[..2] {
+        lab.write(file.path.as_str(), image.content(file));
+        remove_file(&lab.store.staging().join("ready").join(file.path.file_name())).unwrap();
+    }
+    assert_eq!(lab.store.observe(&artifact).published, Err(Unpublished::Missing { what: MANIFEST.to_owned() }));
+    lab.store.publish(&artifact).unwrap();
+    assert!(lab.store.observe(&artifact).files.iter().all(is_present));
+    assert_eq!((lab.pruned_by_ollama(), lab.set_aside().len()), (Ok(BTreeSet::new()), 0));
+}
+
+#[test]
 fn old_blobs_are_made_young_before_the_manifest_names_them() {
     let (lab, image) = (Lab::new(), Image::new(1, 10));
     let artifact = image.artifact(NAME);
