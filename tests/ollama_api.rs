@@ -106,7 +106,8 @@ async fn a_model_comes_through_a_mirror_under_its_own_name() {
 
 #[tokio::test]
 async fn a_pull_that_does_not_end_in_success_is_a_failure() {
-    let cases: [(&'static str, fn(&OllamaApiError) -> bool); 5] = [
+    type Expected = fn(&OllamaApiError) -> bool;
+    let cases: [(&'static str, Expected); 5] = [
         ("{\"status\":\"pulling manifest\"}\n", |error| matches!(error, OllamaApiError::BrokeOff { .. })),
         ("", |error| matches!(error, OllamaApiError::BrokeOff { .. })),
         ("{\"status\":\"success\"}\n{\"status\":\"again\"}\n", |error| {

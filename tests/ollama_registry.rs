@@ -190,7 +190,7 @@ async fn refusals_are_told_apart() {
             "does not have the digest",
         ),
         (302, vec![("location", "http://[")], "", "no address"),
-        (302, vec![("location", "/v2/library/x/manifests/y")], "", "without end"),
+        (302, vec![("location", "/v2/library/x/manifests/y")], "", "lead in a circle"),
     ] {
         let server = FakeServer::start(move |_| answer(status, &headers, body)).await;
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
@@ -306,7 +306,7 @@ async fn a_manifest_from_another_origin_is_refused() {
 }
 
 #[tokio::test]
-async fn wrong_blobs_are_recognised_before_they_are_read() {
+async fn wrong_blobs_are_recognised_for_what_they_are() {
     let image = Image::new(7, 100);
     let file = image.files()[1].clone();
     let size = file.size.unwrap();
@@ -327,7 +327,7 @@ async fn wrong_blobs_are_recognised_before_they_are_read() {
         })
         .await;
         let reference = name(&server.host, "library/tiny:1b");
-        let error = source().open(&remote(&reference, &file), range).await.unwrap_err();
+        let error = fetch(&source(), &remote(&reference, &file), range).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{status}: {error:?}");
         assert!(!expected.is_empty() || matches!(error, SourceError::Protocol { .. }), "{error:?}");
     }

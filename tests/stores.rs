@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use larder::artifact::{Artifact, File, Origin, Pattern};
 use larder::digest::ContentHasher;
 use larder::fsio::{self, Partial, Proven, WriteOptions};
-use larder::stores::{Defect, FileState, FolderStore, HfCacheStore, Store, StoreError, Unpublished};
+use larder::stores::{Defect, FileState, FolderStore, HfCacheStore, OllamaStore, Store, StoreError, Unpublished};
 
 #[path = "contract/store.rs"]
 mod contract;
+#[path = "support/ollama_image.rs"]
+mod ollama_image;
 
 use contract::{Case, described};
 
@@ -23,6 +25,10 @@ fn open_hf(root: &Path) -> Box<dyn Store> {
 
 fn open_folder(root: &Path) -> Box<dyn Store> {
     Box::new(FolderStore::new("swarmui".to_owned(), root.to_owned(), None))
+}
+
+fn open_ollama(root: &Path) -> Box<dyn Store> {
+    Box::new(OllamaStore::new("ollama".to_owned(), root.to_owned(), None))
 }
 
 fn artifact(name: &str, source: &str, files: Vec<File>) -> Artifact {
@@ -89,10 +95,18 @@ fn folder_cases() -> Vec<Case> {
     vec![Case { visible: Some("clip/enc.safetensors".to_owned()), artifact, contents: contents() }]
 }
 
+fn ollama_cases() -> Vec<Case> {
+    let image = ollama_image::Image::new(7, 6000);
+    let artifact = image.artifact("tiny:1b");
+    let contents = artifact.files.iter().map(|file| image.content(file).to_vec()).collect();
+    vec![Case { visible: Some(artifact.files[0].path.to_string()), artifact, contents }]
+}
+
 fn subject(layout: &str) -> contract::Subject {
     match layout {
         "hf-cache" => (open_hf, hf_cases()),
         "folder" => (open_folder, folder_cases()),
+        "ollama" => (open_ollama, ollama_cases()),
         other => panic!("no cases for the layout {other}"),
     }
 }
@@ -107,6 +121,12 @@ fn the_hf_cache_keeps_the_contract() {
 fn the_folder_keeps_the_contract() {
     contract::suite(&open_folder, &folder_cases());
     contract::other_content_is_refused(&open_folder, &folder_cases());
+}
+
+#[test]
+fn the_ollama_store_keeps_the_contract() {
+    contract::suite(&open_ollama, &ollama_cases());
+    contract::other_content_is_refused(&open_ollama, &ollama_cases());
 }
 
 #[test]

@@ -166,4 +166,19 @@ mod tests {
         assert!(parse_manifest(b"{\"schemaVersion\":2,\"x\":\"\xff\"}").unwrap_err().to_string().contains("UTF-8"));
         assert!(parse_manifest(&vec![b' '; (MANIFEST_LIMIT + 1) as usize]).unwrap_err().to_string().contains("limit"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_accepted_names_only_blobs(at in 0_usize..400, by in proptest::collection::vec(0_u8.., 0..8)) {
+            let mut bytes = manifest(&layer("model", &format!("sha256:{MODEL}"), "7")).into_bytes();
+            let at = at.min(bytes.len());
+            let end = (at + by.len()).min(bytes.len());
+            bytes.splice(at..end, by);
+            for file in parse_manifest(&bytes).unwrap_or_default() {
+                let digest = file.digests.sha256.unwrap();
+                assert_eq!(file.path.as_str(), format!("blobs/sha256-{digest}"));
+                assert!(file.size.is_some() && file.role.is_some());
+            }
+        }
+    }
 }

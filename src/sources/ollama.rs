@@ -5,13 +5,16 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RANGE, USER_AGENT};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, USER_AGENT,
+};
 use reqwest::{Client, Method, Response, StatusCode};
 use url::Url;
 
 use crate::artifact::{MANIFEST_LIMIT, MANIFEST_TYPE, OllamaName, Reference, Remote, blob_name};
 use crate::digest::Sha256;
-use crate::sources::body::into_body;
+use crate::sources::body::{empty_body, into_body, is_empty, range_header, unreachable};
+use crate::sources::trail::{Trail, origin, plain};
 use crate::sources::{Body, ByteRange, Listing, Source, SourceError};
 
 pub use crate::artifact::{ParseManifestError, parse_manifest};
@@ -25,9 +28,7 @@ use token::Tokens;
 /// The version of Ollama that is presented where none is configured.
 pub const DEFAULT_VERSION: &str = "0.33.0";
 
-/// Redirects that one request may lead through.
-const REDIRECTS: usize = 10;
-/// How long a manifest or an answer's headers may take.
+/// How long an answer's headers, or the next piece of a manifest, may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How registries are asked.
@@ -40,6 +41,7 @@ pub struct OllamaConfig {
 }
 
 /// Images of Ollama registries.
+#[derive(Debug)]
 pub struct OllamaSource {
     config: OllamaConfig,
     client: Client,
@@ -93,27 +95,26 @@ impl OllamaSource {
     async fn accepted(&self, ask: &Ask<'_>, response: Response) -> Result<Response, SourceError> {
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
+            // At the end of a blob there is nothing left to send, which is no refusal.
+            StatusCode::RANGE_NOT_SATISFIABLE if ask.range.is_some() => Ok(response),
             _ => Err(refusal(ask, self.version(), response).await),
         }
     }
 
     /// Follows redirects by hand: the token stays with its origin, and manifests never come from another.
     async fn follow(&self, ask: &Ask<'_>, token: Option<String>) -> Result<Response, SourceError> {
-        let mut address = ask.address.clone();
-        for _ in 0..=REDIRECTS {
-            let token = token.as_ref().filter(|_| same_origin(&address, &ask.address));
-            let response = self.send(ask, &address, token).await?;
-            let to = match response.headers().get("location").filter(|_| response.status().is_redirection()) {
-                Some(to) => to.to_str().ok().and_then(|to| response.url().join(to).ok()),
-                None => {
-                    ask.check_origin(response.url())?;
-                    return Ok(response);
-                }
-            };
-            address = to.ok_or_else(|| ask.nonsense("it redirects to something that is no address"))?;
-            ask.check_origin(&address)?;
+        let mut trail = Trail::from(ask.address.clone(), &ask.what());
+        loop {
+            let token = token.as_ref().filter(|_| trail.is_at_home());
+            let response = self.send(ask, trail.here(), token).await?;
+            let goes_on = trail.follow(&response)?;
+            // A client that follows redirects by itself has left the trail.
+            ask.check_origin(trail.here())?;
+            ask.check_origin(response.url())?;
+            if !goes_on {
+                return Ok(response);
+            }
         }
-        Err(ask.nonsense("it redirects without end"))
     }
 
     async fn send(&self, ask: &Ask<'_>, address: &Url, token: Option<&String>) -> Result<Response, SourceError> {
@@ -131,10 +132,7 @@ impl OllamaSource {
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
-        match tokio::time::timeout(PATIENCE, request.send()).await {
-            Ok(answer) => answer.map_err(|error| unreachable_at(address, &error)),
-            Err(_) => Err(SourceError::Unreachable { what: bare(address), reason: silence() }),
-        }
+        in_time(address, request.send()).await
     }
 
     async fn manifest(&self, name: &OllamaName) -> Result<Vec<u8>, SourceError> {
@@ -143,8 +141,7 @@ impl OllamaSource {
         refuse_substitutes(&ask, response.headers())?;
         let promised = response.headers().get("docker-content-digest").and_then(|digest| digest.to_str().ok());
         let promised: Option<Sha256> = promised.and_then(|digest| digest.parse().ok());
-        let bytes = tokio::time::timeout(PATIENCE, read_limited(&ask.address, response, MANIFEST_LIMIT)).await;
-        let bytes = bytes.map_err(|_| SourceError::Unreachable { what: bare(&ask.address), reason: silence() })??;
+        let bytes = read_limited(&ask.address, response, MANIFEST_LIMIT).await?;
         if promised.is_some_and(|promised| promised != Sha256::of(&bytes)) {
             return Err(ask.nonsense("the manifest does not have the digest that the registry names for it"));
         }
@@ -191,6 +188,9 @@ impl Source for OllamaSource {
 
     async fn open(&self, remote: &Remote, range: ByteRange) -> Result<Body, SourceError> {
         let (mut ask, digest) = self.blob(remote, Method::GET)?;
+        if is_empty(range) {
+            return Ok(empty_body(range.start, remote.size));
+        }
         ask.range = range_header(range);
         let response = self.ask(&ask).await?;
         let mut body = into_body(response, &ask.what(), range, remote.size)?;
@@ -206,7 +206,7 @@ struct Ask<'a> {
     method: Method,
     phase: Phase,
     address: Url,
-    range: Option<String>,
+    range: Option<HeaderValue>,
 }
 
 impl<'a> Ask<'a> {
@@ -223,21 +223,15 @@ impl<'a> Ask<'a> {
     }
 
     fn nonsense(&self, reason: &str) -> SourceError {
-        SourceError::Protocol { what: bare(&self.address), reason: reason.to_owned() }
+        SourceError::Protocol { what: plain(&self.address), reason: reason.to_owned() }
     }
 
-    /// Content may come from elsewhere, since its digest is known; but never over a weaker connection.
+    /// Content may come from elsewhere, since its digest is known; a manifest may not.
     fn check_origin(&self, address: &Url) -> Result<(), SourceError> {
-        if same_origin(address, &self.address) {
-            return Ok(());
+        if self.phase == Phase::Manifest && !same_origin(address, &self.address) {
+            return Err(self.nonsense(&format!("the manifest is sent for to another place, {}", origin(address))));
         }
-        if self.phase == Phase::Manifest {
-            return Err(self.nonsense(&format!("the manifest is sent for to another place, {}", bare(address))));
-        }
-        match (self.address.scheme(), address.scheme()) {
-            (_, "https") | ("http", "http") => Ok(()),
-            _ => Err(self.nonsense(&format!("it redirects to {}, which is not encrypted", bare(address)))),
-        }
+        Ok(())
     }
 }
 
@@ -245,14 +239,6 @@ fn image(reference: &Reference) -> Result<&OllamaName, SourceError> {
     match reference {
         Reference::Ollama(name) => Ok(name),
         other => Err(SourceError::NoUpstream { what: other.to_string() }),
-    }
-}
-
-fn range_header(range: ByteRange) -> Option<String> {
-    match range {
-        ByteRange { start: 0, end: None } => None,
-        ByteRange { start, end: None } => Some(format!("bytes={start}-")),
-        ByteRange { start, end: Some(end) } => Some(format!("bytes={start}-{}", end.saturating_sub(1).max(start))),
     }
 }
 
@@ -269,28 +255,19 @@ fn is_loopback(host: &str) -> bool {
     })
 }
 
-/// The address without query: signed links carry secrets there.
-fn bare(address: &Url) -> String {
-    let mut address = address.clone();
-    address.set_query(None);
-    address.set_fragment(None);
-    address.to_string()
-}
-
-fn unreachable_at(address: &Url, error: &reqwest::Error) -> SourceError {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
+/// Waits for an answer's headers, or a piece of it, but not for ever.
+async fn in_time<T>(address: &Url, answer: impl Future<Output = Result<T, reqwest::Error>>) -> Result<T, SourceError> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(|error| unreachable(&error, &plain(address))),
+        Err(_) => {
+            let reason = format!("no answer within {} seconds", PATIENCE.as_secs());
+            Err(SourceError::Unreachable { what: plain(address), reason })
+        }
     }
-    SourceError::Unreachable { what: bare(address), reason: cause.to_string() }
-}
-
-fn silence() -> String {
-    format!("no answer within {} seconds", PATIENCE.as_secs())
 }
 
 fn refuse_substitutes(ask: &Ask<'_>, headers: &HeaderMap) -> Result<(), SourceError> {
-    let text = |name| headers.get(name).and_then(|value: &reqwest::header::HeaderValue| value.to_str().ok());
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let instead = match (text(CONTENT_ENCODING), text(CONTENT_TYPE)) {
         (Some(encoding), _) if encoding != "identity" => "compressed data",
         (_, Some(kind)) if kind.starts_with("text/html") => "a web page",
@@ -301,11 +278,11 @@ fn refuse_substitutes(ask: &Ask<'_>, headers: &HeaderMap) -> Result<(), SourceEr
 
 async fn read_limited(address: &Url, mut response: Response, limit: u64) -> Result<Vec<u8>, SourceError> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable_at(address, &error))? {
+    while let Some(chunk) = in_time(address, response.chunk()).await? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() as u64 > limit {
             let reason = format!("it is longer than {limit} bytes");
-            return Err(SourceError::Protocol { what: bare(address), reason });
+            return Err(SourceError::Protocol { what: plain(address), reason });
         }
     }
     Ok(bytes)

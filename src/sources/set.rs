@@ -8,7 +8,9 @@ use url::Url;
 
 use super::body::unreachable;
 use super::trail::plain;
-use super::{DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, Source, SourceError};
+use super::{
+    DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, OllamaConfig, OllamaSource, Source, SourceError,
+};
 use crate::artifact::Reference;
 
 /// The hub that `hf:` means where nothing else is said.
@@ -67,6 +69,7 @@ impl Default for Timeouts {
 pub struct Sources {
     hub: HubSource,
     http: HttpSource,
+    ollama: OllamaSource,
     directory: DirectorySource,
     offline: bool,
 }
@@ -83,9 +86,12 @@ impl Sources {
             reason: error.to_string(),
         })?;
         let hub = HubConfig { endpoint, token: settings.hub_token.clone(), offline: settings.offline };
+        let ollama =
+            OllamaConfig { registry: settings.ollama_registry.clone(), version: settings.ollama_version.clone() };
         Ok(Self {
             hub: HubSource::new(hub, client.clone())?,
-            http: HttpSource::new(HttpConfig { offline: settings.offline }, client),
+            http: HttpSource::new(HttpConfig { offline: settings.offline }, client.clone()),
+            ollama: OllamaSource::new(ollama, client),
             directory: DirectorySource::new(),
             offline: settings.offline,
         })
@@ -106,7 +112,7 @@ impl Sources {
             _ if self.offline => Err(SourceError::Offline { what: what() }),
             Reference::Hub { .. } => Ok(&self.hub),
             Reference::Url(_) => Ok(&self.http),
-            Reference::Ollama(_) => Err(SourceError::NoUpstream { what: what() }),
+            Reference::Ollama(_) => Ok(&self.ollama),
         }
     }
 }

@@ -10,16 +10,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::artifact::{Artifact, File, Found, Pattern, Reference, blob_name, parse_manifest};
-use crate::digest::Sha256;
+use crate::digest::{ContentHasher, Sha256};
 use crate::fsio::{self, FileLock, Owner, Proven};
 use crate::inventory::Layout;
+use crate::stores::look::{self, look_at};
 use crate::stores::{Defect, FileState, Observed, Store, StoreError, Unpublished};
 
 mod image;
-mod listing;
 
 use image::{ManifestPath, twin_in_other_case};
 
+/// Our own folder at the root: neither `blobs/` nor `manifests/`, so Ollama never looks into it.
+const OWN_FOLDER: &str = ".larder";
 /// Permission bits of blobs and manifests: other users' servers read them.
 const FILE_MODE: u32 = 0o644;
 /// Permission bits of folders.
@@ -36,14 +38,23 @@ pub struct OllamaStore {
     owner: Option<Owner>,
 }
 
-/// Where a blob's content was found.
+/// Where a blob was looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// In `.larder/ready/`.
-    Ready(Found),
+    Ready,
     /// In `blobs/` under its name.
-    Blob(Found),
+    Blob,
     /// In `blobs/` under the name that very old versions of Ollama gave it.
-    Legacy(Found),
+    Legacy,
+}
+
+/// One blob that is here.
+struct Content {
+    digest: Sha256,
+    file: File,
+    place: Place,
+    found: Found,
 }
 
 impl OllamaStore {
@@ -71,49 +82,29 @@ impl OllamaStore {
         }
     }
 
-    /// Content of the right length, in the order of trust: what larder proved itself comes first.
-    fn locate(&self, digest: &Sha256, size: Option<u64>) -> io::Result<Option<Place>> {
-        let right = |found: &Found| size.map_or(found.size > 0, |size| found.size == size);
-        if let Some(found) = fsio::find(&self.ready(digest))?.filter(right) {
-            return Ok(Some(Place::Ready(found)));
+    /// Looks for a blob in the order of trust: what larder proved itself comes first.
+    fn look(&self, digest: &Sha256, file: &File) -> (Place, FileState) {
+        let ready = match look_at(self.ready(digest), file) {
+            FileState::Present(found) => return (Place::Ready, FileState::Staged(found)),
+            other => other,
+        };
+        let blob = look_at(self.blob(digest), file);
+        if let FileState::Missing | FileState::Wrong { .. } = blob
+            && let FileState::Present(found) = look_at(self.legacy_blob(digest), file)
+        {
+            return (Place::Legacy, FileState::Present(found));
         }
-        if let Some(found) = fsio::find(&self.blob(digest))?.filter(right) {
-            return Ok(Some(Place::Blob(found)));
+        match (blob, ready) {
+            (FileState::Missing, FileState::Unreadable { path, reason }) => {
+                (Place::Ready, FileState::Unreadable { path, reason })
+            }
+            (FileState::Missing, _) => (Place::Blob, self.leftovers(digest)),
+            (blob, _) => (Place::Blob, blob),
         }
-        Ok(fsio::find(&self.legacy_blob(digest))?.filter(right).map(Place::Legacy))
     }
 
     fn state(&self, file: &File) -> FileState {
-        let Some(digest) = digest_of(file) else {
-            return FileState::Missing;
-        };
-        let path = self.blob(&digest);
-        match self.locate(&digest, file.size) {
-            Ok(Some(Place::Ready(found))) => FileState::Staged(found),
-            Ok(Some(Place::Blob(found) | Place::Legacy(found))) => FileState::Present(found),
-            Ok(None) => self.defect(&path, &digest, file.size),
-            Err(error) => FileState::Unreadable { path, reason: error.to_string() },
-        }
-    }
-
-    /// What lies under the blob's name that is not the blob.
-    fn defect(&self, path: &Path, digest: &Sha256, size: Option<u64>) -> FileState {
-        let metadata = match fs_err::symlink_metadata(path) {
-            Ok(metadata) => metadata,
-            Err(error) if fsio::is_absent(&error) => return self.leftovers(digest),
-            Err(error) => return FileState::Unreadable { path: path.to_owned(), reason: error.to_string() },
-        };
-        let found = fsio::find(path).ok().flatten();
-        let defect = match (&found, size) {
-            (Some(Found { size: 0, .. }), _) => Defect::Empty,
-            (Some(found), Some(expected)) => Defect::Size { expected, actual: found.size },
-            (None, _) if metadata.is_symlink() && !path.exists() => {
-                let target = fs_err::read_link(path).map(|target| target.display().to_string()).unwrap_or_default();
-                Defect::Dangling { target }
-            }
-            _ => Defect::NotAFile,
-        };
-        FileState::Wrong { defect, found }
+        digest_of(file).map_or(FileState::Missing, |digest| self.look(&digest, file).1)
     }
 
     /// Ollama's own unfinished downloads are named, since a pull could still use them.
@@ -125,7 +116,13 @@ impl OllamaStore {
         FileState::Missing
     }
 
-    fn published(&self, artifact: &Artifact) -> Result<(), Unpublished> {
+    /// Ollama leaves an image out whose blobs it cannot read, as it does without a manifest.
+    fn published(&self, artifact: &Artifact, states: &[FileState]) -> Result<(), Unpublished> {
+        for state in states {
+            if let FileState::Unreadable { path, reason } = state {
+                return Err(Unpublished::Unreadable { what: path.display().to_string(), reason: reason.clone() });
+            }
+        }
         let Some(place) = self.manifest_path(artifact) else {
             return Err(Unpublished::Missing { what: format!("an Ollama name for {}", artifact.source) });
         };
@@ -176,8 +173,8 @@ impl OllamaStore {
     }
 
     /// Finds every blob, or says which one is not there.
-    fn gather(&self, artifact: &Artifact, files: &[File]) -> Result<Vec<(Sha256, Place)>, StoreError> {
-        let mut places = Vec::with_capacity(files.len());
+    fn gather(&self, artifact: &Artifact, files: &[File]) -> Result<Vec<Content>, StoreError> {
+        let mut contents = Vec::with_capacity(files.len());
         for file in files {
             let missing = || StoreError::Incomplete {
                 store: self.name.clone(),
@@ -185,41 +182,55 @@ impl OllamaStore {
                 missing: file.path.to_string(),
             };
             let digest = digest_of(file).ok_or_else(missing)?;
-            let look = self.io(format!("cannot look at {}", file.path));
-            places.push((digest, self.locate(&digest, file.size).map_err(look)?.ok_or_else(missing)?));
+            let (place, found) = match self.look(&digest, file) {
+                (place, FileState::Present(found) | FileState::Staged(found)) => (place, found),
+                (_, FileState::Unreadable { path, reason }) => {
+                    let what = format!("cannot look at {}", path.display());
+                    return Err(self.io(what)(io::Error::new(io::ErrorKind::PermissionDenied, reason)));
+                }
+                _ => return Err(missing()),
+            };
+            contents.push(Content { digest, file: file.clone(), place, found });
         }
-        Ok(places)
+        Ok(contents)
     }
 
     /// Moves every blob that is not in its final place there, in one go.
-    fn move_blobs(&self, places: &[(Sha256, Place)]) -> Result<(), StoreError> {
+    fn move_blobs(&self, contents: &[Content]) -> Result<(), StoreError> {
         let blobs = self.root.join("blobs");
         let cannot = || self.io(format!("cannot put blobs into {}", blobs.display()));
         fsio::create_dir_all_with_mode(&blobs, DIR_MODE, self.owner).map_err(cannot())?;
+        contents.iter().for_each(|content| refresh(&content.found));
         let mut renames = Vec::new();
-        for (digest, place) in places {
-            let (Place::Ready(found) | Place::Blob(found) | Place::Legacy(found)) = place;
-            refresh(found);
-            if !matches!(place, Place::Blob(_)) {
-                self.keep_what_is_in_the_way(digest, found).map_err(cannot())?;
-                renames.push((found.path.clone(), self.blob(digest)));
-            }
+        for content in contents.iter().filter(|content| content.place != Place::Blob) {
+            self.keep_what_is_in_the_way(content).map_err(cannot())?;
+            renames.push((content.found.path.clone(), self.blob(&content.digest)));
         }
         fsio::rename_together(&renames).map_err(cannot())
     }
 
-    /// Gives a different file under the blob's name a second name, so that replacing it loses nothing.
-    fn keep_what_is_in_the_way(&self, digest: &Sha256, content: &Found) -> io::Result<()> {
-        let path = self.blob(digest);
-        let Some(old) = fsio::find(&path)? else {
-            return Ok(());
-        };
-        let same_length = old.size == content.size;
-        if same_length && fsio::hash_file(&path, Default::default())?.0.sha256 == Some(*digest) {
-            return Ok(());
+    /// Gives something else under the blob's name a second name, so that replacing it loses nothing.
+    fn keep_what_is_in_the_way(&self, content: &Content) -> io::Result<()> {
+        let path = self.blob(&content.digest);
+        match fs_err::symlink_metadata(&path) {
+            Err(error) if fsio::is_absent(&error) => return Ok(()),
+            Err(error) => return Err(error),
+            Ok(_) if look::is_worthless(&path, &content.file) => return Ok(()),
+            // Only the same length can be the same content; reading it all is the price of being sure.
+            Ok(old) if old.is_file() && old.len() == content.found.size => {
+                let (digests, _) = fsio::hash_file(&path, ContentHasher::new())?;
+                if digests.sha256 == Some(content.digest) {
+                    return Ok(());
+                }
+            }
+            Ok(_) => {}
         }
-        let aside = format!("{}.{:x}-{:x}", blob_name(digest), old.mtime_ns, old.inode);
-        fsio::set_aside(&path, &self.staging().join("aside").join(aside), self.owner)
+        self.set_aside(&path)
+    }
+
+    fn set_aside(&self, path: &Path) -> io::Result<()> {
+        let relative = path.strip_prefix(&self.root).unwrap_or(path);
+        fsio::set_aside(path, &look::aside_path(&self.staging(), relative), self.owner)
     }
 
     fn write_manifest(&self, place: &ManifestPath, bytes: &str) -> io::Result<()> {
@@ -229,10 +240,7 @@ impl OllamaStore {
             if old == bytes.as_bytes() {
                 return Ok(());
             }
-            let aside = self.staging().join("aside").join(format!("manifest-{}", Sha256::of(&old)));
-            if !aside.exists() {
-                fsio::set_aside(&place.path, &aside, self.owner)?;
-            }
+            self.set_aside(&place.path)?;
         }
         let staging = self.staging();
         let options = fsio::WriteOptions { mode: Some(FILE_MODE), owner: self.owner, staging: Some(&staging) };
@@ -258,20 +266,21 @@ impl Store for OllamaStore {
     }
 
     fn staging(&self) -> PathBuf {
-        self.root.join(".larder")
+        self.root.join(OWN_FOLDER)
     }
 
     fn observe(&self, artifact: &Artifact) -> Observed {
-        let files = artifact.files.iter().map(|file| self.state(file)).collect();
-        Observed { files, published: self.published(artifact) }
+        let files: Vec<FileState> = artifact.files.iter().map(|file| self.state(file)).collect();
+        Observed { published: self.published(artifact, &files), files }
     }
 
     fn content_path(&self, _artifact: &Artifact, file: &File) -> PathBuf {
         let Some(digest) = digest_of(file) else {
             return file.path.under(&self.root);
         };
-        match self.locate(&digest, file.size) {
-            Ok(Some(Place::Ready(found) | Place::Blob(found) | Place::Legacy(found))) => found.path,
+        match self.look(&digest, file).1 {
+            FileState::Present(found) | FileState::Staged(found) => found.path,
+            FileState::Unreadable { path, .. } => path,
             // New content waits in the staging folder until the image is published.
             _ => self.ready(&digest),
         }
@@ -284,6 +293,7 @@ impl Store for OllamaStore {
 
     fn place(&self, artifact: &Artifact, file: &File, content: Proven) -> Result<PathBuf, StoreError> {
         self.check_layout()?;
+        look::admit(&self.name, file, &content)?;
         let digest = digest_of(file).or(content.digests().sha256);
         let digest = digest.filter(|digest| content.digests().sha256 == Some(*digest)).ok_or_else(|| {
             self.unsuitable(artifact, format!("the content that arrived for {} has another sha256", file.path))
@@ -301,22 +311,22 @@ impl Store for OllamaStore {
         let cannot = || self.io(format!("cannot write {}", place.path.display()));
         let lock = self.staging().join("publish.lock");
         let _lock = FileLock::acquire(&lock, self.owner, PATIENCE, || ()).map_err(cannot())?;
-        let places = self.gather(artifact, &files)?;
-        let in_place = places.iter().all(|(_, place)| matches!(place, Place::Blob(_)));
+        let contents = self.gather(artifact, &files)?;
+        let in_place = contents.iter().all(|content| content.place == Place::Blob);
         if in_place && place.read_own().map_err(cannot())?.as_deref() == Some(bytes.as_bytes()) {
             return Ok(());
         }
         if let Some(twin) = twin_in_other_case(&place).map_err(cannot())? {
             return Err(self.unsuitable(artifact, place.is_ambiguous(&twin).to_string()));
         }
-        self.move_blobs(&places)?;
+        self.move_blobs(&contents)?;
         self.write_manifest(&place, bytes).map_err(cannot())?;
         // A server that prunes or removes at this moment may have taken a blob that images share.
         self.gather(artifact, &files).map(|_| ())
     }
 
     fn matching(&self, pattern: &Pattern) -> io::Result<Vec<Found>> {
-        listing::matching(&self.root, pattern)
+        look::matching(&self.root, &pattern.glob, OWN_FOLDER)
     }
 }
 

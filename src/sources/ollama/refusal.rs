@@ -1,14 +1,12 @@
 //! What a registry means when it says no.
 
-use std::time::Duration;
-
-use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
-use super::{Ask, bare};
+use super::{Ask, same_origin};
 use crate::digest::Sha256;
-use crate::sources::SourceError;
+use crate::sources::trail::plain;
+use crate::sources::{SourceError, body};
 
 /// So much of a refusal's text is read.
 const REFUSAL_LIMIT: usize = 16 << 10;
@@ -36,8 +34,9 @@ struct Reason {
 
 /// The error that an answer other than success stands for.
 pub(super) async fn refusal(ask: &Ask<'_>, version: &str, response: Response) -> SourceError {
-    let (status, address, wait) = (response.status(), response.url().clone(), wait(response.headers()));
-    let from_registry = super::same_origin(&address, &ask.address);
+    let status = response.status();
+    let from_registry = same_origin(response.url(), &ask.address);
+    let otherwise = body::refusal(status, response.headers(), &plain(response.url()));
     let reason = reason(response).await;
     let what = ask.what();
     match status {
@@ -45,10 +44,7 @@ pub(super) async fn refusal(ask: &Ask<'_>, version: &str, response: Response) ->
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => SourceError::Forbidden { what, message: reason.message },
         StatusCode::NOT_FOUND => SourceError::NotFound { what: missing(ask, &reason.code) },
         StatusCode::PRECONDITION_FAILED => SourceError::NeedsNewerOllama { what, version: version.to_owned() },
-        StatusCode::TOO_MANY_REQUESTS => {
-            SourceError::RateLimited { what: address.host_str().unwrap_or_default().to_owned(), wait }
-        }
-        _ => SourceError::Status { what: bare(&address), status: status.as_u16(), wait },
+        _ => otherwise,
     }
 }
 
@@ -77,19 +73,9 @@ async fn reason(mut response: Response) -> Reason {
     let told = serde_json::from_slice::<Refusal>(&bytes).ok().and_then(|refusal| refusal.errors.into_iter().next());
     let mut reason = told
         .unwrap_or_else(|| Reason { code: String::new(), message: String::from_utf8_lossy(&bytes).trim().to_owned() });
-    reason.message = reason.message.chars().filter(|c| !c.is_control()).take(300).collect();
+    reason.message = body::printable(&reason.message);
     if reason.message.is_empty() {
         reason.message = "the server gives no reason".to_owned();
     }
     reason
-}
-
-/// `Retry-After`, in seconds or as a date.
-pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-    Some(Duration::try_from(date.duration_since(jiff::Timestamp::now())).unwrap_or_default())
 }

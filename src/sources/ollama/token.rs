@@ -1,6 +1,7 @@
 //! Anonymous tokens: some registries hand one out to everybody, and want to see it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use reqwest::Client;
@@ -8,9 +9,10 @@ use reqwest::header::{HeaderMap, USER_AGENT, WWW_AUTHENTICATE};
 use serde::Deserialize;
 use url::Url;
 
-use super::refusal::wait;
-use super::{Ask, PATIENCE, bare, read_limited, silence, unreachable_at};
+use super::{Ask, in_time, read_limited};
 use crate::sources::SourceError;
+use crate::sources::body::refusal;
+use crate::sources::trail::plain;
 
 /// Longer answers are no tokens.
 const TOKEN_LIMIT: u64 = 64 << 10;
@@ -18,6 +20,13 @@ const TOKEN_LIMIT: u64 = 64 << 10;
 /// The tokens of this run, by repository.
 #[derive(Default)]
 pub(super) struct Tokens(Mutex<HashMap<String, String>>);
+
+/// Never prints a token.
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tokens(secret)")
+    }
+}
 
 #[derive(Deserialize)]
 struct TokenAnswer {
@@ -42,19 +51,16 @@ impl Tokens {
         let missing = || SourceError::TokenMissing { what: ask.what() };
         let challenge = headers.get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
         let address = token_address(challenge, &ask.address).ok_or_else(missing)?;
-        let request = client.get(address.clone()).header(USER_AGENT, user_agent).send();
-        let answer = tokio::time::timeout(PATIENCE, request).await;
-        let answer = answer.map_err(|_| SourceError::Unreachable { what: bare(&address), reason: silence() })?;
-        let answer = answer.map_err(|error| unreachable_at(&address, &error))?;
+        let answer = in_time(&address, client.get(address.clone()).header(USER_AGENT, user_agent).send()).await?;
         match answer.status().as_u16() {
             200 => {}
             // The registry gives tokens only to users that it knows.
             400 | 401 | 403 | 404 => return Err(missing()),
-            status => return Err(SourceError::Status { what: bare(&address), status, wait: wait(answer.headers()) }),
+            _ => return Err(refusal(answer.status(), answer.headers(), &plain(&address))),
         }
         let bytes = read_limited(&address, answer, TOKEN_LIMIT).await?;
         let answer: TokenAnswer = serde_json::from_slice(&bytes).map_err(|error| SourceError::Protocol {
-            what: bare(&address),
+            what: plain(&address),
             reason: format!("this is no token: {error}"),
         })?;
         let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
