@@ -45,7 +45,6 @@ pub fn text(plan: &Plan, heading: &Heading<'_>) -> String {
     out.push('\n');
     out.push_str(&sums(plan));
     out.push_str(&obstacles(plan));
-    out.push_str(ending(plan));
     out
 }
 
@@ -219,7 +218,8 @@ fn obstacles(plan: &Plan) -> String {
     out
 }
 
-fn ending(plan: &Plan) -> &'static str {
+/// What to do next.
+pub fn ending(plan: &Plan) -> &'static str {
     if plan.is_settled() {
         "Everything is in order: there is nothing to do\n"
     } else if plan.has_steps() {

@@ -11,6 +11,7 @@ use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::lock::Lock;
+use crate::report::plan::ending;
 use crate::report::table::count;
 use crate::retry::RetryPolicy;
 use crate::size::Bytes;
@@ -30,6 +31,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         plan::show(ui, &lab, &plan, false);
     }
     if !plan.has_steps() {
+        ui.text(ending(&plan));
         ui.object("apply", &Outcome::default());
         return Ok(if plan.is_settled() { Exit::InOrder } else { Exit::Partly });
     }

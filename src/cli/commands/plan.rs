@@ -13,7 +13,7 @@ use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::observe::Sighting;
 use crate::plan::{self, Outlook, Plan};
-use crate::report::plan::{Heading, text};
+use crate::report::plan::{Heading, ending, text};
 use crate::sources::{Sources, find_in_drive};
 
 #[derive(Debug, Default, clap::Args)]
@@ -40,6 +40,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let sources = lab.sources(common)?;
     let plan = make(&lab, common, &sources)?;
     show(ui, &lab, &plan, args.all);
+    ui.text(ending(&plan));
     Ok(if args.check && !plan.is_settled() { Exit::Differences } else { Exit::InOrder })
 }
 
