@@ -1,7 +1,7 @@
 //! Every store keeps the contract; what is particular to a layout is tested beside it.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use larder::artifact::{Artifact, File, Origin, Pattern};
@@ -122,8 +122,7 @@ fn write(path: &Path, bytes: &[u8]) {
 }
 
 fn link(target: impl AsRef<Path>, link: &Path) {
-    fsio::create_dir_all(link.parent().unwrap(), None).unwrap();
-    symlink(target, link).unwrap();
+    fsio::symlink_atomic(target.as_ref(), link, None).unwrap();
 }
 
 fn proven(store: &dyn Store, file: &File, bytes: &[u8]) -> Proven {
