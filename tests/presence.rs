@@ -1,11 +1,11 @@
 //! An absent drive is not an empty store: what larder sees of a store's root, with real mounts and users.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use larder::fsio::{Owner, create_dir_all, running_as};
+use larder::fsio::{Owner, create_dir_all, running_as, symlink_atomic};
 use larder::inventory::{Layout, StoreConfig};
 use larder::stores::{Absence, FolderStore, HfCacheStore, Store, StoreMark, look_for_root};
 
@@ -77,7 +77,7 @@ fn an_empty_mount_point_is_not_an_empty_store() {
     create_dir_all(&mount, None).unwrap();
     let not_mounted = Err(Absence::NotMounted { path: mount.display().to_string() });
     assert_eq!(look_mounted(&mount.join("models"), &mount), not_mounted);
-    assert_eq!(look_mounted(&mount.join("models"), &dir.path().join("gone")).is_err(), true);
+    assert!(look_mounted(&mount.join("models"), &dir.path().join("gone")).is_err());
     if is_root() {
         let mounted = Mount::new(&["-t", "tmpfs", "tmpfs"], &mount);
         assert_eq!(look_mounted(&mount.join("models"), &mount), Ok(()));
@@ -148,7 +148,7 @@ fn the_mark_of_a_cache_lies_where_no_client_looks() {
 fn a_root_that_is_no_folder_is_named_for_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let (root, file) = (dir.path().join("models"), dir.path().join("file"));
-    symlink("/run/media/no-such-drive", &root).unwrap();
+    symlink_atomic(Path::new("/run/media/no-such-drive"), &root, None).unwrap();
     let reason = "it is a link to /run/media/no-such-drive, which does not exist".to_owned();
     assert_eq!(look(&root, None, false), Err(Absence::Unreadable { path: root.display().to_string(), reason }));
     larder::fsio::write_atomic(&file, b"x", &larder::fsio::WriteOptions::default()).unwrap();

@@ -1,7 +1,7 @@
 //! Every store keeps the contract; what is particular to a layout is tested beside it.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use larder::artifact::{Artifact, File, Origin, Pattern};
@@ -13,6 +13,8 @@ use larder::stores::{Defect, FileState, FolderStore, HfCacheStore, OllamaStore, 
 mod contract;
 #[path = "support/ollama_image.rs"]
 mod ollama_image;
+#[path = "support/skip.rs"]
+mod skip;
 
 use contract::{Case, described};
 
@@ -140,14 +142,13 @@ fn write(path: &Path, bytes: &[u8]) {
 }
 
 fn link(target: impl AsRef<Path>, link: &Path) {
-    fsio::create_dir_all(link.parent().unwrap(), None).unwrap();
-    symlink(target, link).unwrap();
+    fsio::symlink_atomic(target.as_ref(), link, None).unwrap();
 }
 
 fn proven(store: &dyn Store, file: &File, bytes: &[u8]) -> Proven {
     let size = Some(bytes.len() as u64);
     let hasher = ContentHasher::to_compare(&file.digests, size);
-    let mut partial = Partial::open(&store.staging(), "key", hasher, None).unwrap();
+    let mut partial = Partial::open(&store.staging(), "key", hasher, store.owner()).unwrap();
     partial.restart(ContentHasher::to_compare(&file.digests, size)).unwrap();
     partial.append(bytes).unwrap();
     partial.prove(size, &file.digests).unwrap()
@@ -300,6 +301,28 @@ fn a_blob_without_its_link_is_staged_and_publishing_links_it() {
     assert_eq!(fs_err::read(model).unwrap(), CONTENTS[1]);
 }
 
+#[test]
+fn everything_that_root_writes_belongs_to_the_stores_user() {
+    if fsio::running_as().uid != 0 {
+        return skip::skipped("only root can write for another user");
+    }
+    let nobody = fsio::Owner { uid: 65534, gid: 65534 };
+    let dir = tempfile::tempdir().unwrap();
+    let cache = HfCacheStore::new("huggingface".to_owned(), dir.path().join("cache"), Some(nobody));
+    let folder = FolderStore::new("swarmui".to_owned(), dir.path().join("folder"), Some(nobody));
+    write(&dir.path().join("folder/clip/enc.safetensors"), b"set aside");
+    hf_cases().iter().for_each(|case| fill(&cache, case));
+    fill(&folder, &folder_cases()[0]);
+    for entry in walkdir::WalkDir::new(dir.path()).min_depth(1) {
+        let entry = entry.unwrap();
+        let was_there =
+            ["folder", "folder/clip"].map(|name| dir.path().join(name)).iter().any(|path| path == entry.path());
+        let is_aside = entry.path().starts_with(folder.staging().join("replaced")) && entry.file_type().is_file();
+        let found = fs_err::symlink_metadata(entry.path()).unwrap();
+        assert_eq!(found.uid() == nobody.uid, !was_there && !is_aside, "{}", entry.path().display());
+    }
+}
+
 /// Moves the blob of the second file into the cache-wide store, as clients since 1.32 keep it.
 fn share_the_model(cache: &Path) -> (PathBuf, PathBuf) {
     let blob = cache.join("models--acme--tiny/blobs").join(sha256(CONTENTS[1]));
@@ -401,6 +424,19 @@ fn unfinished_downloads_are_not_present_even_at_full_length() {
     fsio::remove_file(&file).unwrap();
     let state = store.observe(&case.artifact).files.swap_remove(0);
     assert!(matches!(defect(state), Some(Defect::Unfinished { .. })));
+}
+
+#[test]
+fn in_a_crowded_folder_only_the_unfinished_file_is_unfinished() {
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..100).map(|number| format!("shards/{number}.safetensors")).collect();
+    names.iter().for_each(|name| write(&dir.path().join(name), b"x"));
+    write(&dir.path().join("shards/42.safetensors.aria2"), b"control");
+    let files = names.iter().map(|name| described(name, b"x")).collect();
+    let observed = open_folder(dir.path()).observe(&artifact("shards", "https://example.org/x", files));
+    let wrong = (0..100).filter(|index| !matches!(observed.files[*index], FileState::Present(_)));
+    assert_eq!(wrong.collect::<Vec<_>>(), [42]);
+    assert!(matches!(&observed.files[42], FileState::Wrong { defect: Defect::Unfinished { .. }, .. }));
 }
 
 #[test]

@@ -10,17 +10,19 @@ use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags, accessat, statvfs};
 
 use super::running_as;
 
-const READ_BY_OTHERS: u32 = 0o004;
+const READ_BY_ALL: u32 = 0o444;
 const READ_BY_OWNER: u32 = 0o400;
 
 /// Whether the file that `metadata` was read from, at `path`, may be read.
 ///
 /// The system is asked only where the permission bits leave it open.
 pub fn may_read(path: &Path, metadata: &Metadata) -> io::Result<()> {
+    if metadata.mode() & READ_BY_ALL == READ_BY_ALL {
+        return Ok(());
+    }
     let own = running_as().uid;
-    let owner_may = metadata.uid() == own && metadata.mode() & READ_BY_OWNER != 0;
-    let others_may = metadata.uid() != own && metadata.mode() & READ_BY_OTHERS != 0;
-    if own == 0 || owner_may || others_may { Ok(()) } else { ask(path, Access::READ_OK) }
+    let is_ours = metadata.uid() == own && metadata.mode() & READ_BY_OWNER != 0;
+    if own == 0 || is_ours { Ok(()) } else { ask(path, Access::READ_OK) }
 }
 
 /// Whether entries may be made in the folder `dir`.

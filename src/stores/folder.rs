@@ -1,5 +1,7 @@
 //! A plain folder: files under their own names, as SwarmUI, ComfyUI, MMAudio and HeartMuLa read them.
 
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,9 @@ use crate::stores::{FileState, Observed, Store, StoreError, Unpublished};
 
 /// Our own folder at the root, which the programs that scan for models pass over for its dot.
 const OWN_FOLDER: &str = ".larder";
+
+/// From so many files of one artifact in one folder, the folder is listed instead of asked.
+const CROWDED: usize = 32;
 
 /// A folder whose files lie at the artifact's own paths.
 #[derive(Debug)]
@@ -31,6 +36,17 @@ impl FolderStore {
         move |source| StoreError::Io { store, what, source }
     }
 
+    /// Lists each folder that holds many of the artifact's files, which costs less than asking for each
+    /// file whether aria2 is still at it.
+    fn list_crowded_folders<'a>(&self, artifact: &'a Artifact) -> HashMap<&'a str, HashSet<OsString>> {
+        let mut counts = HashMap::<&str, usize>::new();
+        artifact.files.iter().for_each(|file| *counts.entry(folder_of(file)).or_default() += 1);
+        let crowded = counts.into_iter().filter(|(_, count)| *count >= CROWDED).map(|(folder, _)| folder);
+        // A folder that cannot be listed is asked file by file, which tells what is wrong with it.
+        let list = |folder| Some((folder, look::controlled_by_aria2(&self.root.join(folder)).ok()?));
+        crowded.filter_map(list).collect()
+    }
+
     /// Keeps what lies in the place of `file`, unless it is worthless.
     ///
     /// A link is set aside as the link it is: what it leads to lies elsewhere, may serve others, and
@@ -45,6 +61,10 @@ impl FolderStore {
         }
         fsio::set_aside(&path, &look::aside_path(&self.staging(), Path::new(file.path.as_str())), self.owner)
     }
+}
+
+fn folder_of(file: &File) -> &str {
+    file.path.as_str().rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// Whether the file at `path` has the bytes of `content`, so that replacing it loses nothing.
@@ -76,7 +96,11 @@ impl Store for FolderStore {
     }
 
     fn observe(&self, artifact: &Artifact) -> Observed {
-        let look = |file: &File| look_beside(file.path.under(&self.root), file);
+        let listed = self.list_crowded_folders(artifact);
+        let look = |file: &File| {
+            let control = listed.get(folder_of(file)).map(|names| names.contains(OsStr::new(file.path.file_name())));
+            look_beside(file.path.under(&self.root), file, control)
+        };
         let files: Vec<FileState> = artifact.files.iter().map(look).collect();
         let absent = artifact.files.iter().zip(&files).find(|(_, state)| !matches!(state, FileState::Present(_)));
         let published = absent.map_or(Ok(()), |(file, _)| Err(Unpublished::Missing { what: file.path.to_string() }));

@@ -77,14 +77,11 @@ impl HfCacheStore {
     /// Makes the snapshot's entry for `file` a link to the blob `name`; what was there is kept aside.
     fn link(&self, repo: &RepoPlaces, commit: &str, file: &File, name: &str) -> io::Result<()> {
         let (entry, target) = (file.path.under(&repo.snapshot(commit)), link_target(&file.path, name));
+        let says_so = || fs_err::read_link(&entry).is_ok_and(|found| found == target);
         match fs_err::symlink_metadata(&entry) {
-            Ok(found) if found.is_symlink() => {
-                if fs_err::read_link(&entry)? == target {
-                    return Ok(());
-                }
-            }
+            Ok(found) if found.is_symlink() && says_so() => return Ok(()),
             // A client without links puts the content itself here; it may be the only copy of something.
-            Ok(_) if !look::is_worthless(&entry, file) => self.set_aside(&entry)?,
+            Ok(found) if !found.is_symlink() && !look::is_worthless(&entry, file) => self.set_aside(&entry)?,
             _ => {}
         }
         let staging = self.staging();

@@ -1,7 +1,10 @@
 //! Judging what lies at a path by its name, length, links and, where those leave it open, first bytes.
 
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -116,7 +119,7 @@ fn not_content(path: &Path, size: u64) -> io::Result<Option<Defect>> {
 ///
 /// aria2 allocates the whole length at once, so only its control file tells; the others keep the
 /// unfinished bytes under the longer name, which matters only while the file itself is not known good.
-pub(super) fn unfinished_evidence(path: &Path, endings: &[&str]) -> Option<String> {
+fn unfinished_evidence(path: &Path, endings: &[&str]) -> Option<String> {
     let name = path.file_name()?.to_string_lossy();
     endings.iter().find_map(|ending| {
         let trace = path.with_file_name(format!("{name}.{ending}"));
@@ -126,9 +129,12 @@ pub(super) fn unfinished_evidence(path: &Path, endings: &[&str]) -> Option<Strin
 }
 
 /// [`look_at`] for folders that other downloaders write into.
-pub(super) fn look_beside(path: PathBuf, file: &File) -> FileState {
+///
+/// `control` says whether aria2's control file lies beside the file, where that is known already.
+pub(super) fn look_beside(path: PathBuf, file: &File, control: Option<bool>) -> FileState {
     let state = look_at(path.clone(), file);
     let endings = match &state {
+        FileState::Present(_) if file.size.is_some() && control == Some(false) => return state,
         FileState::Present(_) if file.size.is_some() => &UNFINISHED_ENDINGS[..1],
         FileState::Unreadable { .. } => return state,
         _ => &UNFINISHED_ENDINGS[..],
@@ -142,6 +148,18 @@ pub(super) fn look_beside(path: PathBuf, file: &File) -> FileState {
         _ => None,
     };
     FileState::Wrong { defect: Defect::Unfinished { evidence }, found }
+}
+
+/// Names of the files in `dir` that aria2 has not finished, by their control files.
+pub(super) fn controlled_by_aria2(dir: &Path) -> io::Result<HashSet<OsString>> {
+    let mut names = HashSet::new();
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if let Some(file) = name.as_bytes().strip_suffix(b".aria2") {
+            names.insert(OsStr::from_bytes(file).to_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// Refuses content that was not proven to be `file`.
@@ -234,7 +252,7 @@ fn match_entry(root: &Path, matcher: &GlobMatcher, path: &Path) -> io::Result<Op
     if is_unfinished || !matcher.is_match(relative) {
         return Ok(None);
     }
-    match look_beside(path.to_owned(), &File::named(name)) {
+    match look_beside(path.to_owned(), &File::named(name), None) {
         FileState::Present(found) => Ok(Some(found)),
         FileState::Unreadable { path, reason } => {
             let message = format!("{} cannot be read: {reason}", path.display());

@@ -1,12 +1,12 @@
 //! What every store must do, whatever its layout. Drive it with [`suite`].
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use larder::artifact::{Artifact, File};
 use larder::digest::{ContentHasher, Digests};
-use larder::fsio::{Partial, Proven, running_as};
+use larder::fsio::{Partial, Proven, running_as, symlink_atomic};
 use larder::stores::{Defect, FileState, Observed, Store, StoreError};
 
 #[path = "../support/stranger.rs"]
@@ -57,7 +57,8 @@ const RULES: &[Rule] = &[
 pub(crate) fn suite(factory: Factory<'_>, cases: &[Case]) {
     for case in cases {
         for (name, rule) in RULES {
-            eprintln!("{}: {name}", case.artifact.name);
+            #[expect(clippy::print_stderr, reason = "shown when the rule fails")]
+            let () = eprintln!("{}: {name}", case.artifact.name);
             rule(&Bench::new(factory, case));
         }
     }
@@ -228,14 +229,14 @@ fn empty(path: &Path, _size: u64) -> Defect {
 
 fn dangle(path: &Path, _size: u64) -> Defect {
     remove(path);
-    symlink("no-such-file", path).unwrap();
+    symlink_atomic(Path::new("no-such-file"), path, None).unwrap();
     Defect::Dangling { target: "no-such-file".to_owned() }
 }
 
 fn point_in_a_circle(path: &Path, _size: u64) -> Defect {
     remove(path);
     let name = path.file_name().unwrap().to_str().unwrap();
-    symlink(name, path).unwrap();
+    symlink_atomic(Path::new(name), path, None).unwrap();
     Defect::Dangling { target: name.to_owned() }
 }
 
