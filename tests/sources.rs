@@ -25,7 +25,7 @@ const ALWAYS: usize = usize::MAX;
 
 /// Content that differs everywhere, so that a wrong offset shows.
 fn content(len: usize) -> Vec<u8> {
-    (0..len as u64).flat_map(|n| Sha256::of(&n.to_le_bytes()).as_bytes()[..4].to_vec()).take(len).collect()
+    (0..len as u64).flat_map(|n| *Sha256::of(&n.to_le_bytes()).as_bytes()).take(len).collect()
 }
 
 /// The source that the hub's clients use, with short timeouts.
