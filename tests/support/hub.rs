@@ -360,7 +360,9 @@ fn respond(call: &Call) -> Response {
         )
     };
     match call.fault(at_once) {
-        Some(Fault::Status(status)) => StatusCode::from_u16(status).unwrap().into_response(),
+        Some(Fault::Status(status)) => {
+            (StatusCode::from_u16(status).unwrap(), "refused for the test\n").into_response()
+        }
         Some(Fault::RetryAfter(status, wait)) => {
             (StatusCode::from_u16(status).unwrap(), [(header::RETRY_AFTER, wait)]).into_response()
         }
