@@ -61,7 +61,7 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
 }
 
 /// Sends exactly these bytes and returns everything that comes back: no client cleans the path first.
-async fn raw(lab: &Mirror, request: &str) -> String {
+async fn raw(mirror: &Mirror, request: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(mirror.url.trim_start_matches("http://")).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -505,7 +505,7 @@ fn hf_program(version: &str) -> Option<PathBuf> {
     None
 }
 
-async fn hf(program: &Path, lab: &Mirror, home: &Path, args: &[&str]) -> Output {
+async fn hf(program: &Path, mirror: &Mirror, home: &Path, args: &[&str]) -> Output {
     let output = tokio::process::Command::new(program)
         .args(args)
         .env_clear()
