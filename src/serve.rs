@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use tokio::net::TcpListener;
 
@@ -34,7 +35,7 @@ mod route;
 
 use answer::{empty, json};
 use catalog::Catalog;
-use route::{Face, Route};
+use route::Route;
 
 /// What the server may hand out.
 #[derive(Debug, Clone, Default)]
@@ -145,7 +146,15 @@ async fn answer_request(State(site): State<Site>, request: Request) -> Response 
     let response = dispatch(&site, request).await;
     let status = response.status().as_u16();
     tracing::info!(peer = peer.unwrap_or_default(), %method, path, status, "request");
-    if method == Method::HEAD { response.map(|_| Body::empty()) } else { response }
+    if method == Method::HEAD { head_only(response) } else { response }
+}
+
+/// The answer to GET without its content, but with the content's length.
+fn head_only(mut response: Response) -> Response {
+    if let Some(len) = response.body().size_hint().exact() {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from(len));
+    }
+    response.map(|_| Body::empty())
 }
 
 async fn dispatch(site: &Site, request: Request) -> Response {
@@ -155,15 +164,15 @@ async fn dispatch(site: &Site, request: Request) -> Response {
     if !route.allows(&request.method) {
         return answer::method_not_allowed(route.methods());
     }
-    match route.face {
-        Face::Hub(asked) => hub::answer(site, asked, request, body).await,
-        Face::WhoAmI => hub::nobody(),
-        Face::RegistryVersion => registry::version(),
-        Face::Registry { repository, item } => registry::answer(site, &repository, &item, request).await,
-        Face::File { artifact, path } => plain::file(site, &artifact, &path, request).await,
-        Face::Blob { digest } => plain::blob(site, &digest, request).await,
-        Face::Home => json(StatusCode::OK, &plain::home(&site.catalog)),
-        Face::Lock => plain::lock(&site.catalog),
-        Face::Nothing => empty(StatusCode::NOT_FOUND),
+    match route {
+        Route::Hub(asked) => hub::answer(site, asked, request, body).await,
+        Route::WhoAmI => hub::nobody(),
+        Route::RegistryVersion => registry::version(),
+        Route::Registry { repository, item } => registry::answer(site, &repository, &item, request).await,
+        Route::File { artifact, path } => plain::file(site, &artifact, &path, request).await,
+        Route::Blob { digest } => plain::blob(site, &digest, request).await,
+        Route::Home => json(StatusCode::OK, &plain::home(&site.catalog)),
+        Route::Lock => plain::lock(&site.catalog),
+        Route::Nothing => empty(StatusCode::NOT_FOUND),
     }
 }

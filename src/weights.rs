@@ -9,6 +9,7 @@ use std::path::Path;
 pub mod gguf;
 pub mod safetensors;
 pub mod shards;
+mod zip;
 
 /// What a file turns out to be, judged by its bytes and never by its name.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +18,7 @@ pub enum Kind {
     Safetensors(safetensors::Header),
     /// GGUF, with a header that agrees with the file's length.
     Gguf(gguf::Header),
-    /// A zip archive, such as PyTorch's `.pth`.
+    /// A zip archive, such as PyTorch's `.pth`, with its directory in place.
     Zip,
     /// The text that stands for a file in git.
     LfsPointer,
@@ -74,7 +75,7 @@ impl WeightsError {
     }
 }
 
-/// Looks what `path` is and, for safetensors and GGUF, whether the header agrees with the file's length.
+/// Looks what `path` is and, for safetensors, GGUF and zip, whether anything of it is missing.
 pub fn check_file(path: &Path) -> Result<Kind, WeightsError> {
     let mut file = fs_err::File::open(path).map_err(WeightsError::Io)?;
     let len = file.metadata().map_err(WeightsError::Io)?.len();
@@ -93,9 +94,10 @@ pub fn check(file: &mut (impl Read + Seek), len: u64) -> Result<Kind, WeightsErr
     if safetensors::begins_like_one(&start) {
         return safetensors::read_safetensors(file, len).map(Kind::Safetensors);
     }
-    Ok(if start.starts_with(b"PK\x03\x04") {
-        Kind::Zip
-    } else if start.starts_with(b"version https://git-lfs.github.com/spec/") {
+    if start.starts_with(b"PK\x03\x04") {
+        return zip::check_zip(file, len).map(|()| Kind::Zip);
+    }
+    Ok(if start.starts_with(b"version https://git-lfs.github.com/spec/") {
         Kind::LfsPointer
     } else if is_html(&start) {
         Kind::Html
@@ -119,7 +121,6 @@ mod tests {
 
     #[test]
     fn files_are_told_apart_by_their_bytes() {
-        assert_eq!(kind(b"PK\x03\x04rest"), Kind::Zip);
         assert_eq!(kind(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"), Kind::LfsPointer);
         assert_eq!(kind(b"\xef\xbb\xbf \n<!DOCTYPE HTML><html>"), Kind::Html);
         assert_eq!(kind(b"{\"a\": 1}"), Kind::Unknown);

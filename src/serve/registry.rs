@@ -1,6 +1,6 @@
 //! The Ollama registry's face: manifests byte for byte, and layers.
 
-use axum::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use axum::http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
@@ -47,10 +47,7 @@ fn find_manifest<'a>(images: &'a Images, reference: &str) -> Option<&'a ImageMan
 
 fn send_manifest(manifest: &ImageManifest) -> Response {
     let mut response = typed(StatusCode::OK, MANIFEST_TYPE, manifest.bytes.clone());
-    let headers = response.headers_mut();
-    // Said here because the answer to HEAD has the same headers and no body to count.
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len()));
-    name_content(headers, manifest.digest);
+    name_content(response.headers_mut(), manifest.digest);
     response
 }
 
@@ -65,10 +62,9 @@ async fn send_blob(site: &Site, images: &Images, wanted: &str, request: &Parts) 
     name_content(&mut headers, digest);
     let mut response = content::send(site, item, Some(format!("sha256:{digest}")), headers, request).await;
     // Ollama asks for the whole blob once, and takes the address for its ranges from here even with 200.
-    if request.method == Method::GET && response.status() == StatusCode::OK {
-        if let Ok(path) = HeaderValue::from_str(request.uri.path()) {
-            response.headers_mut().insert(LOCATION, path);
-        }
+    let is_whole = request.method == Method::GET && response.status() == StatusCode::OK;
+    if let Some(path) = HeaderValue::from_str(request.uri.path()).ok().filter(|_| is_whole) {
+        response.headers_mut().insert(LOCATION, path);
     }
     response
 }

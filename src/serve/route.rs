@@ -5,15 +5,9 @@ use percent_encoding::percent_decode_str;
 
 use crate::artifact::{HubKind, HubRepo};
 
-/// A request's path, understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Route {
-    pub(crate) face: Face,
-}
-
 /// What is asked for. Names are decoded, but not yet looked up: they may be anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Face {
+pub(crate) enum Route {
     Home,
     Lock,
     WhoAmI,
@@ -58,7 +52,7 @@ pub(crate) enum RegistryItem {
 impl Route {
     /// Reads a path. The words `api`, `v2`, `files`, `blobs` and `lock` at its beginning are never a repository.
     pub(crate) fn parse(path: &str) -> Self {
-        Self { face: parse(path).unwrap_or(Face::Nothing) }
+        parse(path).unwrap_or(Route::Nothing)
     }
 
     pub(crate) fn allows(&self, method: &Method) -> bool {
@@ -66,32 +60,32 @@ impl Route {
     }
 
     pub(crate) fn methods(&self) -> &'static [&'static str] {
-        match &self.face {
-            Face::Hub(asked) if asked.iter().any(|asked| matches!(asked.ask, HubAsk::PathsInfo { .. })) => &["POST"],
+        match self {
+            Route::Hub(asked) if asked.iter().any(|asked| matches!(asked.ask, HubAsk::PathsInfo { .. })) => &["POST"],
             _ => &["GET", "HEAD"],
         }
     }
 }
 
-fn parse(path: &str) -> Option<Face> {
+fn parse(path: &str) -> Option<Route> {
     let parts = decode(path)?;
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     Some(match parts[..] {
-        [""] => Face::Home,
-        ["lock"] => Face::Lock,
-        ["api", "whoami-v2"] => Face::WhoAmI,
-        ["api", kind, ref rest @ ..] => Face::Hub(api_requests(hub_kind(kind)?, rest)?),
-        ["v2"] | ["v2", ""] => Face::RegistryVersion,
+        [""] => Route::Home,
+        ["lock"] => Route::Lock,
+        ["api", "whoami-v2"] => Route::WhoAmI,
+        ["api", kind, ref rest @ ..] => Route::Hub(api_requests(hub_kind(kind)?, rest)?),
+        ["v2"] | ["v2", ""] => Route::RegistryVersion,
         ["v2", namespace, model, kind, item] => {
-            Face::Registry { repository: format!("{namespace}/{model}"), item: registry_item(kind, item)? }
+            Route::Registry { repository: format!("{namespace}/{model}"), item: registry_item(kind, item)? }
         }
         ["files", artifact, ref path @ ..] if !path.is_empty() => {
-            Face::File { artifact: artifact.to_owned(), path: path.join("/") }
+            Route::File { artifact: artifact.to_owned(), path: path.join("/") }
         }
-        ["blobs", "sha256", digest] => Face::Blob { digest: digest.to_owned() },
+        ["blobs", "sha256", digest] => Route::Blob { digest: digest.to_owned() },
         ["api" | "v2" | "files" | "blobs" | "lock", ..] => return None,
-        ["datasets", ref rest @ ..] => Face::Hub(resolve_requests(HubKind::Dataset, rest)?),
-        ref rest => Face::Hub(resolve_requests(HubKind::Model, rest)?),
+        ["datasets", ref rest @ ..] => Route::Hub(resolve_requests(HubKind::Dataset, rest)?),
+        ref rest => Route::Hub(resolve_requests(HubKind::Model, rest)?),
     })
 }
 
@@ -149,8 +143,8 @@ mod tests {
     use super::*;
 
     fn hub(path: &str) -> Vec<(String, HubAsk)> {
-        match Route::parse(path).face {
-            Face::Hub(asked) => asked.into_iter().map(|asked| (asked.repo.to_string(), asked.ask)).collect(),
+        match Route::parse(path) {
+            Route::Hub(asked) => asked.into_iter().map(|asked| (asked.repo.to_string(), asked.ask)).collect(),
             other => panic!("{path} is {other:?}"),
         }
     }
@@ -176,7 +170,7 @@ mod tests {
         for path in
             ["", "*", "/api", "/api/spaces/a/b", "/v2/a/b", "/files/x", "/blobs/md5/0", "/a/b", "/a/%ff/resolve/m/x"]
         {
-            assert_eq!(Route::parse(path).face, Face::Nothing, "{path}");
+            assert_eq!(Route::parse(path), Route::Nothing, "{path}");
         }
     }
 

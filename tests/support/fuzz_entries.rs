@@ -1,0 +1,100 @@
+//! One function for each parser of foreign input: takes any bytes, and panics only where the parser broke a promise.
+//!
+//! Shared by `tests/fuzz_smoke.rs`, which runs everywhere, and by the targets in `fuzz/`, which search for long.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use larder::artifact::{OllamaName, Reference};
+use larder::inventory::Inventory;
+use larder::lock::Lock;
+use larder::manifest::Manifests;
+use larder::relpath::RelPath;
+use larder::weights::{self, gguf, safetensors, shards};
+
+/// A parser and its name, which is also the name of its target in `fuzz/`.
+pub type Entry = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const ENTRIES: &[Entry] = &[
+    ("manifest", manifest),
+    ("inventory", inventory),
+    ("lock", lock),
+    ("reference", reference),
+    ("relpath", relpath),
+    ("safetensors", safetensors),
+    ("gguf", gguf),
+    ("shard_index", shard_index),
+    ("weights", any_weights),
+];
+
+/// A manifest, as people write it.
+pub fn manifest(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    if let Err(errors) = Manifests::parse(Path::new("manifest.toml"), text) {
+        assert!(!errors.is_empty(), "refused without a reason");
+    }
+}
+
+/// An inventory, as people write it.
+pub fn inventory(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    if let Err(errors) = Inventory::parse(Path::new("inventory.toml"), text) {
+        assert!(!errors.is_empty(), "refused without a reason");
+    }
+}
+
+/// A lock; one that is accepted must survive being written and read again.
+pub fn lock(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let Ok(lock) = Lock::parse(Path::new("inventory.lock"), text) else { return };
+    let again = Lock::parse(Path::new("inventory.lock"), &lock.to_text());
+    assert_eq!(again.as_ref(), Ok(&lock));
+}
+
+/// A reference; one that is accepted must mean the same after printing.
+pub fn reference(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    if let Ok(reference) = text.parse::<Reference>() {
+        assert_eq!(reference.to_string().parse(), Ok(reference));
+    }
+    if let Ok(name) = text.parse::<OllamaName>() {
+        assert_eq!(name.to_string().parse(), Ok(name));
+    }
+}
+
+/// A path; one that is accepted must stay below the folder it is joined to.
+pub fn relpath(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let Ok(path) = text.parse::<RelPath>() else { return };
+    let joined = path.under(Path::new("/root/of"));
+    let clean = joined.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+    assert!(clean && joined.starts_with("/root/of"), "{text:?} leads to {}", joined.display());
+}
+
+/// A safetensors file; the tensors of one that is accepted lie within it.
+pub fn safetensors(bytes: &[u8]) {
+    let Ok(header) = safetensors::read_safetensors(&mut Cursor::new(bytes), bytes.len() as u64) else { return };
+    let end = header.tensors.iter().map(|tensor| tensor.end).max().unwrap_or(0);
+    assert_eq!(header.data_start + end, bytes.len() as u64);
+}
+
+/// A GGUF file; the tensors of one that is accepted lie within it.
+pub fn gguf(bytes: &[u8]) {
+    let Ok(header) = gguf::read_gguf(&mut Cursor::new(bytes), bytes.len() as u64) else { return };
+    for tensor in &header.tensors {
+        assert!(header.data_start + tensor.offset + tensor.size.unwrap_or(0) <= bytes.len() as u64, "{tensor:?}");
+    }
+}
+
+/// A shard index.
+pub fn shard_index(bytes: &[u8]) {
+    let Ok(index) = shards::read_index(&mut Cursor::new(bytes), bytes.len() as u64) else { return };
+    let place: RelPath = "folder/model.safetensors.index.json".parse().expect("a clean path");
+    assert!(index.shards(&place).iter().all(|shard| shard.as_str().starts_with("folder/")));
+}
+
+/// Whatever a file may be.
+pub fn any_weights(bytes: &[u8]) {
+    let _ = weights::check(&mut Cursor::new(bytes), bytes.len() as u64);
+}
