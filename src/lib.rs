@@ -18,3 +18,7 @@ pub mod manifest;
 // Floor 3: ports.
 pub mod sources;
 pub mod stores;
+// Floor 4: looking.
+pub mod conditions;
+// Floor 8: what the reports say.
+pub mod report;

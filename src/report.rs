@@ -1,0 +1,3 @@
+//! Reports: what the commands say, as plain data and as text.
+
+pub mod list;
