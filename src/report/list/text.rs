@@ -143,7 +143,9 @@ fn push_table(text: &mut String, title: &str, rows: &[&[String; 9]], widths: &[u
         column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(padded)));
     }
     for column in [2, 4] {
-        table.column_mut(column).map(|column| column.set_cell_alignment(CellAlignment::Right));
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     let _ = writeln!(text, "{title}");
     for line in table.to_string().lines() {
