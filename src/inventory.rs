@@ -114,6 +114,12 @@ pub struct Machine {
     /// Store paths that differ there.
     #[serde(default)]
     pub stores: BTreeMap<String, PathBuf>,
+    /// The order of sources there, where it differs: without `upstream`, nothing is fetched from outside the lab.
+    #[serde(default)]
+    pub order: Option<Vec<SourceKind>>,
+    /// The limit for all downloads there, where it differs.
+    #[serde(default)]
+    pub max_rate: Option<String>,
 }
 
 /// Where bytes may come from, and how fast.
@@ -298,6 +304,11 @@ impl Inventory {
         if let Err(message) = self.sources.max_rate() {
             wrong(format!("[sources] max-rate: {message}"), "write a size per second");
         }
+        for machine in self.machines.keys() {
+            if let Err(message) = self.sources_of(machine).max_rate() {
+                wrong(format!("machine `{machine}` max-rate: {message}"), "write a size per second");
+            }
+        }
         for (name, profile) in &self.profiles {
             for pattern in profile.artifacts.iter().chain(&profile.except) {
                 if Selector::new([pattern.as_str()]).is_err() {
@@ -309,6 +320,19 @@ impl Inventory {
             }
         }
         errors
+    }
+
+    /// Where `machine` may fetch from: `[sources]` with what the machine says differently.
+    pub fn sources_of(&self, machine: &str) -> SourceConfig {
+        let own = self.machines.get(machine);
+        let mut sources = self.sources.clone();
+        if let Some(order) = own.and_then(|machine| machine.order.clone()) {
+            sources.order = order;
+        }
+        if let Some(rate) = own.and_then(|machine| machine.max_rate.clone()) {
+            sources.max_rate = Some(rate);
+        }
+        sources
     }
 
     /// The profile of `machine`, or of the inventory itself; `None` means everything.

@@ -23,6 +23,7 @@ pub mod ollama_api;
 pub mod sources;
 pub mod stores;
 // Floor 4: looking.
+pub mod conditions;
 pub mod observe;
 pub mod resolve;
 // Floor 5: thinking and judging.

@@ -55,6 +55,9 @@ pub struct Section {
     pub name: String,
     /// What people call it.
     pub title: String,
+    /// The section whose total includes this one's.
+    #[serde(default)]
+    pub part_of: Option<String>,
     /// What the lab's document says it takes, such as `~16 GB`.
     #[serde(default)]
     pub documented: Option<String>,
@@ -110,6 +113,9 @@ pub struct Declared {
     /// Size for people before the first lock.
     #[serde(default)]
     pub size: Option<Bytes>,
+    /// Exact length of all files together, where a record has it though not of every file.
+    #[serde(default)]
+    pub total: Option<Bytes>,
     /// Size as the lab's document prints it.
     #[serde(default)]
     pub documented: Option<String>,
@@ -143,7 +149,7 @@ pub struct Declared {
 }
 
 /// The kinds of download that one repository can offer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Download {
     /// The files a pipeline loads.
@@ -183,6 +189,17 @@ pub struct DeclaredFile {
     pub role: Option<String>,
 }
 
+impl Declared {
+    /// Whether `file` names every file that belongs to the artifact.
+    ///
+    /// `complete` decides where it is written. Otherwise files are all there is unless more is selected
+    /// by `include`, taken by a pattern, or made up by an Ollama image.
+    pub fn lists_every_file(&self) -> bool {
+        let selects_more = !self.include.is_empty() || self.pattern.is_some() || self.manifest.is_some();
+        self.complete.unwrap_or(!self.file.is_empty() && !selects_more)
+    }
+}
+
 impl DeclaredFile {
     /// A file of which only the path is known.
     pub fn named(path: RelPath) -> Self {
@@ -210,8 +227,9 @@ impl DeclaredFile {
 pub struct Package {
     /// Name on the package index.
     pub name: String,
-    /// The exact version.
-    pub version: String,
+    /// The exact version; absent where only a `revision` is known, or none.
+    #[serde(default)]
+    pub version: Option<String>,
     /// Why it is needed.
     #[serde(default)]
     pub purpose: Option<String>,
@@ -230,9 +248,15 @@ pub struct Package {
     /// The artifact that holds the wheel, for packages that no index has.
     #[serde(default)]
     pub artifact: Option<String>,
+    /// Other wheels of which a digest is on record: for other Pythons, or of a version not to install.
+    #[serde(default)]
+    pub other_wheels: Vec<Wheel>,
     /// Source revision of an editable install.
     #[serde(default)]
     pub revision: Option<String>,
+    /// The artifacts that need it; empty means the platform as a whole.
+    #[serde(default)]
+    pub needed_by: Vec<String>,
     /// Licence.
     #[serde(default)]
     pub license: Option<String>,
@@ -242,6 +266,20 @@ pub struct Package {
     /// What an admin should know.
     #[serde(default)]
     pub note: Option<String>,
+}
+
+/// A wheel that is known, though not the one to install here.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Wheel {
+    /// File name, or as much of it as is known.
+    pub file: String,
+    /// Length in bytes.
+    #[serde(default)]
+    pub size: Option<Bytes>,
+    /// SHA-256 of the content.
+    #[serde(default)]
+    pub sha256: Option<Sha256>,
 }
 
 /// A model used over the network.
@@ -254,7 +292,7 @@ pub struct CloudModel {
     pub model: String,
     /// Who runs it.
     pub provider: String,
-    /// The file that holds the key: must exist, be private, and be ignored by git.
+    /// The file that holds the key, or a glob of one per checkout: must exist, be private, and be ignored by git.
     pub key: PathBuf,
     /// What it is used for.
     #[serde(default)]
@@ -322,6 +360,7 @@ impl Manifests {
             }
         }
         errors.extend(check::check(&all, &places));
+        errors.extend(check::check_groups(&all, files.first()));
         if errors.is_empty() { Ok(all) } else { Err(errors) }
     }
 
@@ -330,7 +369,8 @@ impl Manifests {
         let mut all = Self::default();
         let mut places = Vec::new();
         all.take(path, (parse_toml(path, text).map_err(|error| vec![error])?, text.to_owned()), &mut places);
-        let errors = check::check(&all, &places);
+        let mut errors = check::check(&all, &places);
+        errors.extend(check::check_groups(&all, Some(&path.to_owned())));
         if errors.is_empty() { Ok(all) } else { Err(errors) }
     }
 

@@ -1,5 +1,6 @@
 //! What the commands say, as text for people. The same data goes out as JSON unchanged.
 
+pub mod list;
 pub mod plan;
 pub mod status;
 pub mod table;

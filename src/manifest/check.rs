@@ -1,10 +1,11 @@
 //! What must hold between the entries of all manifests.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use globset::Glob;
 
-use super::{Declared, InputError, Manifests, Place};
+use super::{Declared, InputError, Manifests, Place, Section};
 use crate::artifact::Reference;
 
 /// Checks every artifact alone and all of them together; `places[i]` is where artifact `i` begins.
@@ -83,4 +84,50 @@ fn check_references(artifact: &Declared, all: &Manifests, wrong: &mut impl FnMut
     {
         wrong(format!("no manifest declares the section `{section}`"), "add a [[section]] table, or check the name");
     }
+}
+
+/// Checks what sections, packages and conditions say about each other; their places are not known, so `file` is named.
+pub(super) fn check_groups(all: &Manifests, file: Option<&PathBuf>) -> Vec<InputError> {
+    let mut errors = Vec::new();
+    let Some(file) = file else { return errors };
+    let mut wrong = |message: String, hint: &str| {
+        errors.push(InputError::new(Place::file(file), message).hint(hint));
+    };
+    for (index, section) in all.sections.iter().enumerate() {
+        if all.sections[..index].iter().any(|other| other.name == section.name) {
+            wrong(format!("section `{}` is declared twice", section.name), "remove one of the two");
+        }
+        if !chain_ends(all, section) {
+            let message = format!("section `{}`: `part-of` leads to no section, or back to itself", section.name);
+            wrong(message, "name a section that some manifest declares");
+        }
+    }
+    let packages = all.packages.iter().flat_map(|package| {
+        let named = package.artifact.iter().chain(&package.needed_by);
+        named.map(move |artifact| ("package", &package.name, artifact))
+    });
+    let conditions = all
+        .conditions
+        .iter()
+        .flat_map(|condition| condition.artifacts.iter().map(move |artifact| ("condition", &condition.name, artifact)));
+    for (kind, name, artifact) in packages.chain(conditions) {
+        if all.artifact(artifact).is_none() {
+            wrong(
+                format!("{kind} `{name}` names the artifact `{artifact}`, which no manifest declares"),
+                "check the name",
+            );
+        }
+    }
+    errors
+}
+
+/// Whether following `part-of` from `section` ends at a section that is part of nothing.
+fn chain_ends(all: &Manifests, section: &Section) -> bool {
+    let mut at = section;
+    for _ in 0..=all.sections.len() {
+        let Some(parent) = &at.part_of else { return true };
+        let Some(next) = all.sections.iter().find(|section| section.name == *parent) else { return false };
+        at = next;
+    }
+    false
 }
