@@ -64,8 +64,18 @@ pub struct ListedArtifact {
     pub sources: Vec<String>,
     /// The artifact of which it is a known copy.
     pub duplicate_of: Option<String>,
-    /// Whether the figures are those of the lock.
-    pub locked: bool,
+    /// Where the figures are from.
+    pub basis: Basis,
+}
+
+/// Where an artifact's figures are from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// Written by people, before the first lock.
+    Manifest,
+    /// Locked by larder.
+    Lock,
 }
 
 /// What is downloaded for an artifact, or why nothing is.
@@ -237,7 +247,7 @@ fn listed(artifact: &Declared, lock: Option<&Lock>) -> ListedArtifact {
         folder: artifact.folder.as_ref().map(ToString::to_string),
         sources: sources(artifact),
         duplicate_of: artifact.duplicate_of.clone(),
-        locked: figures.locked,
+        basis: figures.basis,
     }
 }
 
@@ -249,7 +259,7 @@ struct Figures {
     manifest: bool,
     known_bytes: u64,
     every_size: bool,
-    locked: bool,
+    basis: Basis,
 }
 
 impl Figures {
@@ -265,7 +275,7 @@ impl Figures {
             manifest: locked.ollama.is_some(),
             known_bytes,
             every_size: every_size && !locked.files.is_empty(),
-            locked: true,
+            basis: Basis::Lock,
         }
     }
 
@@ -279,7 +289,7 @@ impl Figures {
             manifest: artifact.manifest.is_some(),
             known_bytes: sizes.clone().flatten().map(|size| size.0).sum(),
             every_size: complete && sizes.clone().all(|size| size.is_some()),
-            locked: false,
+            basis: Basis::Manifest,
         }
     }
 }
