@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::artifact::Artifact;
 use crate::digest::Digests;
@@ -44,6 +45,8 @@ pub struct Means {
     pub facts: Arc<Facts>,
     /// Who listens.
     pub monitor: Arc<dyn Monitor>,
+    /// The registry that a running Ollama server is to pull from, instead of the one in the name.
+    pub ollama_registry: Option<Url>,
     /// Files at the same time.
     pub parallel: usize,
     /// Limit for all downloads together, bytes per second.

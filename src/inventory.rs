@@ -132,9 +132,6 @@ pub struct SourceConfig {
     /// Folders with files under their store paths or named by digest.
     #[serde(default)]
     pub drives: Vec<PathBuf>,
-    /// Other larders on the LAN.
-    #[serde(default)]
-    pub peers: Vec<Url>,
     /// The hub, instead of `HF_ENDPOINT` or the public one.
     #[serde(default)]
     pub hub: Option<Url>,
@@ -179,7 +176,6 @@ impl Default for SourceConfig {
         Self {
             order: default_order(),
             drives: Vec::new(),
-            peers: Vec::new(),
             hub: None,
             ollama: None,
             ollama_version: None,
@@ -207,9 +203,6 @@ pub struct Policy {
     /// Artifact names, as globs, that must not be on the machine.
     #[serde(default)]
     pub deny: Vec<String>,
-    /// Whether unsigned locks are refused.
-    #[serde(default)]
-    pub require_signature: bool,
     /// How content that another store already has is reused.
     #[serde(default)]
     pub reuse: Reuse,

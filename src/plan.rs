@@ -20,7 +20,7 @@ mod room;
 use content::ContentIndex;
 
 /// What the world beyond this machine looks like.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Outlook {
     /// Repositories, images and addresses that cannot be read, by [`crate::artifact::Reference::authority`].
     pub refusals: HashMap<String, Refusal>,
@@ -32,8 +32,25 @@ pub struct Outlook {
     pub denied: Vec<String>,
     /// Whether content that is here already may be reused.
     pub reuse: bool,
+    /// Whether anything may be fetched from where it was published.
+    pub upstream: bool,
     /// Stores into which a running server installs, by store.
     pub served_stores: Vec<String>,
+}
+
+impl Default for Outlook {
+    /// Nothing is refused, nothing is on drives, nothing is known of space.
+    fn default() -> Self {
+        Self {
+            refusals: HashMap::new(),
+            on_drives: HashMap::new(),
+            spaces: HashMap::new(),
+            denied: Vec::new(),
+            reuse: true,
+            upstream: true,
+            served_stores: Vec::new(),
+        }
+    }
 }
 
 /// Why something cannot be had, and what to do.
@@ -305,7 +322,7 @@ fn plan_file(
         Ok(Some(need)) => need,
         Err(refusal) => return entry.obstacles.push(Obstacle { path: Some(wanted.path.clone()), refusal }),
     };
-    let remotes = artifact.remotes(wanted);
+    let remotes = if outlook.upstream { artifact.remotes(wanted) } else { Vec::new() };
     let refused: Vec<&Refusal> =
         remotes.iter().filter_map(|remote| outlook.refusals.get(&remote.reference.authority())).collect();
     let open: Vec<Remote> = remotes
@@ -321,7 +338,8 @@ fn plan_file(
         index.will_arrive(sighting, file);
         entry.steps.push(Step::Fetch { file, path, bytes, from: open, need });
     } else {
-        let refusal = refused.first().map_or_else(|| no_upstream(artifact.irreplaceable), |refusal| (*refusal).clone());
+        let otherwise = || if outlook.upstream { no_upstream(artifact.irreplaceable) } else { upstream_is_off() };
+        let refusal = refused.first().map_or_else(otherwise, |refusal| (*refusal).clone());
         entry.obstacles.push(Obstacle { path: Some(path), refusal });
     }
 }
@@ -353,6 +371,13 @@ fn no_upstream(irreplaceable: bool) -> Refusal {
         "nobody knows where it comes from"
     };
     Refusal { reason: reason.to_owned(), hint: Some("copy it from a machine or a backup that has it".to_owned()) }
+}
+
+fn upstream_is_off() -> Refusal {
+    Refusal {
+        reason: "this machine may not fetch from upstream, and no drive has it".to_owned(),
+        hint: Some("connect a drive that has it, or add \"upstream\" to the machine's order of sources".to_owned()),
+    }
 }
 
 fn whole_artifact_obstacle(sighting: &Sighting<'_>, outlook: &Outlook) -> Option<Obstacle> {

@@ -199,9 +199,14 @@ fn pinned_file(declared: &Declared, artifact: &Artifact, file: &DeclaredFile, la
         }
         _ => None,
     });
+    let path = match (&artifact.source, file.sha256) {
+        // People name a layer by its digest; in the store it is a blob.
+        (Reference::Ollama(_), Some(digest)) => blob_path(digest),
+        _ => in_folder(declared, &file.path, layout),
+    };
     let mirrored = declared.mirrors.iter().filter_map(|mirror| mirror.file(&file.path, None));
     File {
-        path: in_folder(declared, &file.path, layout),
+        path,
         size: file.size.map(|size| size.0),
         digests: file.digests(),
         first_use: false,
@@ -210,6 +215,10 @@ fn pinned_file(declared: &Declared, artifact: &Artifact, file: &DeclaredFile, la
         source: own,
         mirrors: file.mirrors.iter().cloned().chain(mirrored).collect(),
     }
+}
+
+fn blob_path(digest: Sha256) -> RelPath {
+    format!("blobs/sha256-{digest}").parse().expect("hexadecimal digits make a clean path")
 }
 
 /// An artifact that is one address needs no list of files: the file is called as the address ends.

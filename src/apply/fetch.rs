@@ -22,7 +22,21 @@ enum Attempt {
     /// Complete and right.
     Proven(Arrival),
     /// This source cannot finish it; the partial may still be of use to another.
-    GivenUp(JobError, Partial),
+    GivenUp(Box<(JobError, Partial)>),
+}
+
+impl Attempt {
+    fn given_up(error: impl Into<JobError>, partial: Partial) -> Self {
+        Self::GivenUp(Box::new((error.into(), partial)))
+    }
+}
+
+/// What of a body is still wanted.
+struct Wanted {
+    /// Bytes that are here already, to be thrown away.
+    skip: u64,
+    /// Bytes that may follow, where the length is known.
+    room: Option<u64>,
 }
 
 impl Run {
@@ -37,7 +51,7 @@ impl Run {
         for remote in &remotes {
             match self.fetch_from_one(&target, remote, partial).await? {
                 Attempt::Proven(arrival) => return Ok(arrival),
-                Attempt::GivenUp(error, rest) => (last, partial) = (error, rest),
+                Attempt::GivenUp(given_up) => (last, partial) = *given_up,
             }
         }
         Err(last)
@@ -63,7 +77,7 @@ impl Run {
         let mut backoff = Backoff::new(self.means.retry);
         let mut lfs = None;
         loop {
-            let complete = size == Some(partial.len()) && (partial.len() > 0 || size == Some(0));
+            let complete = size == Some(partial.len()) && (!partial.is_empty() || size == Some(0));
             let poured = if complete {
                 Ok(())
             } else {
@@ -88,10 +102,10 @@ impl Run {
             };
             if let Err(error) = poured {
                 if error.is_permanent() {
-                    return Ok(Attempt::GivenUp(error.into(), partial));
+                    return Ok(Attempt::given_up(error, partial));
                 }
                 let Some(pause) = backoff.next(error.wait()) else {
-                    return Ok(Attempt::GivenUp(error.into(), partial));
+                    return Ok(Attempt::given_up(error, partial));
                 };
                 let (reason, pause_ms) = (error.to_string(), pause.as_millis() as u64);
                 self.means.monitor.event(Event::Retrying { item: &target.item, reason: &reason, pause_ms });
@@ -107,7 +121,7 @@ impl Run {
                     partial = self.restart(target, rest, &error).await?;
                     // A mixture of two runs proves nothing about this source; a whole file from it does.
                     if !std::mem::take(&mut was_resumed) {
-                        return Ok(Attempt::GivenUp(JobError::Wrong { from, source: error }, partial));
+                        return Ok(Attempt::given_up(JobError::Wrong { from, source: error }, partial));
                     }
                 }
             }
@@ -150,10 +164,12 @@ impl Run {
         target: &Target,
     ) -> Result<(Partial, Result<(), SourceError>), JobError> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let skip = partial.len().saturating_sub(body.start);
-        let room = target.wanted().size.map(|size| size - partial.len());
+        let wanted = Wanted {
+            skip: partial.len().saturating_sub(body.start),
+            room: target.wanted().size.map(|size| size.saturating_sub(partial.len())),
+        };
         let writer = tokio::task::spawn_blocking(move || write_all(partial, receiver));
-        let poured = self.pump(body, skip, room, &sender, target).await;
+        let poured = self.pump(body, wanted, &sender, target).await;
         drop(sender);
         let (partial, written) = writer.await.map_err(|_| JobError::Interrupted)?;
         written.map_err(JobError::io(format!("Its content cannot be written to {}", target.staging.display())))?;
@@ -166,8 +182,7 @@ impl Run {
     async fn pump(
         &self,
         mut body: Body,
-        mut skip: u64,
-        mut room: Option<u64>,
+        mut wanted: Wanted,
         sender: &mpsc::Sender<Bytes>,
         target: &Target,
     ) -> Result<(), SourceError> {
@@ -181,14 +196,14 @@ impl Run {
             self.pacer.pass(chunk.len()).await;
             self.note(|outcome| outcome.moved_bytes += chunk.len() as u64);
             // A source that ignores ranges sends again what is here already.
-            let known = skip.min(chunk.len() as u64);
-            skip -= known;
+            let known = wanted.skip.min(chunk.len() as u64);
+            wanted.skip -= known;
             let _ = chunk.split_to(known as usize);
             if chunk.is_empty() {
                 continue;
             }
             let len = chunk.len() as u64;
-            if let Some(left) = &mut room {
+            if let Some(left) = &mut wanted.room {
                 *left = left.checked_sub(len).ok_or_else(|| SourceError::Protocol {
                     what: target.item.clone(),
                     reason: "more bytes come than the file has".to_owned(),

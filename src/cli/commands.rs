@@ -10,3 +10,19 @@ pub(super) mod plan;
 pub(super) mod serve;
 pub(super) mod status;
 pub(super) mod verify;
+
+use std::future::Future;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Completes at the first Ctrl-C or SIGTERM.
+pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}

@@ -11,7 +11,7 @@ use super::ui::Ui;
 use super::{Common, env};
 use crate::artifact::Artifact;
 use crate::facts::Facts;
-use crate::inventory::{Inventory, Layout, Selector, expand_home};
+use crate::inventory::{Inventory, Layout, Selector, SourceKind, expand_home};
 use crate::lock::Lock;
 use crate::manifest::{Declared, InputError, Manifests, Place};
 use crate::observe::{self, Sighting};
@@ -138,7 +138,9 @@ impl Lab {
         let artifacts = &self.wanted.artifacts;
         let denied = artifacts.iter().map(|artifact| artifact.name.clone()).filter(|name| deny.matches_name(name));
         let served = self.stores.iter().filter(|(_, open)| open.config.api.is_some());
+        let order = self.inventory.sources_of(&self.machine).order;
         Ok(Outlook {
+            upstream: order.contains(&SourceKind::Upstream),
             spaces: observe::spaces(&self.stores),
             denied: denied.collect(),
             reuse: self.inventory.policy.reuse == crate::inventory::Reuse::Copy,
@@ -149,7 +151,7 @@ impl Lab {
 
     /// Where bytes may come from; nobody is asked yet.
     pub(super) fn sources(&self, common: &Common) -> Result<Sources, CliError> {
-        let config = &self.inventory.sources;
+        let config = self.inventory.sources_of(&self.machine);
         let endpoint =
             match (&config.hub, env::hub_endpoint()) {
                 (Some(url), _) => Some(url.clone()),

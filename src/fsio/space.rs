@@ -11,7 +11,7 @@ use super::existing_ancestor;
 pub struct Space {
     /// Device number: equal for paths on one file system.
     pub device: u64,
-    /// The path that was asked for, or its closest existing ancestor.
+    /// Where it is mounted, as far as the folders above tell.
     pub path: PathBuf,
     /// Bytes that this user may still write.
     pub bytes: u64,
@@ -23,6 +23,7 @@ pub struct Space {
 pub fn free_space(path: &Path) -> io::Result<Space> {
     let path = existing_ancestor(path);
     let device = fs_err::metadata(&path)?.dev();
+    let path = mount_point(&path, device);
     let numbers = rustix::fs::statvfs(&path).map_err(|error| {
         io::Error::new(
             io::Error::from(error).kind(),
@@ -36,4 +37,11 @@ pub fn free_space(path: &Path) -> io::Result<Space> {
         // btrfs and others report no inodes at all, which does not mean that none is left.
         inodes: (numbers.f_files > 0).then_some(numbers.f_favail),
     })
+}
+
+/// The highest folder above `path` that lies on the same file system.
+fn mount_point(path: &Path, device: u64) -> PathBuf {
+    let absolute = fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let same = |ancestor: &&Path| fs_err::metadata(ancestor).is_ok_and(|metadata| metadata.dev() == device);
+    absolute.ancestors().take_while(same).last().unwrap_or(path).to_owned()
 }

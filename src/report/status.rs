@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::plan::Heading;
 use super::table::{self, count};
+use crate::conditions::{Finding, State};
 use crate::observe::{Proof, Sighting};
 use crate::size::Bytes;
 use crate::verify::{Fault, Verdict};
@@ -76,7 +77,7 @@ fn status(sighting: &Sighting<'_>, faults: Vec<Fault>) -> ArtifactStatus {
 }
 
 /// A row per artifact, then the faults one by one.
-pub fn text(statuses: &[ArtifactStatus], heading: &Heading<'_>) -> String {
+pub fn text(statuses: &[ArtifactStatus], findings: &[Finding], heading: &Heading<'_>) -> String {
     let profile = heading.profile.map(|profile| format!(" · profile {profile}")).unwrap_or_default();
     let here: Bytes = statuses.iter().map(|status| Bytes(status.here_bytes)).sum();
     let mut out = format!("{}{profile} · {}, {here} here\n\n", heading.machine, count(statuses.len(), "artifact"));
@@ -100,6 +101,7 @@ pub fn text(statuses: &[ArtifactStatus], heading: &Heading<'_>) -> String {
     out.push('\n');
     let wrong = statuses.iter().filter(|status| !is_in_order(status)).count();
     let in_order = statuses.len() - wrong;
+    out.push_str(&besides(findings));
     out.push_str(&match wrong {
         0 => format!("{} in order\n", count(in_order, "artifact")),
         _ => format!(
@@ -128,4 +130,25 @@ fn state(status: &ArtifactStatus, now: i64) -> String {
     status
         .proven_at
         .map_or_else(|| "in order, not read yet".to_owned(), |at| format!("in order, proven {}", table::ago(at, now)))
+}
+
+/// What does not hold besides the files, or could not be looked at.
+fn besides(findings: &[Finding]) -> String {
+    let mut out = String::new();
+    for finding in findings.iter().filter(|finding| finding.state != State::Ok) {
+        let word = if finding.state == State::Fault { "wrong" } else { "unknown" };
+        out.push_str(&format!("  {word}: {}: {}\n", finding.subject, finding.what));
+        if finding.state == State::Fault && !finding.why.is_empty() {
+            out.push_str(&format!("         {}\n", finding.why));
+        }
+    }
+    let mut fixes: Vec<&str> =
+        findings.iter().map(|finding| finding.fix.as_str()).filter(|fix| !fix.is_empty()).collect();
+    fixes.sort_unstable();
+    fixes.dedup();
+    fixes.iter().for_each(|fix| out.push_str(&format!("hint: {fix}\n")));
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    out
 }

@@ -25,8 +25,7 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?;
-    let sources = lab.sources(common)?;
-    let plan = plan::make(&lab, common, &sources)?;
+    let plan = plan::make(&lab, common)?;
     if !ui.json {
         plan::show(ui, &lab, &plan, false);
     }
@@ -44,11 +43,15 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         }
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    let means = means(ui, &lab, sources)?;
+    let means = means(ui, &lab, lab.sources(common)?)?;
     let outcome = runtime.block_on(async {
-        stop_on_signals(means.stop.clone());
-        apply::apply(&plan, &lab.wanted, means).await
-    });
+        let (stop, signal) = (means.stop.clone(), super::stop_signal()?);
+        tokio::spawn(async move {
+            signal.await;
+            stop.cancel();
+        });
+        Ok::<_, CliError>(apply::apply(&plan, &lab.wanted, means).await)
+    })?;
     keep_what_was_learned(&lab, &outcome)?;
     ui.text(&text(&outcome));
     ui.object("apply", &outcome);
@@ -56,34 +59,20 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
 }
 
 fn means(ui: &Ui, lab: &Lab, sources: crate::sources::Sources) -> Result<Means, CliError> {
-    let max_rate = lab.inventory.sources.max_rate().map_err(CliError::usage)?;
+    let config = lab.inventory.sources_of(&lab.machine);
+    let max_rate = config.max_rate().map_err(CliError::usage)?;
     Ok(Means {
         stores: lab.stores.clone(),
         sources: Arc::new(sources),
         facts: lab.facts.clone(),
         monitor: ui.monitor(),
-        parallel: lab.inventory.sources.parallel,
+        ollama_registry: config.ollama.clone(),
+        parallel: config.parallel,
         max_rate,
         retry: RetryPolicy::default(),
         stop: CancellationToken::new(),
         now,
     })
-}
-
-/// Ctrl-C and SIGTERM stop the run; a second one ends the process as usual.
-fn stop_on_signals(stop: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        stop.cancel();
-    });
 }
 
 /// Digests of first fetches go into the lock, so that they are pinned from now on.

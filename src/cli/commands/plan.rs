@@ -11,6 +11,7 @@ use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
+use crate::inventory::SourceKind;
 use crate::observe::Sighting;
 use crate::plan::{self, Outlook, Plan};
 use crate::report::plan::{Heading, ending, text};
@@ -37,8 +38,7 @@ struct Planned<'a> {
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?;
-    let sources = lab.sources(common)?;
-    let plan = make(&lab, common, &sources)?;
+    let plan = make(&lab, common)?;
     show(ui, &lab, &plan, args.all);
     ui.text(ending(&plan));
     Ok(if args.check && !plan.is_settled() { Exit::Differences } else { Exit::InOrder })
@@ -52,7 +52,7 @@ pub(in crate::cli) fn show(ui: &Ui, lab: &Lab, plan: &Plan, everything: bool) {
 }
 
 /// Looks, decides, asks every place that would be fetched from, and decides again with the answers.
-pub(in crate::cli) fn make(lab: &Lab, common: &Common, sources: &Sources) -> Result<Plan, CliError> {
+pub(in crate::cli) fn make(lab: &Lab, common: &Common) -> Result<Plan, CliError> {
     let sightings = lab.sight(true)?;
     let mut outlook = lab.outlook()?;
     outlook.on_drives = on_drives(lab, &sightings);
@@ -60,8 +60,10 @@ pub(in crate::cli) fn make(lab: &Lab, common: &Common, sources: &Sources) -> Res
     if common.offline || draft.remotes_to_check().is_empty() {
         return Ok(draft);
     }
+    // Preparing sources loads the system's certificates: only who asks somebody pays for it.
+    let sources = lab.sources(common)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    Ok(runtime.block_on(asked(&sightings, outlook, draft, sources)))
+    Ok(runtime.block_on(asked(&sightings, outlook, draft, &sources)))
 }
 
 async fn asked(sightings: &[Sighting<'_>], mut outlook: Outlook, draft: Plan, sources: &Sources) -> Plan {
@@ -82,8 +84,11 @@ async fn asked(sightings: &[Sighting<'_>], mut outlook: Outlook, draft: Plan, so
 
 /// Wanted files that a drive of the inventory holds.
 fn on_drives(lab: &Lab, sightings: &[Sighting<'_>]) -> HashMap<String, PathBuf> {
-    let drives: Vec<_> =
-        lab.inventory.sources.drives.iter().map(|drive| crate::cli::lab::expand(drive, &lab.home)).collect();
+    let config = lab.inventory.sources_of(&lab.machine);
+    if !config.order.contains(&SourceKind::Drive) {
+        return HashMap::new();
+    }
+    let drives: Vec<_> = config.drives.iter().map(|drive| crate::cli::lab::expand(drive, &lab.home)).collect();
     let mut found = HashMap::new();
     for sighting in sightings.iter().filter(|_| !drives.is_empty()) {
         for (file, state) in sighting.artifact.files.iter().zip(&sighting.observed.files) {

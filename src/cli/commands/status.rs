@@ -6,6 +6,7 @@ use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
+use crate::conditions::{self, Finding, State, Surroundings};
 use crate::report::plan::Heading;
 use crate::report::status::{self, ArtifactStatus, is_in_order};
 use crate::verify;
@@ -18,6 +19,7 @@ struct Status<'a> {
     machine: &'a str,
     profile: Option<&'a str>,
     artifacts: &'a [ArtifactStatus],
+    findings: &'a [Finding],
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, _: &Args) -> Result<Exit, CliError> {
@@ -27,7 +29,15 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, _: &Args) -> Result<Exit, Cl
     let statuses = status::statuses(&sightings, &verdict);
     let (machine, profile) = (lab.machine.as_str(), lab.profile());
     let heading = Heading { machine, profile, now: now(), width: ui.width(), everything: true };
-    ui.text(&status::text(&statuses, &heading));
-    ui.object("status", &Status { machine, profile, artifacts: &statuses });
-    Ok(if statuses.iter().all(is_in_order) { Exit::InOrder } else { Exit::Differences })
+    let findings = findings(&lab);
+    ui.text(&status::text(&statuses, &findings, &heading));
+    ui.object("status", &Status { machine, profile, artifacts: &statuses, findings: &findings });
+    let holds = findings.iter().all(|finding| finding.state != State::Fault);
+    Ok(if holds && statuses.iter().all(is_in_order) { Exit::InOrder } else { Exit::Differences })
+}
+
+/// Packages, keys and conditions that concern the wanted artifacts.
+fn findings(lab: &Lab) -> Vec<Finding> {
+    let around = Surroundings { home: &lab.home, environments: &lab.inventory.python.environments };
+    conditions::look(&lab.manifests, around, &|name| lab.wanted.artifact(name).is_some())
 }

@@ -44,19 +44,11 @@ fn stopped_by_signals() -> Result<Arc<AtomicBool>, CliError> {
     let flag = stop.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listen = move || {
-        runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut interrupt), Ok(mut terminate)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-            else {
-                return;
-            };
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            flag.store(true, Ordering::Relaxed);
+        let heard = runtime.block_on(async {
+            super::stop_signal()?.await;
+            Ok::<_, std::io::Error>(())
         });
+        flag.store(heard.is_ok(), Ordering::Relaxed);
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
     Ok(stop)

@@ -28,7 +28,7 @@ pub fn render(list: &List, width: u16) -> String {
     push_packages(&mut text, list);
     push_cloud(&mut text, list);
     push_conditions(&mut text, list, usize::from(width));
-    let _ = writeln!(text, "All that is listed: {}", total_words(&list.total));
+    push_wrapped(&mut text, "", &format!("All that is listed: {}", total_words(&list.total)), usize::from(width));
     text
 }
 
@@ -154,14 +154,18 @@ fn push_table(text: &mut String, title: &str, rows: &[&[String; 9]], widths: &[u
 }
 
 fn push_section_total(text: &mut String, section: &ListedSection, width: usize) {
-    let _ = writeln!(text, "{}: {}", section.title, total_words(&section.total));
+    push_wrapped(text, "", &format!("{}: {}", section.title, total_words(&section.total)), width);
     let documented = section.documented.as_ref().map(|documented| format!("The document says {documented}."));
     let words: Vec<&str> = documented.iter().chain(&section.difference).map(String::as_str).collect();
-    push_wrapped(text, &words.join(" "), width);
+    push_wrapped(text, INDENT, &words.join(" "), width);
     text.push('\n');
 }
 
 fn total_words(total: &Total) -> String {
+    let copies = if total.copies == 1 { "copy" } else { "copies" };
+    if total.artifacts == 0 {
+        return format!("{} known {copies}, not counted", total.copies);
+    }
     let mark = if total.exact_bytes == total.bytes { "" } else { "~" };
     let decimal = total.bytes as f64 / 1e9;
     let mut words = format!(
@@ -175,7 +179,6 @@ fn total_words(total: &Total) -> String {
         let _ = write!(words, ", and {} of unknown size", total.unknown);
     }
     if total.copies > 0 {
-        let copies = if total.copies == 1 { "copy" } else { "copies" };
         let _ = write!(words, "; not counted: {} known {copies}", total.copies);
     }
     words
@@ -218,26 +221,28 @@ fn push_conditions(text: &mut String, list: &List, width: usize) {
     }
     let _ = writeln!(text, "Conditions");
     for condition in &list.conditions {
-        push_wrapped(text, &format!("{}: {}", condition.name, condition.why), width);
+        push_wrapped(text, INDENT, &format!("{}: {}", condition.name, condition.why), width);
     }
     text.push('\n');
 }
 
-/// Whole words, each line indented.
-fn push_wrapped(text: &mut String, words: &str, width: usize) {
-    let mut line = String::new();
+/// Whole words; lines after the first are indented.
+fn push_wrapped(text: &mut String, first_indent: &str, words: &str, width: usize) {
+    let mut line = first_indent.to_owned();
+    let mut is_empty = true;
     for word in words.split_whitespace() {
-        let longer = INDENT.len() + line.chars().count() + 1 + word.chars().count();
-        if !line.is_empty() && longer > width {
-            let _ = writeln!(text, "{INDENT}{line}");
-            line.clear();
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > width {
+            let _ = writeln!(text, "{line}");
+            INDENT.clone_into(&mut line);
+            is_empty = true;
         }
-        if !line.is_empty() {
+        if !is_empty {
             line.push(' ');
         }
         line.push_str(word);
+        is_empty = false;
     }
-    if !line.is_empty() {
-        let _ = writeln!(text, "{INDENT}{line}");
+    if !is_empty {
+        let _ = writeln!(text, "{line}");
     }
 }
