@@ -307,6 +307,8 @@ async fn answers_that_are_not_the_file_are_recognised_before_a_byte_is_passed_on
 async fn nonsense_in_content_range_is_refused() {
     for range in [
         "bytes 20-4999/5000",
+        // Of the right length, but a hole lies before it.
+        "bytes 20-5009/*",
         "bytes 5-1/5000",
         "bytes 0-4999",
         "0-4999/5000",
@@ -314,7 +316,9 @@ async fn nonsense_in_content_range_is_refused() {
         "bytes +10-4999/5000",
     ] {
         let (_, error) = outcome(Fault::ContentRange(range), true, ByteRange::from(10)).await;
-        assert!(matches!(error, Some(SourceError::Protocol { .. })), "{range}: {error:?}");
+        let error = error.unwrap();
+        assert!(matches!(error, SourceError::Protocol { .. }), "{range}: {error}");
+        assert!(error.to_string().contains("its Content-Range is"), "{range}: {error}");
     }
     let (_, error) = outcome(Fault::ContentRange("bytes 10-4999/6000"), true, ByteRange::from(10)).await;
     assert!(matches!(error, Some(SourceError::Changed { actual: 6000, expected: 5000, .. })), "{error:?}");
@@ -331,8 +335,14 @@ async fn a_server_that_ignores_ranges_sends_the_file_from_its_start() {
 
 #[tokio::test]
 async fn a_body_without_a_length_is_measured_by_the_expected_one() {
-    let (got, error) = outcome(Fault::Chunked, false, ByteRange::default()).await;
+    let (got, error) = outcome(Fault::Chunked { send: 5_000 }, false, ByteRange::default()).await;
     assert!(error.is_none() && got == content(5_000));
+    let (got, error) = outcome(Fault::Chunked { send: 4_000 }, false, ByteRange::default()).await;
+    assert!(matches!(error, Some(SourceError::CutShort { expected: 5_000, got: 4_000, .. })), "{error:?}");
+    assert_eq!(got, content(4_000));
+    let (got, error) = outcome(Fault::Chunked { send: 6_000 }, false, ByteRange::default()).await;
+    assert!(matches!(error, Some(SourceError::Protocol { .. })), "{error:?}");
+    assert!(content(5_000).starts_with(&got), "nothing but the file was passed on");
 }
 
 #[tokio::test]

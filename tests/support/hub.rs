@@ -63,8 +63,8 @@ pub(crate) enum Fault {
     Pointer,
     /// The file has so many bytes more than listed.
     Longer(usize),
-    /// No length is announced.
-    Chunked,
+    /// No length is announced, and so many bytes are sent, with `+` after the file's own.
+    Chunked { send: usize },
     /// A part comes with this `Content-Range`.
     ContentRange(&'static str),
     /// Any request is answered with this status.
@@ -716,6 +716,11 @@ fn disguise(fault: Option<&Fault>, bytes: Bytes) -> (Bytes, &'static str) {
         Some(Fault::Page { labelled: true }) => (Bytes::from_static(PAGE.as_bytes()), "text/html; charset=utf-8"),
         Some(Fault::Page { labelled: false }) => (Bytes::from_static(PAGE.as_bytes()), stream),
         Some(Fault::Pointer) => (pointer(&bytes).into(), "text/plain"),
+        Some(Fault::Chunked { send }) => {
+            let mut resized = bytes.to_vec();
+            resized.resize(*send, b'+');
+            (resized.into(), stream)
+        }
         Some(Fault::Longer(by)) => ([bytes.as_ref(), &vec![b'+'; *by]].concat().into(), stream),
         _ => (bytes, stream),
     }
@@ -749,7 +754,7 @@ fn stream(call: &Call, bytes: Bytes, fault: Option<&Fault>) -> Response {
     let breaks = limit.is_some_and(|limit| limit < size) && !head;
     let body = if breaks { Body::from_stream(sent.chain(end)) } else { Body::from_stream(sent) };
     let mut response = Response::new(body);
-    if !matches!(fault, Some(Fault::Chunked)) {
+    if !matches!(fault, Some(Fault::Chunked { .. })) {
         response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
     }
     response
