@@ -401,6 +401,25 @@ async fn plain_http_lists_the_one_file_and_falls_back_to_get() {
 }
 
 #[tokio::test]
+async fn a_plain_file_that_was_exchanged_meanwhile_comes_whole() {
+    let hub = Hub::start();
+    let (old, new) = (content(3_000), content(3_032)[32..].to_vec());
+    hub.commit("acme/tiny", &[("a.bin", &old, true)]);
+    let there = remote(&format!("{}/acme/tiny/resolve/main/a.bin", hub.origin), &old);
+    let source = source(&hub, "https://example.org/x");
+    let first = ByteRange { start: 0, end: Some(1_000) };
+    assert_eq!(read(source.open(&there, first).await.unwrap()).await.0, old[..1_000]);
+    let body = source.open(&there, ByteRange::from(1_000)).await.unwrap();
+    assert_eq!((body.start, read(body).await.0.len()), (1_000, 2_000), "the same file goes on");
+    assert!(hub.log().last().unwrap().if_range.is_some());
+
+    hub.commit("acme/tiny", &[("a.bin", &new, true)]);
+    let body = source.open(&there, ByteRange::from(1_000)).await.unwrap();
+    assert_eq!(body.start, 0, "a part of the new file must not be joined to the old one");
+    assert_eq!(read(body).await.0, new);
+}
+
+#[tokio::test]
 async fn redirects_that_lead_nowhere_end() {
     let hub = Hub::start();
     let url = format!("{}/here.bin", hub.origin);
