@@ -307,6 +307,8 @@ async fn answers_that_are_not_the_file_are_recognised_before_a_byte_is_passed_on
 async fn nonsense_in_content_range_is_refused() {
     for range in [
         "bytes 20-4999/5000",
+        // Of the right length, but a hole lies before it.
+        "bytes 20-5009/*",
         "bytes 5-1/5000",
         "bytes 0-4999",
         "0-4999/5000",
@@ -314,7 +316,9 @@ async fn nonsense_in_content_range_is_refused() {
         "bytes +10-4999/5000",
     ] {
         let (_, error) = outcome(Fault::ContentRange(range), true, ByteRange::from(10)).await;
-        assert!(matches!(error, Some(SourceError::Protocol { .. })), "{range}: {error:?}");
+        let error = error.unwrap();
+        assert!(matches!(error, SourceError::Protocol { .. }), "{range}: {error}");
+        assert!(error.to_string().contains("its Content-Range is"), "{range}: {error}");
     }
     let (_, error) = outcome(Fault::ContentRange("bytes 10-4999/6000"), true, ByteRange::from(10)).await;
     assert!(matches!(error, Some(SourceError::Changed { actual: 6000, expected: 5000, .. })), "{error:?}");
@@ -331,8 +335,14 @@ async fn a_server_that_ignores_ranges_sends_the_file_from_its_start() {
 
 #[tokio::test]
 async fn a_body_without_a_length_is_measured_by_the_expected_one() {
-    let (got, error) = outcome(Fault::Chunked, false, ByteRange::default()).await;
+    let (got, error) = outcome(Fault::Chunked { send: 5_000 }, false, ByteRange::default()).await;
     assert!(error.is_none() && got == content(5_000));
+    let (got, error) = outcome(Fault::Chunked { send: 4_000 }, false, ByteRange::default()).await;
+    assert!(matches!(error, Some(SourceError::CutShort { expected: 5_000, got: 4_000, .. })), "{error:?}");
+    assert_eq!(got, content(4_000));
+    let (got, error) = outcome(Fault::Chunked { send: 6_000 }, false, ByteRange::default()).await;
+    assert!(matches!(error, Some(SourceError::Protocol { .. })), "{error:?}");
+    assert!(content(5_000).starts_with(&got), "nothing but the file was passed on");
 }
 
 #[tokio::test]
@@ -388,6 +398,25 @@ async fn plain_http_lists_the_one_file_and_falls_back_to_get() {
     assert!(error.to_string().ends_with("the address does not end in a file name"), "{error}");
     let error = source.list(&format!("{}/a%2Fb", hub.origin).parse().unwrap()).await.unwrap_err();
     assert!(matches!(error, SourceError::Protocol { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_plain_file_that_was_exchanged_meanwhile_comes_whole() {
+    let hub = Hub::start();
+    let (old, new) = (content(3_000), content(3_032)[32..].to_vec());
+    hub.commit("acme/tiny", &[("a.bin", &old, true)]);
+    let there = remote(&format!("{}/acme/tiny/resolve/main/a.bin", hub.origin), &old);
+    let source = source(&hub, "https://example.org/x");
+    let first = ByteRange { start: 0, end: Some(1_000) };
+    assert_eq!(read(source.open(&there, first).await.unwrap()).await.0, old[..1_000]);
+    let body = source.open(&there, ByteRange::from(1_000)).await.unwrap();
+    assert_eq!((body.start, read(body).await.0.len()), (1_000, 2_000), "the same file goes on");
+    assert!(hub.log().last().unwrap().if_range.is_some());
+
+    hub.commit("acme/tiny", &[("a.bin", &new, true)]);
+    let body = source.open(&there, ByteRange::from(1_000)).await.unwrap();
+    assert_eq!(body.start, 0, "a part of the new file must not be joined to the old one");
+    assert_eq!(read(body).await.0, new);
 }
 
 #[tokio::test]

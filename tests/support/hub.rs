@@ -39,6 +39,7 @@ pub(crate) struct Logged {
     pub(crate) on_cdn: bool,
     pub(crate) authorized: bool,
     pub(crate) range: Option<String>,
+    pub(crate) if_range: Option<String>,
     pub(crate) user_agent: String,
     /// Bytes of the body that were handed to the connection.
     pub(crate) sent: u64,
@@ -63,8 +64,8 @@ pub(crate) enum Fault {
     Pointer,
     /// The file has so many bytes more than listed.
     Longer(usize),
-    /// No length is announced.
-    Chunked,
+    /// No length is announced, and so many bytes are sent, with `+` after the file's own.
+    Chunked { send: usize },
     /// A part comes with this `Content-Range`.
     ContentRange(&'static str),
     /// Any request is answered with this status.
@@ -337,6 +338,7 @@ async fn answer(shared: Arc<Shared>, request: Request, on_cdn: bool) -> Response
             on_cdn,
             authorized: call.headers.contains_key(header::AUTHORIZATION),
             range: text(header::RANGE),
+            if_range: text(header::IF_RANGE),
             user_agent: text(header::USER_AGENT).unwrap_or_default(),
             sent: 0,
         });
@@ -661,12 +663,16 @@ fn signed(call: &Call) -> Response {
         _ if call.headers.contains_key(header::AUTHORIZATION) => StatusCode::BAD_REQUEST.into_response(),
         None => StatusCode::FORBIDDEN.into_response(),
         Some(bytes) => {
-            let etag = format!("\"{}\"", sha256(&[b"cdn", bytes.as_ref()].concat()));
+            let etag = cdn_tag(&bytes);
             let mut response = file(call, bytes);
             response.headers_mut().insert(header::ETAG, etag.parse().unwrap());
             response
         }
     }
+}
+
+fn cdn_tag(bytes: &[u8]) -> String {
+    format!("\"{}\"", sha256(&[b"cdn", bytes].concat()))
 }
 
 /// A file's bytes, with ranges, and whatever fault is switched on.
@@ -675,7 +681,12 @@ fn file(call: &Call, bytes: Bytes) -> Response {
     let (bytes, kind) = disguise(fault.as_ref(), bytes);
     let size = bytes.len();
     let asked = call.headers.get(header::RANGE).and_then(|value| value.to_str().ok()).and_then(parse_range);
-    let asked = if matches!(fault, Some(Fault::IgnoreRange)) { None } else { asked };
+    // Only the CDN's tag is compared: a file that was exchanged behind it comes whole.
+    let other = call
+        .headers
+        .get(header::IF_RANGE)
+        .is_some_and(|tag| call.on_cdn && tag.as_bytes() != cdn_tag(&bytes).as_bytes());
+    let asked = if other || matches!(fault, Some(Fault::IgnoreRange)) { None } else { asked };
     let mut response = match asked {
         Some((start, _)) if start >= size => {
             return (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, format!("bytes */{size}"))])
@@ -716,6 +727,11 @@ fn disguise(fault: Option<&Fault>, bytes: Bytes) -> (Bytes, &'static str) {
         Some(Fault::Page { labelled: true }) => (Bytes::from_static(PAGE.as_bytes()), "text/html; charset=utf-8"),
         Some(Fault::Page { labelled: false }) => (Bytes::from_static(PAGE.as_bytes()), stream),
         Some(Fault::Pointer) => (pointer(&bytes).into(), "text/plain"),
+        Some(Fault::Chunked { send }) => {
+            let mut resized = bytes.to_vec();
+            resized.resize(*send, b'+');
+            (resized.into(), stream)
+        }
         Some(Fault::Longer(by)) => ([bytes.as_ref(), &vec![b'+'; *by]].concat().into(), stream),
         _ => (bytes, stream),
     }
@@ -749,7 +765,7 @@ fn stream(call: &Call, bytes: Bytes, fault: Option<&Fault>) -> Response {
     let breaks = limit.is_some_and(|limit| limit < size) && !head;
     let body = if breaks { Body::from_stream(sent.chain(end)) } else { Body::from_stream(sent) };
     let mut response = Response::new(body);
-    if !matches!(fault, Some(Fault::Chunked)) {
+    if !matches!(fault, Some(Fault::Chunked { .. })) {
         response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
     }
     response
