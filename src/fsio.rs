@@ -37,7 +37,8 @@ pub fn create_dir_all_with_mode(dir: &Path, mode: u32, owner: Option<Owner>) -> 
 }
 
 fn create_dirs(dir: &Path, owner: Option<Owner>, mode: Option<u32>) -> io::Result<()> {
-    if dir.is_dir() {
+    // A bare file name has the empty path for a parent: the working directory, which is there.
+    if dir.as_os_str().is_empty() || dir.is_dir() {
         return Ok(());
     }
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {

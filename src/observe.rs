@@ -122,7 +122,8 @@ impl<'a> View<'a> {
     fn of(open: &'a OpenStore, facts: &Facts, to_write: bool) -> Result<Self, FactsError> {
         let root = open.store.root();
         let mark = facts.store_mark(root)?;
-        let absence = look_for_root(open.store.as_ref(), &open.config, mark.as_deref(), to_write).err();
+        let closed = open.closed.clone().filter(|_| to_write);
+        let absence = look_for_root(open.store.as_ref(), &open.config, mark.as_deref(), to_write).err().or(closed);
         Ok(Self { open, absence, known: facts.below(root)?, partials: partials_in(&open.store.staging()) })
     }
 

@@ -73,7 +73,7 @@ macro_rules! failed_from {
     };
 }
 
-failed_from!(std::io::Error, crate::facts::FactsError, crate::fsio::OwnerError, crate::sources::SourceError);
+failed_from!(std::io::Error, crate::facts::FactsError, crate::sources::SourceError);
 
 /// An error with all its causes on one line.
 pub(super) fn chain(error: &dyn Error) -> String {

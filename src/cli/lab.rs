@@ -46,7 +46,7 @@ impl Lab {
         let stored = Lock::read(&lock_path)?;
         let machine = common.machine.clone().or_else(|| inventory.machine.clone()).unwrap_or_else(env::host_name);
         check_machine(common, &inventory)?;
-        let stores = Stores::open(&inventory, &machine, &home)?;
+        let stores = Stores::open(&inventory, &machine, &home);
         let facts = open_facts(ui, &common.state.clone().unwrap_or_else(|| env::state_dir(&home)));
         let mut lab = Self {
             wanted: Lock::default(),

@@ -74,8 +74,13 @@ fn work(entry: &ArtifactPlan, now: i64) -> (String, String, String) {
         return ("cannot".to_owned(), none(), obstacle.refusal.reason.clone());
     }
     let moving = moving(entry);
-    let sum: u64 = moving.iter().filter_map(|step| step.bytes_to_move()).sum();
-    let bytes = if moving.is_empty() { none() } else { Bytes(sum).to_string() };
+    let known: Vec<u64> = moving.iter().filter_map(|step| step.bytes_to_move()).collect();
+    let bytes = match (moving.len(), known.len()) {
+        (0, _) => none(),
+        (_, 0) => "?".to_owned(),
+        (all, sized) if sized < all => format!("{} + ?", Bytes(known.iter().sum())),
+        _ => Bytes(known.iter().sum()).to_string(),
+    };
     let to_do = if let Some(defect) = first_defect(entry) {
         ("repair".to_owned(), defect)
     } else if moving.iter().any(|step| matches!(step, Step::Install { .. })) {
@@ -195,6 +200,12 @@ fn obstacles(plan: &Plan) -> String {
         return String::new();
     }
     let mut out = format!("  {} cannot be provided completely\n", count(artifacts.len(), "artifact"));
+    // The row of an artifact with nothing to do says why already.
+    let told_in_row = |artifact: &str| {
+        plan.artifacts
+            .iter()
+            .any(|entry| entry.artifact == artifact && entry.steps.is_empty() && entry.obstacles.len() == 1)
+    };
     // The same obstacle often stands before many files: it is told once, with a number.
     let mut told: Vec<(&str, &Obstacle, usize)> = Vec::new();
     for (artifact, obstacle) in blocked {
@@ -203,7 +214,7 @@ fn obstacles(plan: &Plan) -> String {
             None => told.push((artifact, obstacle, 1)),
         }
     }
-    for (artifact, obstacle, times) in &told {
+    for (artifact, obstacle, times) in told.iter().filter(|(artifact, ..)| !told_in_row(artifact)) {
         let place = match (&obstacle.path, times) {
             (Some(path), 1) => format!("{artifact}/{path}"),
             (Some(path), more) => format!("{artifact}/{path} and {} more", more - 1),

@@ -54,6 +54,14 @@ pub enum Absence {
         /// Who owns it, or must own what is written there.
         owner: String,
     },
+    /// The inventory names an owner whom this machine does not know.
+    #[error("files in {path} must belong to {user}, and this machine has no such user")]
+    UnknownUser {
+        /// The store's root.
+        path: String,
+        /// The name in the inventory.
+        user: String,
+    },
     /// The file system is read-only.
     #[error("{path} is on a read-only file system")]
     ReadOnly {
@@ -79,6 +87,9 @@ impl Absence {
                 format!("run larder as a user who may read {path}, for example with: sudo larder …")
             }
             Absence::NotOurs { owner, .. } => format!("run larder as {owner}, or as root: it then writes for {owner}"),
+            Absence::UnknownUser { user, .. } => {
+                format!("install the service that {user} belongs to, or change the store's owner in inventory.toml")
+            }
             Absence::ReadOnly { path } => format!("mount the file system of {path} for writing: mount -o remount,rw"),
         }
     }
