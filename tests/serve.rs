@@ -1,6 +1,7 @@
 //! The LAN server as its clients see it: plain requests over real sockets, and the real `hf` program.
 #![expect(clippy::unwrap_used, reason = "tests")]
 #![expect(clippy::disallowed_methods, reason = "tests are told by the environment where their parts are")]
+#![expect(clippy::print_stderr, reason = "a part that is missing must be seen")]
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
