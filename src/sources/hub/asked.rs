@@ -4,8 +4,8 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use url::Url;
 
-use super::super::SourceError;
-use super::super::body::{printable, refusal};
+use crate::sources::SourceError;
+use crate::sources::body::{printable, refusal};
 use crate::artifact::{HubKind, HubRepo};
 use crate::relpath::RelPath;
 
