@@ -1,9 +1,9 @@
 //! Verification: are the files here what the lock says?
 //!
-//! `quick` looks at names, links, sizes and the closure of shard indexes; `full` reads every byte.
+//! `quick` looks at names, links, sizes, headers and the closure of shard indexes; `full` reads every byte.
 //! Each thing that is wrong is a [`Fault`]; one never stops the others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +19,7 @@ use crate::observe::{Access, Sighting};
 use crate::stores::FileState;
 
 mod shards;
+mod structure;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,6 +58,8 @@ pub enum FaultKind {
     Unreadable,
     /// Programs do not find the artifact though its files are here.
     Unpublished,
+    /// The header of a weight file is broken or does not fit the file's length.
+    Structure,
     /// A shard index names files that are not part of the artifact or not here.
     Shards,
     /// The store is not there.
@@ -90,12 +93,13 @@ pub fn glance(sightings: &[Sighting<'_>]) -> Verdict {
     verdict
 }
 
-/// Judges what was seen, and reads shard indexes to see whether every shard is here.
+/// Judges what was seen, and reads the headers of weights and shard indexes: no more than a few MiB.
 pub fn quick(sightings: &[Sighting<'_>]) -> Verdict {
     let mut verdict = Verdict::default();
     for sighting in sightings {
         verdict.files += sighting.observed.files.len() + sighting.matches.len();
         verdict.faults.extend(faults_of(sighting));
+        verdict.faults.extend(structure::broken(sighting));
         verdict.faults.extend(shards::unclosed(sighting));
     }
     verdict
@@ -130,10 +134,24 @@ pub fn full(
             Some(Ok(reading)) => judge(&mut verdict, sighting, wanted, found, reading),
         }
     }
-    // A refusal that was remembered is told again by what was just read.
-    let reread = |fault: &Fault| fault.kind != FaultKind::Corrupt || !fault.detail.starts_with(REMEMBERED);
-    verdict.faults.retain(|fault| reread(fault) || verdict.interrupted);
+    tell_once(&mut verdict);
     verdict
+}
+
+/// Takes out what reading the contents has told better: remembered refusals, and headers of wrong contents.
+fn tell_once(verdict: &mut Verdict) {
+    if verdict.interrupted {
+        return;
+    }
+    let is_remembered = |fault: &Fault| fault.kind == FaultKind::Corrupt && fault.detail.starts_with(REMEMBERED);
+    let read: HashSet<(String, Option<String>)> = verdict
+        .faults
+        .iter()
+        .filter(|fault| fault.kind == FaultKind::Corrupt && !is_remembered(fault))
+        .map(|fault| (fault.artifact.clone(), fault.path.clone()))
+        .collect();
+    let is_told = |fault: &Fault| read.contains(&(fault.artifact.clone(), fault.path.clone()));
+    verdict.faults.retain(|fault| !is_remembered(fault) && (fault.kind != FaultKind::Structure || !is_told(fault)));
 }
 
 const REMEMBERED: &str = "when it was last read";

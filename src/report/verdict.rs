@@ -21,7 +21,7 @@ pub fn text(verdict: &Verdict, contents_were_read: bool) -> String {
             out.push_str(&format!(", {} trusted as first seen (no record has their digest)", verdict.first_use));
         }
     } else {
-        out.push_str(&format!("{files} looked at, no contents read"));
+        out.push_str(&format!("{files} looked at, only headers read"));
     }
     match verdict.faults.len() {
         0 => out.push_str(", no fault\n"),

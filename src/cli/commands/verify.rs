@@ -12,7 +12,7 @@ use crate::verify;
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// Names, links, sizes and shard indexes only; reads no weights
+    /// Names, links, sizes, headers and shard indexes only; reads no weights
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Read every byte and compare every digest [default]
