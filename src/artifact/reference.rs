@@ -174,7 +174,8 @@ impl FromStr for Reference {
         }
         if let Some(path) = text.strip_prefix("file:") {
             let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.starts_with('/') || path.starts_with("~/") {
+            // Not `~` either: a lock is shared between machines and users, and means the same on each.
+            return if path.starts_with('/') {
                 Ok(Reference::Directory(PathBuf::from(path)))
             } else {
                 Err(refused("a file: source needs an absolute path, such as file:/srv/models"))
@@ -335,6 +336,7 @@ mod tests {
             "ftp://x/y",
             "https://user:secret@example.org/x",
             "file:relative",
+            "file:~/models",
             "qwen3:4b",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text:?} was accepted");
