@@ -202,6 +202,8 @@ pub struct Room {
     pub free: u64,
     /// Bytes that the steps will take.
     pub needed: u64,
+    /// Files that may still be created; `None` where the file system has no fixed number.
+    pub free_inodes: Option<u64>,
     /// Files that will be created.
     pub new_files: u64,
     /// Stores on it.

@@ -1,6 +1,7 @@
 //! The LAN server as its clients see it: plain requests over real sockets, and the real `hf` program.
 #![expect(clippy::unwrap_used, reason = "tests")]
 #![expect(clippy::disallowed_methods, reason = "tests are told by the environment where their parts are")]
+#![expect(clippy::print_stderr, reason = "a part that is missing must be seen")]
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -458,13 +459,14 @@ async fn a_large_file_is_streamed_in_bounded_memory() {
     assert!(resident_kib() < before + (64 << 10), "{} KiB, {before} before", resident_kib());
 }
 
-/// One thread, so that the test's subscriber hears the server too.
-#[tokio::test(flavor = "current_thread")]
+/// The subscriber is the whole program's: one for a single thread is deaf to call sites that other
+/// tests reached first.
+#[tokio::test]
 async fn the_access_log_tells_paths_and_never_queries() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _listening = tracing::subscriber::set_default(subscriber);
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let mirror = Mirror::open(Vec::new(), Some("{}")).await;
     ask(Method::GET, &mirror.at("/lock?token=hf_secret"), &[("authorization", "Bearer hf_secret")]).await;
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

@@ -18,6 +18,7 @@ pub(super) fn fit(artifacts: &mut [ArtifactPlan], sightings: &[Sighting<'_>], ou
             path: space.path.clone(),
             free: space.bytes,
             needed: 0,
+            free_inodes: space.inodes,
             new_files: 0,
             stores: Vec::new(),
         });

@@ -167,7 +167,7 @@ fn sums(plan: &Plan) -> String {
     if unknown > 0 {
         out.push_str(&format!("  of {} the length is not known\n", count(unknown, "file")));
     }
-    for room in plan.rooms.iter().filter(|room| room.needed > 0) {
+    for room in plan.rooms.iter().filter(|room| room.needed + room.new_files > 0) {
         out.push_str(&format!("  {}\n", room_line(room)));
     }
     out
@@ -175,7 +175,9 @@ fn sums(plan: &Plan) -> String {
 
 fn room_line(room: &Room) -> String {
     let after = Bytes(room.free.saturating_sub(room.needed));
-    format!("{} ({}): {} free → {after}", room.path.display(), room.stores.join(", "), Bytes(room.free))
+    let inodes = room.free_inodes.map(|free| format!(", {free} inodes → {}", free.saturating_sub(room.new_files)));
+    let (place, stores, free) = (room.path.display(), room.stores.join(", "), Bytes(room.free));
+    format!("{place} ({stores}): {free} free → {after}{}", inodes.unwrap_or_default())
 }
 
 /// `hf:owner/name` and its like become the hub; hosts stay hosts.

@@ -43,11 +43,12 @@ pub(crate) async fn send(
     let Some(path) = item.content.clone() else {
         return not_here(&item.name);
     };
-    let (file, len) = match spawn_blocking(move || open(&path)).await {
+    let opened = match spawn_blocking(move || open(&path)).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(cause)) => return unreadable(&item.name, &cause),
         Err(_) => return error(StatusCode::INTERNAL_SERVER_ERROR, None, "Reading was interrupted"),
     };
+    let len = opened.len;
     if item.size.is_some_and(|size| size != len) {
         return wrong_length(&item.name, item.size, len);
     }
@@ -58,7 +59,7 @@ pub(crate) async fn send(
             set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{len}"));
             return response;
         }
-        Outcome::Send { range, status } => body(site, &request.method, file, range, status, len),
+        Outcome::Send { range, status } => body(site, &request.method, opened, range, status),
     };
     if let Some(etag) = etag {
         response.headers_mut().insert(ETAG, etag);
@@ -67,8 +68,13 @@ pub(crate) async fn send(
     response
 }
 
+struct Opened {
+    file: std::fs::File,
+    len: u64,
+}
+
 /// Opens a regular file; a named pipe or a device would make the reader wait for ever.
-fn open(path: &Path) -> io::Result<(std::fs::File, u64)> {
+fn open(path: &Path) -> io::Result<Opened> {
     let found = fs_err::metadata(path)?;
     if !found.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a file", path.display())));
@@ -77,7 +83,7 @@ fn open(path: &Path) -> io::Result<(std::fs::File, u64)> {
     let len = file.metadata()?.len();
     // Only advice: reading works without it.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-    Ok((file, len))
+    Ok(Opened { file, len })
 }
 
 enum Outcome {
@@ -110,14 +116,7 @@ fn matches_any(known: &str, etag: Option<&str>) -> bool {
     known.split(',').map(str::trim).any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == etag)
 }
 
-fn body(
-    site: &Site,
-    method: &Method,
-    file: std::fs::File,
-    range: Range<u64>,
-    status: StatusCode,
-    len: u64,
-) -> Response {
+fn body(site: &Site, method: &Method, opened: Opened, range: Range<u64>, status: StatusCode) -> Response {
     let mut response = empty(status);
     let headers = response.headers_mut();
     set(headers, CONTENT_LENGTH, &(range.end - range.start).to_string());
@@ -125,10 +124,10 @@ fn body(
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if status == StatusCode::PARTIAL_CONTENT {
-        set(headers, CONTENT_RANGE, &format!("bytes {}-{}/{len}", range.start, range.end - 1));
+        set(headers, CONTENT_RANGE, &format!("bytes {}-{}/{}", range.start, range.end - 1, opened.len));
     }
     if method != Method::HEAD {
-        *response.body_mut() = Body::from_stream(read(file, range, Arc::clone(&site.traffic)));
+        *response.body_mut() = Body::from_stream(read(opened.file, range, Arc::clone(&site.traffic)));
     }
     response
 }

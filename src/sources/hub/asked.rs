@@ -4,10 +4,10 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use url::Url;
 
-use super::super::SourceError;
-use super::super::body::{printable, refusal};
 use crate::artifact::{HubKind, HubRepo};
 use crate::relpath::RelPath;
+use crate::sources::SourceError;
+use crate::sources::body::{printable, refusal};
 
 /// A revision of a repository, or one file of it.
 #[derive(Debug, Clone, Copy)]

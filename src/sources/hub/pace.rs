@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::super::body::{RateLimit, rate_limit};
+use crate::sources::body::{RateLimit, rate_limit};
 use reqwest::header::HeaderMap;
 
 /// Never waits longer for a budget: the hub's windows are five minutes long.
