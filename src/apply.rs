@@ -33,7 +33,7 @@ mod preflight;
 
 pub use error::JobError;
 pub use pace::Pacer;
-pub use preflight::preflight;
+pub use preflight::{preflight, servers_of, silent_servers};
 
 /// Everything that carrying out a plan needs.
 pub struct Means {

@@ -12,6 +12,10 @@ use crate::facts::{Facts, FactsError, Known};
 use crate::fsio::{self, Space};
 use crate::stores::{Absence, FileState, Observed, OpenStore, Stores, Unpublished, look_for_root};
 
+mod served;
+
+pub use served::{ask, hear, servers_to_ask};
+
 /// Everything that was seen of one artifact.
 #[derive(Debug, Clone)]
 pub struct Sighting<'a> {
@@ -34,6 +38,8 @@ pub struct Sighting<'a> {
 pub enum Access {
     /// Yes.
     Open,
+    /// larder may not look into it, but its running server said what it has.
+    Told,
     /// It is not there, or may not be used.
     Absent(Absence),
     /// The inventory declares no store of this name.
@@ -66,7 +72,7 @@ pub enum Proof {
 
 /// Looks at `artifacts`, several at a time.
 ///
-/// With `to_write`, a store that may not be written counts as absent.
+/// With `to_write`, a store that may not be written counts as absent, unless a server writes it.
 pub fn observe<'a>(
     stores: &Stores,
     artifacts: &[&'a Artifact],
@@ -122,6 +128,8 @@ impl<'a> View<'a> {
     fn of(open: &'a OpenStore, facts: &Facts, to_write: bool) -> Result<Self, FactsError> {
         let root = open.store.root();
         let mark = facts.store_mark(root)?;
+        // Where a server installs, larder writes nothing.
+        let to_write = to_write && open.config.api.is_none();
         let closed = open.closed.clone().filter(|_| to_write);
         let absence = look_for_root(open.store.as_ref(), &open.config, mark.as_deref(), to_write).err().or(closed);
         Ok(Self { open, absence, known: facts.below(root)?, partials: partials_in(&open.store.staging()) })

@@ -37,6 +37,13 @@ pub struct Installed {
     pub size: u64,
 }
 
+impl Installed {
+    /// Whether this is the model called `name`; Ollama compares names without regard to case.
+    pub fn is_named(&self, name: &OllamaName) -> bool {
+        self.name.eq_ignore_ascii_case(&name.to_string())
+    }
+}
+
 /// What the server says of one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
@@ -250,8 +257,7 @@ impl OllamaApi {
 
     async fn check_digest(&self, name: &OllamaName, wanted: Sha256) -> Result<(), OllamaApiError> {
         let installed = self.installed().await?;
-        // Ollama compares names without regard to case.
-        let found = installed.iter().find(|model| model.name.eq_ignore_ascii_case(&name.to_string()));
+        let found = installed.iter().find(|model| model.is_named(name));
         let actual = found.map(|model| model.digest);
         if actual == Some(wanted) {
             return Ok(());

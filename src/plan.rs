@@ -36,6 +36,8 @@ pub struct Outlook {
     pub upstream: bool,
     /// Stores into which a running server installs, by store.
     pub served_stores: Vec<String>,
+    /// Of these, the ones whose server does not answer or may not be asked, by store.
+    pub silent_servers: HashMap<String, Refusal>,
 }
 
 impl Default for Outlook {
@@ -49,6 +51,7 @@ impl Default for Outlook {
             reuse: true,
             upstream: true,
             served_stores: Vec::new(),
+            silent_servers: HashMap::new(),
         }
     }
 }
@@ -277,7 +280,7 @@ fn plan_artifact(sighting: &Sighting<'_>, outlook: &Outlook, index: &mut Content
         return entry;
     }
     if outlook.served_stores.contains(&artifact.store) {
-        plan_install(sighting, &mut entry);
+        plan_install(sighting, outlook, &mut entry);
         return entry;
     }
     for file in 0..artifact.files.len() {
@@ -303,10 +306,28 @@ fn plan_artifact(sighting: &Sighting<'_>, outlook: &Outlook, index: &mut Content
     entry
 }
 
-fn plan_install(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
-    if sighting.observed.published.is_err() {
+fn plan_install(sighting: &Sighting<'_>, outlook: &Outlook, entry: &mut ArtifactPlan) {
+    let is_here = |state: &FileState| matches!(state, FileState::Present(_) | FileState::Held);
+    let refuted = sighting.proofs.iter().position(|proof| matches!(proof, Proof::Refuted { .. }));
+    if let Some(file) = refuted {
+        let path = Some(sighting.artifact.files[file].path.clone());
+        entry.obstacles.push(Obstacle { path, refusal: server_keeps_it(&sighting.artifact.name) });
+    } else if sighting.observed.published.is_ok() && sighting.observed.files.iter().all(is_here) {
+        // Nothing to do, so nobody is asked either.
+    } else if let Some(refusal) = outlook.silent_servers.get(&entry.store) {
+        entry.obstacles.push(Obstacle { path: None, refusal: refusal.clone() });
+    } else if !outlook.upstream {
+        entry.obstacles.push(Obstacle { path: None, refusal: upstream_is_off() });
+    } else {
         let missing = entry.size.map(|size| size.saturating_sub(entry.here_bytes));
         entry.steps.push(Step::Install { bytes: missing });
+    }
+}
+
+fn server_keeps_it(artifact: &str) -> Refusal {
+    Refusal {
+        reason: "its content is wrong, and a server does not fetch again what has the right length".to_owned(),
+        hint: Some(format!("remove {artifact} with `ollama rm`, then run larder apply again")),
     }
 }
 
@@ -352,7 +373,7 @@ fn need_of(state: &FileState, proof: &Proof) -> Result<Option<Need>, Refusal> {
         (FileState::Present(_) | FileState::Staged(_), Proof::Refuted { mismatch, .. }) => {
             Ok(Some(Need::Mend { defect: format!("its content is wrong: {mismatch}") }))
         }
-        (FileState::Present(_) | FileState::Staged(_), _) => Ok(None),
+        (FileState::Present(_) | FileState::Staged(_) | FileState::Held, _) => Ok(None),
         (FileState::Missing, _) => Ok(Some(Need::Missing)),
         (FileState::Wrong { defect: Defect::NotAFile, .. }, _) => Err(Refusal {
             reason: "a folder is in its place".to_owned(),
@@ -385,7 +406,7 @@ fn upstream_is_off() -> Refusal {
 fn whole_artifact_obstacle(sighting: &Sighting<'_>, outlook: &Outlook) -> Option<Obstacle> {
     let artifact = sighting.artifact;
     match &sighting.access {
-        Access::Open => {}
+        Access::Open | Access::Told => {}
         Access::Absent(absence) => return Some(Obstacle::whole(absence.to_string(), Some(absence.hint()))),
         Access::Undeclared => {
             let reason = format!("the inventory declares no store `{}`", artifact.store);
@@ -406,6 +427,12 @@ fn whole_artifact_obstacle(sighting: &Sighting<'_>, outlook: &Outlook) -> Option
 }
 
 fn count_what_is_here(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
+    for (file, state) in sighting.artifact.files.iter().zip(&sighting.observed.files) {
+        if let FileState::Held = state {
+            entry.here_files += 1;
+            entry.here_bytes += file.size.unwrap_or(0);
+        }
+    }
     for (state, proof) in sighting.observed.files.iter().zip(&sighting.proofs) {
         if let FileState::Present(found) | FileState::Staged(found) = state
             && !matches!(proof, Proof::Refuted { .. })

@@ -113,6 +113,8 @@ pub enum FileState {
     Present(Found),
     /// The content is here, proven on arrival, but not yet visible under its name.
     Staged(Found),
+    /// The store's running server says that it has it; larder itself may not look.
+    Held,
     /// Nothing is there.
     Missing,
     /// Something is there that cannot be the file.

@@ -264,7 +264,7 @@ fn faults_of(sighting: &Sighting<'_>) -> Vec<Fault> {
     let artifact = sighting.artifact;
     let whole = |kind, detail: String| Fault { artifact: artifact.name.clone(), path: None, kind, detail, place: None };
     match &sighting.access {
-        Access::Open => {}
+        Access::Open | Access::Told => {}
         Access::Absent(absence) => return vec![whole(FaultKind::StoreAbsent, absence.to_string())],
         Access::Undeclared => {
             let detail = format!("the inventory declares no store `{}`", artifact.store);
@@ -299,6 +299,7 @@ fn fault_of(sighting: &Sighting<'_>, file: usize) -> Option<Fault> {
             ),
             _ => return None,
         },
+        FileState::Held => return None,
         FileState::Missing => (FaultKind::Missing, "it is missing".to_owned(), None),
         FileState::Unreadable { path, reason } => {
             (FaultKind::Unreadable, format!("it exists, but may not be read: {reason}"), Some(path.clone()))

@@ -16,6 +16,10 @@ impl Run {
         names.dedup();
         for name in names {
             let Ok(open) = self.store(&name) else { continue };
+            // What a server keeps is written by nobody else.
+            if open.config.api.is_some() {
+                continue;
+            }
             let store = open.store.as_ref();
             let marked =
                 StoreMark::ensure(store).map(|mark| self.means.facts.remember_store_mark(store.root(), &mark.id));

@@ -19,7 +19,7 @@ impl Run {
             () = self.means.stop.cancelled() => return,
         };
         match installed {
-            Ok(()) => self.note(|outcome| outcome.placed.push(artifact.name.clone())),
+            Ok(()) => self.note(|outcome| outcome.published.push(artifact.name.clone())),
             Err(error) => self.fail(&artifact.name, &error),
         }
     }

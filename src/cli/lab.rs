@@ -131,6 +131,16 @@ impl Lab {
         Ok(observe::observe(&self.stores, &artifacts, &self.facts, to_write)?)
     }
 
+    /// Lets running servers say what they have in stores that larder may not look into.
+    pub(super) fn hear_servers(&self, common: &Common, sightings: &mut [Sighting<'_>]) -> Result<(), CliError> {
+        let servers = observe::servers_to_ask(&self.stores, sightings);
+        if !common.offline && !servers.is_empty() {
+            let runtime = tokio::runtime::Runtime::new()?;
+            runtime.block_on(observe::hear(&servers, &self.stores, sightings));
+        }
+        Ok(())
+    }
+
     /// What is known of the world before anybody is asked.
     pub(super) fn outlook(&self) -> Result<Outlook, CliError> {
         let deny = Selector::new(self.inventory.policy.deny.iter().map(String::as_str))

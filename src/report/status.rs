@@ -48,7 +48,7 @@ pub fn statuses(sightings: &[Sighting<'_>], verdict: &Verdict) -> Vec<ArtifactSt
 }
 
 fn status(sighting: &Sighting<'_>, faults: Vec<Fault>) -> ArtifactStatus {
-    use crate::stores::FileState::{Present, Staged};
+    use crate::stores::FileState::{Held, Present, Staged};
     let artifact = sighting.artifact;
     let found: Vec<_> = sighting
         .observed
@@ -60,6 +60,9 @@ fn status(sighting: &Sighting<'_>, faults: Vec<Fault>) -> ArtifactStatus {
         })
         .chain(&sighting.matches)
         .collect();
+    let held = artifact.files.iter().zip(&sighting.observed.files).filter(|(_, state)| matches!(state, Held));
+    let (held_files, held_bytes) =
+        held.fold((0, 0), |(files, bytes), (file, _)| (files + 1, bytes + file.size.unwrap_or(0)));
     let proofs = sighting.proofs.iter().map(|proof| match proof {
         Proof::Proven { at } | Proof::FirstUse { at } => Some(*at),
         _ => None,
@@ -68,8 +71,8 @@ fn status(sighting: &Sighting<'_>, faults: Vec<Fault>) -> ArtifactStatus {
         artifact: artifact.name.clone(),
         store: artifact.store.clone(),
         files: artifact.pattern.as_ref().map_or(artifact.files.len(), |pattern| pattern.count),
-        here_files: found.len(),
-        here_bytes: found.iter().map(|found| found.size).sum(),
+        here_files: found.len() + held_files,
+        here_bytes: held_bytes + found.iter().map(|found| found.size).sum::<u64>(),
         proven_at: proofs.collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min()),
         locked: artifact.complete || artifact.pattern.is_some() || !artifact.source.has_upstream(),
         faults,

@@ -46,6 +46,16 @@ pub enum Absence {
         /// The system's reason.
         reason: String,
     },
+    /// The root may not be looked at, and the server that keeps it does not say what it has.
+    #[error("{path} is kept by a server that cannot be asked: {reason}")]
+    ServerSilent {
+        /// The store's root.
+        path: String,
+        /// The server's address.
+        server: String,
+        /// What happened instead of an answer.
+        reason: String,
+    },
     /// Files here must belong to a user that this process cannot act for.
     #[error("{path} belongs to {owner} and may not be written")]
     NotOurs {
@@ -86,6 +96,9 @@ impl Absence {
             Absence::Unreadable { path, .. } => {
                 format!("run larder as a user who may read {path}, for example with: sudo larder …")
             }
+            Absence::ServerSilent { path, server, .. } => format!(
+                "start the server, or correct `api` in inventory.toml, which is {server}; or run larder as a user who may read {path}"
+            ),
             Absence::NotOurs { owner, .. } => format!("run larder as {owner}, or as root: it then writes for {owner}"),
             Absence::UnknownUser { user, .. } => {
                 format!("install the service that {user} belongs to, or change the store's owner in inventory.toml")

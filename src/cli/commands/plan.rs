@@ -12,8 +12,8 @@ use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::inventory::SourceKind;
-use crate::observe::Sighting;
-use crate::plan::{self, Outlook, Plan};
+use crate::observe::{Access, Sighting};
+use crate::plan::{self, Outlook, Plan, Refusal};
 use crate::report::plan::{Heading, ending, text};
 use crate::sources::{Sources, find_in_drive};
 
@@ -53,10 +53,15 @@ pub(in crate::cli) fn show(ui: &Ui, lab: &Lab, plan: &Plan, everything: bool) {
 
 /// Looks, decides, asks every place that would be fetched from, and decides again with the answers.
 pub(in crate::cli) fn make(lab: &Lab, common: &Common) -> Result<Plan, CliError> {
-    let sightings = lab.sight(true)?;
+    let mut sightings = lab.sight(true)?;
+    lab.hear_servers(common, &mut sightings)?;
     let mut outlook = lab.outlook()?;
     outlook.on_drives = on_drives(lab, &sightings);
-    let draft = plan::plan(&sightings, &outlook);
+    let mut draft = plan::plan(&sightings, &outlook);
+    outlook.silent_servers = silent_servers(lab, common, &sightings, &draft)?;
+    if !outlook.silent_servers.is_empty() {
+        draft = plan::plan(&sightings, &outlook);
+    }
     if common.offline || draft.remotes_to_check().is_empty() {
         return Ok(draft);
     }
@@ -64,6 +69,29 @@ pub(in crate::cli) fn make(lab: &Lab, common: &Common) -> Result<Plan, CliError>
     let sources = lab.sources(common)?;
     let runtime = tokio::runtime::Runtime::new()?;
     Ok(runtime.block_on(asked(&sightings, outlook, draft, &sources)))
+}
+
+/// Servers that would have to install something and cannot; those that were heard already are not asked again.
+fn silent_servers(
+    lab: &Lab,
+    common: &Common,
+    sightings: &[Sighting<'_>],
+    draft: &Plan,
+) -> Result<HashMap<String, Refusal>, CliError> {
+    let mut servers = apply::servers_of(draft, &lab.stores);
+    if common.offline {
+        let refuse = |(store, server)| {
+            let reason = format!("--offline forbids to ask the Ollama server at {server}");
+            (store, Refusal { reason, hint: Some("run it again without --offline".to_owned()) })
+        };
+        return Ok(servers.into_iter().map(refuse).collect());
+    }
+    let was_heard = |store: &str| sightings.iter().any(|s| s.artifact.store == store && s.access == Access::Told);
+    servers.retain(|store, _| !was_heard(store));
+    if servers.is_empty() {
+        return Ok(HashMap::new());
+    }
+    Ok(tokio::runtime::Runtime::new()?.block_on(apply::silent_servers(servers)))
 }
 
 async fn asked(sightings: &[Sighting<'_>], mut outlook: Outlook, draft: Plan, sources: &Sources) -> Plan {

@@ -24,7 +24,8 @@ struct Status<'a> {
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, _: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?;
-    let sightings = lab.sight(false)?;
+    let mut sightings = lab.sight(false)?;
+    lab.hear_servers(common, &mut sightings)?;
     let verdict = verify::glance(&sightings);
     let statuses = status::statuses(&sightings, &verdict);
     let (machine, profile) = (lab.machine.as_str(), lab.profile());
