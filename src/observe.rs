@@ -10,6 +10,7 @@ use crate::artifact::{Artifact, File, Found};
 use crate::digest::DigestMismatch;
 use crate::facts::{Facts, FactsError, Known};
 use crate::fsio::{self, Space};
+use crate::inventory::Layout;
 use crate::stores::{Absence, FileState, Observed, OpenStore, Stores, Unpublished, look_for_root};
 
 mod served;
@@ -23,6 +24,8 @@ pub struct Sighting<'a> {
     pub artifact: &'a Artifact,
     /// Whether its store can be used; if not, everything below says "nothing seen".
     pub access: Access,
+    /// The store's layout.
+    pub layout: Layout,
     /// The store's view.
     pub observed: Observed,
     /// What is known of each file's content, in the artifact's order.
@@ -143,7 +146,15 @@ impl<'a> View<'a> {
         let proofs = artifact.files.iter().zip(&observed.files).map(|(file, state)| self.proof(file, state)).collect();
         let partials = artifact.files.iter().map(|file| self.partial(artifact, file)).collect();
         let matches = artifact.pattern.as_ref().map(|pattern| self.open.store.matching(pattern).unwrap_or_default());
-        Sighting { artifact, access: Access::Open, observed, proofs, partials, matches: matches.unwrap_or_default() }
+        Sighting {
+            artifact,
+            access: Access::Open,
+            layout: self.open.store.layout(),
+            observed,
+            proofs,
+            partials,
+            matches: matches.unwrap_or_default(),
+        }
     }
 
     fn proof(&self, file: &File, state: &FileState) -> Proof {
@@ -184,6 +195,7 @@ fn unseen(artifact: &Artifact, access: Access) -> Sighting<'_> {
     Sighting {
         artifact,
         access,
+        layout: Layout::Folder,
         observed,
         proofs: vec![Proof::Unknown; count],
         partials: vec![0; count],

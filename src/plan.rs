@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::artifact::Remote;
 use crate::fsio::Space;
+use crate::inventory::Layout;
 use crate::observe::{Access, Proof, Sighting};
 use crate::relpath::RelPath;
 use crate::stores::{Defect, FileState};
@@ -92,6 +93,9 @@ pub struct ArtifactPlan {
     pub here_bytes: u64,
     /// When the least recently proven file was proven; `None` when one never was.
     pub proven_at: Option<i64>,
+    /// Files whose place another file has, which is kept in the store's `.larder/replaced` first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub set_aside: Vec<RelPath>,
     /// What will be done, in order.
     pub steps: Vec<Step>,
     /// What cannot be done.
@@ -271,6 +275,7 @@ fn plan_artifact(sighting: &Sighting<'_>, outlook: &Outlook, index: &mut Content
         here_files: 0,
         here_bytes: 0,
         proven_at: oldest_proof(sighting),
+        set_aside: Vec::new(),
         steps: Vec::new(),
         obstacles: Vec::new(),
     };
@@ -354,6 +359,10 @@ fn plan_file(
         .cloned()
         .collect();
     let path = wanted.path.clone();
+    let will_be_placed = !open.is_empty() || index.find(sighting, file).is_some();
+    if will_be_placed && is_kept(sighting.layout, &sighting.observed.files[file]) {
+        entry.set_aside.push(path.clone());
+    }
     if let Some((from, bytes)) = index.find(sighting, file) {
         entry.steps.push(Step::Reuse { file, path, bytes, from, or_from: open, need });
     } else if !open.is_empty() {
@@ -365,6 +374,19 @@ fn plan_file(
         let refusal = refused.first().map_or_else(otherwise, |refusal| (*refusal).clone());
         entry.obstacles.push(Obstacle { path: Some(path), refusal });
     }
+}
+
+/// Whether what lies in a file's place may be somebody's work: only in plain folders, and not when it is nothing.
+fn is_kept(layout: Layout, state: &FileState) -> bool {
+    let is_nothing = matches!(
+        state,
+        FileState::Missing
+            | FileState::Wrong {
+                defect: Defect::Empty | Defect::LfsPointer | Defect::Html | Defect::Dangling { .. },
+                ..
+            }
+    );
+    layout == Layout::Folder && !is_nothing
 }
 
 /// What must happen to a file; `Err` when nothing may be done though it cannot be used.

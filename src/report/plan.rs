@@ -167,6 +167,14 @@ fn sums(plan: &Plan) -> String {
     if unknown > 0 {
         out.push_str(&format!("  of {} the length is not known\n", count(unknown, "file")));
     }
+    for entry in plan.artifacts.iter().filter(|entry| !entry.steps.is_empty()) {
+        for path in &entry.set_aside {
+            let (artifact, store) = (&entry.artifact, &entry.store);
+            out.push_str(&format!(
+                "  what lies in the place of {artifact}/{path} is kept in .larder/replaced of {store}\n"
+            ));
+        }
+    }
     for room in plan.rooms.iter().filter(|room| room.needed + room.new_files > 0) {
         out.push_str(&format!("  {}\n", room_line(room)));
     }
