@@ -376,7 +376,7 @@ fn plan_file(
     }
 }
 
-/// Whether what lies in a file's place may be somebody's work: only in plain folders, and not when it is nothing.
+/// Whether what lies in a file's place is kept: not when it is nothing, nor where its name tells what it should have been.
 fn is_kept(layout: Layout, state: &FileState) -> bool {
     let is_nothing = matches!(
         state,
@@ -386,7 +386,7 @@ fn is_kept(layout: Layout, state: &FileState) -> bool {
                 ..
             }
     );
-    layout == Layout::Folder && !is_nothing
+    layout != Layout::HfCache && !is_nothing
 }
 
 /// What must happen to a file; `Err` when nothing may be done though it cannot be used.
