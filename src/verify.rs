@@ -130,6 +130,7 @@ pub fn full(
             Some(Ok(reading)) => judge(&mut verdict, sighting, wanted, found, reading),
         }
     }
+    verdict.faults.extend(sightings.iter().filter_map(unread));
     // A refusal that was remembered is told again by what was just read.
     let reread = |fault: &Fault| fault.kind != FaultKind::Corrupt || !fault.detail.starts_with(REMEMBERED);
     verdict.faults.retain(|fault| reread(fault) || verdict.interrupted);
@@ -239,6 +240,19 @@ fn judge(verdict: &mut Verdict, sighting: &Sighting<'_>, wanted: &File, found: &
             });
         }
     }
+}
+
+/// Content that only a server may read is not proven by anybody.
+fn unread(sighting: &Sighting<'_>) -> Option<Fault> {
+    let held = sighting.observed.files.iter().position(|state| matches!(state, FileState::Held))?;
+    Some(Fault {
+        artifact: sighting.artifact.name.clone(),
+        path: Some(sighting.artifact.files[held].path.to_string()),
+        kind: FaultKind::Unreadable,
+        detail: "only the store's server can read it: verify it where its folder is, as a user who may read it"
+            .to_owned(),
+        place: None,
+    })
 }
 
 /// What a glance shows to be wrong with one artifact.
