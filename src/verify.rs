@@ -244,10 +244,10 @@ fn judge(verdict: &mut Verdict, sighting: &Sighting<'_>, wanted: &File, found: &
 
 /// Content that only a server may read is not proven by anybody.
 fn unread(sighting: &Sighting<'_>) -> Option<Fault> {
-    let held = sighting.observed.files.iter().position(|state| matches!(state, FileState::Held))?;
-    Some(Fault {
+    let is_held = sighting.observed.files.iter().any(|state| matches!(state, FileState::Held));
+    is_held.then(|| Fault {
         artifact: sighting.artifact.name.clone(),
-        path: Some(sighting.artifact.files[held].path.to_string()),
+        path: None,
         kind: FaultKind::Unreadable,
         detail: "only the store's server can read it: verify it where its folder is, as a user who may read it"
             .to_owned(),
