@@ -100,7 +100,7 @@ async fn a_tag_that_moved_is_told_and_the_lock_is_kept() {
 
     let (wanted, found) = (image.digest().to_string(), other.digest().to_string());
     let told = pinned.larder(&["lock", "--update", "tiny*"]).must_be(4);
-    told.must_say(&["tiny:1b", &wanted[..12], &found[..12], "hint: "]);
+    told.must_say(&["the image ollama:tiny:1b", &wanted[..12], &found[..12], "hint: "]);
     assert_eq!(fs_err::read(pinned.path("inventory.lock")).unwrap(), before);
     for machine in [&pinned, &free] {
         machine.larder(&["apply", "--yes"]).must_be(0);
@@ -171,7 +171,12 @@ async fn a_running_server_installs_and_is_asked_no_more_than_needed() {
         let plan = machine.larder(&["plan", "--json"]).must_be(0).json();
         assert_eq!(plan["artifacts"][0]["steps"], json!([{"do": "install", "bytes": size(&image)}]), "{sight:?}");
         assert_eq!(server.lines()[asked..], ["GET /api/tags"], "{sight:?}");
-        machine.larder(&["apply", "--yes"]).must_be(0).must_say(&["1 artifact ready"]);
+        let applied = machine.larder(&["apply", "--yes"]).must_be(0);
+        applied.must_say(&[
+            "97.8 KiB from the Ollama registry",
+            "through the running Ollama server",
+            "1 artifact ready",
+        ]);
         assert_eq!(server.models(), BTreeMap::from([("tiny:1b".to_owned(), image.digest())]), "{sight:?}");
 
         let asked = server.lines().len();
@@ -196,9 +201,48 @@ async fn a_server_that_gets_another_model_is_an_error_and_loses_nothing() {
         server.pretend("tiny:1b", old);
         registry.push(&other, "library/tiny", "1b").await;
         let failed = machine.larder(&["apply", "--yes"]).must_be(1);
-        failed.must_say(&["failed: tiny:1b", &other.digest().to_string(), &image.digest().to_string()]);
+        failed.must_say(&["failed: tiny:1b", &other.digest().to_string(), &image.digest().to_string(), "hint: "]);
         assert_eq!(server.models(), BTreeMap::from([("tiny:1b".to_owned(), old)]), "{sight:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_mends_what_is_missing_and_cannot_mend_what_rotted() {
+    let image = Image::new(7, 100_000);
+    let Some(registry) = registry(&image).await else { return };
+    let (machine, server) = served(&registry, Sight::Open).await;
+    machine.larder(&["apply", "--yes"]).must_be(0);
+    let weights = server.folder().join(format!("blobs/sha256-{}", Sha256::of(&image.blobs[1])));
+
+    #[expect(clippy::disallowed_methods, reason = "the damage")]
+    std::fs::remove_file(&weights).unwrap();
+    machine.larder(&["status"]).must_be(3);
+    machine.larder(&["apply", "--yes"]).must_be(0).must_say(&["install", "3 of 4", "1 artifact ready"]);
+    machine.larder(&["verify"]).must_be(0);
+
+    let mut rotten = image.blobs[1].clone();
+    rotten[500] ^= 1;
+    write_atomic(&weights, &rotten, &WriteOptions::default()).unwrap();
+    machine.larder(&["verify"]).must_be(3);
+    let asked = server.lines().len();
+    machine.larder(&["apply", "--yes"]).must_be(4).must_say(&[
+        "cannot",
+        "wrong",
+        "hint: remove tiny:1b with `ollama rm`",
+    ]);
+    assert_eq!(server.lines().len(), asked, "a pull would not read it again");
+    assert!(!server.folder().join(".larder").exists(), "the folder is the server's");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_without_upstream_has_no_server_fetch_for_it() {
+    let image = Image::new(7, 1000);
+    let Some(registry) = registry(&image).await else { return };
+    let (machine, server) = served(&registry, Sight::Elsewhere).await;
+    let inventory = fs_err::read_to_string(machine.path("inventory.toml")).unwrap();
+    machine.write("inventory.toml", &format!("{inventory}order = [\"drive\"]\n"));
+    machine.larder(&["apply", "--yes"]).must_be(4).must_say(&["cannot", "upstream"]);
+    assert_eq!(server.models(), BTreeMap::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -211,7 +255,7 @@ async fn a_silent_server_is_an_obstacle_with_a_hint() {
         let offline = machine.larder(&["plan", "--check", "--offline"]).must_be(3);
         assert!(!offline.out.contains("install"), "{sight:?}: {offline}");
         assert_eq!(server.lines(), [""; 0], "{sight:?}");
-        drop(server);
+        let _folder = server.stop();
         let plan = machine.larder(&["plan", "--check"]).must_be(3);
         plan.must_say(&["cannot", "cannot be reached", "hint: start the server", &url]);
         machine.larder(&["apply", "--yes"]).must_be(4);

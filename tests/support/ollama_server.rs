@@ -33,6 +33,11 @@ impl OllamaServer {
         Self { server, models, folder }
     }
 
+    /// Ends it; its folder stays until the result is dropped.
+    pub(crate) fn stop(self) -> tempfile::TempDir {
+        self.folder
+    }
+
     /// Where it keeps its models.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
