@@ -304,7 +304,7 @@ fn take_ollama_manifest(artifact: &mut Artifact, bytes: Option<Vec<u8>>) -> Resu
     if let Some(pinned) = artifact.ollama.as_ref().map(|manifest| manifest.digest).filter(|pinned| *pinned != digest) {
         let source =
             DigestMismatch { algorithm: Sha256::ALGORITHM, expected: pinned.to_string(), actual: digest.to_string() };
-        let path = "manifest".to_owned();
+        let path = format!("the image {}", artifact.source);
         return Err(ResolveError::PinnedContent { artifact: artifact.name.clone(), path, source });
     }
     let bytes = String::from_utf8(bytes).map_err(|_| ResolveError::Source {

@@ -134,6 +134,7 @@ pub fn full(
             Some(Ok(reading)) => judge(&mut verdict, sighting, wanted, found, reading),
         }
     }
+    verdict.faults.extend(sightings.iter().filter_map(unread));
     tell_once(&mut verdict);
     verdict
 }
@@ -257,6 +258,19 @@ fn judge(verdict: &mut Verdict, sighting: &Sighting<'_>, wanted: &File, found: &
             });
         }
     }
+}
+
+/// Content that only a server may read is not proven by anybody.
+fn unread(sighting: &Sighting<'_>) -> Option<Fault> {
+    let is_held = sighting.observed.files.iter().any(|state| matches!(state, FileState::Held));
+    is_held.then(|| Fault {
+        artifact: sighting.artifact.name.clone(),
+        path: None,
+        kind: FaultKind::Unreadable,
+        detail: "only the store's server can read it: verify it where its folder is, as a user who may read it"
+            .to_owned(),
+        place: None,
+    })
 }
 
 /// What a glance shows to be wrong with one artifact.

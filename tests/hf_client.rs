@@ -34,6 +34,7 @@ const SECRET: &str =
 fn upstream() -> (Hub, String) {
     let hub = Hub::start();
     hub.set_page_size(3);
+    hub.use_relative_links();
     let files = repository();
     let files: Vec<_> = files.iter().map(|(path, lfs, content)| (*path, content.as_slice(), *lfs)).collect();
     let commit = hub.commit("acme/hand", &files);

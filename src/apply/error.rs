@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use crate::fsio::ProofError;
+use crate::ollama_api::OllamaApiError;
 use crate::sources::SourceError;
 use crate::stores::StoreError;
 
@@ -38,14 +39,8 @@ pub enum JobError {
     #[error("It cannot be placed")]
     Store(#[from] StoreError),
     /// The running Ollama server refused.
-    #[error("The Ollama server at {server} could not install it")]
-    Install {
-        /// The server's address.
-        server: String,
-        /// Its reason.
-        #[source]
-        source: Box<dyn Error + Send + Sync>,
-    },
+    #[error("It cannot be installed")]
+    Install(#[from] OllamaApiError),
     /// Placed and published, and still not found by the layout's own rules.
     #[error("It was placed, but is not found afterwards: {state}")]
     NotFoundAfterwards {
@@ -86,9 +81,22 @@ impl JobError {
                     .to_owned(),
             ),
             JobError::Io { source, .. } | JobError::Store(StoreError::Io { source, .. }) => io_hint(source),
+            JobError::Install(error) => install_hint(error).map(str::to_owned),
             _ => None,
         }
     }
+}
+
+fn install_hint(error: &OllamaApiError) -> Option<&'static str> {
+    Some(match error {
+        OllamaApiError::Unreachable { .. } | OllamaApiError::BrokeOff { .. } => {
+            "see that the server runs, then run larder apply again"
+        }
+        OllamaApiError::Different { .. } => {
+            "the tag names another image now: follow it with larder lock --update NAME, or let the server pull from a mirror that has the locked one ([sources] ollama)"
+        }
+        _ => return None,
+    })
 }
 
 fn io_hint(error: &io::Error) -> Option<String> {

@@ -42,8 +42,7 @@ impl Run {
             let before = told.swap(done, Ordering::Relaxed);
             self.means.monitor.event(Event::Advanced { item, bytes: done.saturating_sub(before) });
         };
-        let pulled = OllamaApi::new(server.clone()).pull_from(&pull, &progress).await;
-        pulled.map_err(|source| JobError::Install { server: server.to_string(), source: source.into() })
+        Ok(OllamaApi::new(server.clone()).pull_from(&pull, &progress).await?)
     }
 
     /// The name to pull by: on the configured registry, else the image's own.

@@ -148,10 +148,16 @@ impl Lab {
         let artifacts = &self.wanted.artifacts;
         let denied = artifacts.iter().map(|artifact| artifact.name.clone()).filter(|name| deny.matches_name(name));
         let served = self.stores.iter().filter(|(_, open)| open.config.api.is_some());
+        // A folder that is not on this machine's file systems takes no room on them.
+        let is_elsewhere = |name: &str| {
+            self.stores.get(name).is_some_and(|open| open.config.api.is_some() && !open.store.root().exists())
+        };
+        let mut spaces = observe::spaces(&self.stores);
+        spaces.retain(|name, _| !is_elsewhere(name));
         let order = self.inventory.sources_of(&self.machine).order;
         Ok(Outlook {
             upstream: order.contains(&SourceKind::Upstream),
-            spaces: observe::spaces(&self.stores),
+            spaces,
             denied: denied.collect(),
             reuse: self.inventory.policy.reuse == crate::inventory::Reuse::Copy,
             served_stores: served.map(|(name, _)| name.to_owned()).collect(),

@@ -152,11 +152,16 @@ fn sums(plan: &Plan) -> String {
     let mut by_place: BTreeMap<String, u64> = BTreeMap::new();
     let mut unknown = 0;
     for step in plan.artifacts.iter().flat_map(|entry| &entry.steps) {
-        if let Step::Fetch { from, bytes, .. } = step {
-            let place = from.first().map_or_else(|| "?".to_owned(), |remote| scheme(&remote.reference.authority()));
-            unknown += usize::from(bytes.is_none());
-            *by_place.entry(place).or_default() += bytes.unwrap_or(0);
-        }
+        let (place, bytes) = match step {
+            Step::Fetch { from, bytes, .. } => {
+                let first = from.first().map(|remote| scheme(&remote.reference.authority()));
+                (first.unwrap_or_else(|| "?".to_owned()), bytes)
+            }
+            Step::Install { bytes } => (scheme("ollama:"), bytes),
+            Step::Reuse { .. } | Step::Publish { .. } => continue,
+        };
+        unknown += usize::from(bytes.is_none());
+        *by_place.entry(place).or_default() += bytes.unwrap_or(0);
     }
     let mut out = String::new();
     if plan.bytes_to_move() > 0 || unknown > 0 {

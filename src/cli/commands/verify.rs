@@ -22,7 +22,8 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?;
-    let sightings = lab.sight(false)?;
+    let mut sightings = lab.sight(false)?;
+    lab.hear_servers(common, &mut sightings)?;
     let verdict = if args.quick && !args.full {
         verify::quick(&sightings)
     } else {

@@ -1,0 +1,141 @@
+//! A small server that keeps models as Ollama does: pulls them from a registry into a folder of its own, and
+//! trusts what it gets. Shares no code with larder.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use axum::response::Response;
+use larder::digest::Sha256;
+use larder::fsio::{WriteOptions, write_atomic};
+use serde_json::{Value, json};
+
+use crate::fake_server::{FakeServer, Seen, answer};
+
+/// Names, and the digests of their manifests.
+type Models = Arc<Mutex<BTreeMap<String, Sha256>>>;
+
+/// A running server; ends when dropped.
+pub(crate) struct OllamaServer {
+    server: FakeServer,
+    models: Models,
+    folder: tempfile::TempDir,
+}
+
+impl OllamaServer {
+    /// A server without models.
+    pub(crate) async fn start() -> Self {
+        let (models, folder) = (Models::default(), tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+        let (own, place) = (Arc::clone(&models), folder.path().to_owned());
+        let server = FakeServer::start(move |seen| respond(seen, &own, &place)).await;
+        Self { server, models, folder }
+    }
+
+    /// Ends it; its folder stays until the result is dropped.
+    pub(crate) fn stop(self) -> tempfile::TempDir {
+        self.folder
+    }
+
+    /// Where it keeps its models.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.server.host)
+    }
+
+    /// All requests so far: method and path.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.server.lines()
+    }
+
+    /// What it would list.
+    pub(crate) fn models(&self) -> BTreeMap<String, Sha256> {
+        self.models.lock().unwrap().clone()
+    }
+
+    /// Lets it have a model that nobody pulled.
+    pub(crate) fn pretend(&self, name: &str, digest: Sha256) {
+        self.models.lock().unwrap().insert(name.to_owned(), digest);
+    }
+}
+
+fn respond(seen: &Seen, models: &Models, folder: &Path) -> Response {
+    let body: Value = serde_json::from_str(&seen.body).unwrap_or_default();
+    let field = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
+    let mut models = models.lock().unwrap();
+    match seen.line.as_str() {
+        "GET /api/tags" => {
+            let tag = |(name, digest): (&String, &Sha256)| json!({"name": name, "model": name, "modified_at": "", "size": 42, "digest": digest.to_string()});
+            answer(200, &[], json!({"models": models.iter().map(tag).collect::<Vec<_>>()}).to_string())
+        }
+        "POST /api/pull" => {
+            let manifest = pull(&field("name"), folder);
+            models.insert(field("name"), Sha256::of(&manifest));
+            answer(200, &[], "{\"status\":\"pulling manifest\"}\n{\"status\":\"success\"}\n")
+        }
+        "POST /api/copy" => match models.get(&field("source")).copied() {
+            Some(digest) => {
+                let manifest = fs_err::read(place(&field("source"), folder)).unwrap();
+                keep(&place(&field("destination"), folder), &manifest);
+                models.insert(field("destination"), digest);
+                answer(200, &[], "")
+            }
+            None => answer(404, &[], json!({"error": "not found"}).to_string()),
+        },
+        "DELETE /api/delete" => match models.remove(&field("name")) {
+            Some(_) => {
+                #[expect(clippy::disallowed_methods, reason = "the server's own folder")]
+                std::fs::remove_file(place(&field("name"), folder)).unwrap();
+                answer(200, &[], "")
+            }
+            None => answer(404, &[], json!({"error": "not found"}).to_string()),
+        },
+        _ => answer(404, &[], "404 page not found"),
+    }
+}
+
+/// Fetches a model named `host:port/namespace/model:tag`, and returns its manifest.
+fn pull(name: &str, folder: &Path) -> Vec<u8> {
+    let (host, rest) = name.split_once('/').unwrap();
+    let (repository, tag) = rest.rsplit_once(':').unwrap();
+    let manifest = get(host, &format!("/v2/{repository}/manifests/{tag}"));
+    let described: Value = serde_json::from_slice(&manifest).unwrap();
+    for layer in described["layers"].as_array().unwrap().iter().chain([&described["config"]]) {
+        let digest = layer["digest"].as_str().unwrap();
+        let blob = get(host, &format!("/v2/{repository}/blobs/{digest}"));
+        keep(&folder.join("blobs").join(digest.replace(':', "-")), &blob);
+    }
+    keep(&place(name, folder), &manifest);
+    manifest
+}
+
+/// Where the manifest of a name lies.
+fn place(name: &str, folder: &Path) -> PathBuf {
+    let (model, tag) = name.rsplit_once(':').unwrap();
+    let whole = match model.matches('/').count() {
+        0 => format!("registry.ollama.ai/library/{model}"),
+        1 => format!("registry.ollama.ai/{model}"),
+        _ => model.to_owned(),
+    };
+    folder.join("manifests").join(whole).join(tag)
+}
+
+fn keep(path: &Path, content: &[u8]) {
+    write_atomic(path, content, &WriteOptions::default()).unwrap();
+}
+
+fn get(host: &str, path: &str) -> Vec<u8> {
+    let mut connection = TcpStream::connect(host).unwrap();
+    let kind = "application/vnd.docker.distribution.manifest.v2+json";
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: {kind}\r\n\r\n");
+    connection.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.0 200"), "{path}: {}", String::from_utf8_lossy(&answer[..end]));
+    answer.split_off(end + 4)
+}
