@@ -84,6 +84,11 @@ enum Command {
     Man(commands::man::Args),
 }
 
+/// Everything that can be typed: what `docs/cli.md`, the manual pages and the completions are made of.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the program as it was called.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

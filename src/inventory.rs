@@ -7,8 +7,13 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 use url::Url;
 
-use crate::manifest::{Declared, InputError, Place, parse_toml};
+use crate::manifest::{Declared, InputError, Outline, Place, parse_toml};
 use crate::size::Bytes;
+
+mod check;
+mod fit;
+
+pub use fit::fit;
 
 /// What `inventory.toml` says.
 #[derive(Debug, Clone, Deserialize)]
@@ -40,6 +45,9 @@ pub struct Inventory {
     /// Python environments whose packages are checked.
     #[serde(default)]
     pub python: PythonConfig,
+    /// What it was read from, to say where something stands.
+    #[serde(skip)]
+    text: String,
 }
 
 fn default_manifests() -> Vec<String> {
@@ -240,79 +248,25 @@ impl Inventory {
     /// Reads and checks `path`.
     pub fn read(path: &Path) -> Result<Self, Vec<InputError>> {
         let text = fs_err::read_to_string(path).map_err(|error| {
-            vec![
-                InputError::unreadable(path, &error)
-                    .hint("begin with the inventory.toml of larder's repository, or name yours with --inventory"),
-            ]
+            let unreadable = InputError::unreadable(path, &error);
+            let is_absent = error.kind() == std::io::ErrorKind::NotFound;
+            let begin = "begin with the inventory.toml of larder's repository, or name yours with --inventory";
+            vec![if is_absent { unreadable.hint(begin) } else { unreadable }]
         })?;
         Self::parse(path, &text)
     }
 
     /// Parses an inventory's text; `path` is only named in errors.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Vec<InputError>> {
-        let inventory: Self = parse_toml(path, text).map_err(|error| vec![error])?;
-        let errors = inventory.check(path);
+        let mut inventory: Self = parse_toml(path, text).map_err(|error| vec![error])?;
+        let errors = check::check(&inventory, &Outline::new(path, text));
+        inventory.text = text.to_owned();
         if errors.is_empty() { Ok(inventory) } else { Err(errors) }
     }
 
-    fn check(&self, path: &Path) -> Vec<InputError> {
-        let mut errors = Vec::new();
-        let mut wrong =
-            |message: String, hint: &str| errors.push(InputError::new(Place::file(path), message).hint(hint));
-        if self.stores.is_empty() {
-            wrong(
-                "[stores] is empty".into(),
-                "declare at least one, for example huggingface = { layout = \"hf-cache\", path = \"~/.cache/huggingface/hub\" }",
-            );
-        }
-        let profiles = self
-            .machines
-            .iter()
-            .filter_map(|(machine, config)| Some((format!("machine `{machine}`"), config.profile.as_ref()?)));
-        let own = self.profile.iter().map(|profile| ("the inventory".to_owned(), profile));
-        for (who, profile) in profiles.chain(own) {
-            if !self.profiles.contains_key(profile) {
-                wrong(
-                    format!("{who} wants the profile `{profile}`, which [profiles] does not have"),
-                    "add it, or check the name",
-                );
-            }
-        }
-        for (machine, config) in &self.machines {
-            for store in config.stores.keys().filter(|store| !self.stores.contains_key(*store)) {
-                wrong(
-                    format!("machine `{machine}` moves the store `{store}`, which [stores] does not have"),
-                    "check the name",
-                );
-            }
-        }
-        for (name, store) in &self.stores {
-            if store.api.is_some() && store.layout != Layout::Ollama {
-                wrong(
-                    format!("store `{name}`: only a store with layout \"ollama\" can have an api"),
-                    "remove `api`, or change the layout",
-                );
-            }
-        }
-        if let Err(message) = self.sources.max_rate() {
-            wrong(format!("[sources] max-rate: {message}"), "write a size per second");
-        }
-        for machine in self.machines.keys() {
-            if let Err(message) = self.sources_of(machine).max_rate() {
-                wrong(format!("machine `{machine}` max-rate: {message}"), "write a size per second");
-            }
-        }
-        for (name, profile) in &self.profiles {
-            for pattern in profile.artifacts.iter().chain(&profile.except) {
-                if Selector::new([pattern.as_str()]).is_err() {
-                    wrong(
-                        format!("profile `{name}`: {pattern:?} is not a selection"),
-                        "use names with *, tag:T, store:S or section:S",
-                    );
-                }
-            }
-        }
-        errors
+    /// Where the value under `keys` stands in the text at `path` that this was read from.
+    pub fn place(&self, path: &Path, keys: &[&str]) -> Place {
+        Outline::new(path, &self.text).place(keys)
     }
 
     /// Where `machine` may fetch from: `[sources]` with what the machine says differently.

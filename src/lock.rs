@@ -48,17 +48,15 @@ impl Lock {
     /// Parses a lock's text; `path` is only named in errors.
     pub fn parse(path: &Path, text: &str) -> Result<Self, InputError> {
         let broken = |error: serde_json::Error| {
-            let place = Place { path: path.to_owned(), line: error.line(), column: error.column() };
-            let message = error.to_string();
-            let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message).to_owned();
-            InputError::new(place, message)
-                .hint("larder writes this file; restore it from git, or write it anew with: larder lock")
+            let place = Place { path: path.to_owned(), line: error.line(), column: error.column().max(1) };
+            let (message, hint) = explain(&error.to_string());
+            InputError::new(place, message).hint(hint)
         };
         let header: Header = serde_json::from_str(text).map_err(broken)?;
         if header.version != VERSION {
             let message = format!("this is a lock of version {}, this larder reads version {VERSION}", header.version);
             return Err(InputError::new(Place::file(path), message)
-                .hint("use the larder that wrote it, or write it anew with: larder lock"));
+                .hint("use the larder that wrote it; or remove it, and write it anew with: larder lock"));
         }
         let file: LockFile = serde_json::from_str(text).map_err(broken)?;
         Ok(Self { artifacts: file.artifacts })
@@ -83,6 +81,21 @@ impl Lock {
     /// Writes the lock atomically.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
         fsio::write_atomic(path, self.to_text().as_bytes(), &WriteOptions::default())
+    }
+}
+
+/// The reader's message without what the place says already, and what to do.
+fn explain(message: &str) -> (String, &'static str) {
+    let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
+    match message.strip_prefix("unknown field ").and_then(|rest| rest.split_once(", ")) {
+        Some((field, _)) => {
+            let hint = "a newer larder wrote it: use that one; or remove the lock, and write it anew with: larder lock";
+            (format!("unknown field {field}"), hint)
+        }
+        None => (
+            if message.starts_with("EOF") { "the file ends too early".to_owned() } else { message.to_owned() },
+            "larder writes this file: restore it from git; or remove it, and write it anew with: larder lock",
+        ),
     }
 }
 

@@ -14,8 +14,12 @@ use crate::size::Bytes;
 
 mod check;
 mod error;
+mod explain;
+mod outline;
 
-pub use error::{InputError, Place, parse_toml};
+pub use error::{InputError, Place};
+pub use explain::{closest, did_you_mean, parse_toml};
+pub use outline::Outline;
 
 /// All manifests of an inventory, read together.
 #[derive(Debug, Default)]
@@ -30,6 +34,33 @@ pub struct Manifests {
     pub cloud: Vec<CloudModel>,
     /// Facts about the machine without which the models do not work.
     pub conditions: Vec<Condition>,
+    places: Places,
+}
+
+/// Which file, and which of its tables, every entry was read from.
+#[derive(Debug, Default)]
+struct Places {
+    outlines: Vec<Outline>,
+    sections: Vec<Origin>,
+    artifacts: Vec<Origin>,
+    packages: Vec<Origin>,
+    conditions: Vec<Origin>,
+}
+
+/// An outline by its number, and the number of the table in that file.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    outline: usize,
+    table: usize,
+}
+
+impl Places {
+    fn of(&self, origin: Option<&Origin>, kind: &str, keys: &[&str]) -> Place {
+        let Some(origin) = origin else { return Place::file(Path::new("")) };
+        let table = origin.table.to_string();
+        let keys = [&[kind, table.as_str()], keys].concat();
+        self.outlines[origin.outline].place(&keys)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -38,7 +69,7 @@ struct ManifestFile {
     #[serde(default)]
     section: Vec<Section>,
     #[serde(default)]
-    artifact: Vec<toml::Spanned<Declared>>,
+    artifact: Vec<Declared>,
     #[serde(default)]
     package: Vec<Package>,
     #[serde(default)]
@@ -351,26 +382,24 @@ impl Manifests {
     /// Reads and checks manifest files together; the errors of all files are collected.
     pub fn read(files: &[PathBuf]) -> Result<Self, Vec<InputError>> {
         let mut all = Self::default();
-        let mut places = Vec::new();
         let mut errors = Vec::new();
         for path in files {
             match read_file(path) {
-                Ok(file) => all.take(path, file, &mut places),
+                Ok((file, text)) => all.take(path, file, &text),
                 Err(error) => errors.push(error),
             }
         }
-        errors.extend(check::check(&all, &places));
-        errors.extend(check::check_groups(&all, files.first()));
+        // What other files refer to may be in the ones that could not be read.
+        let all_are_here = errors.is_empty();
+        errors.extend(check::check(&all, all_are_here));
         if errors.is_empty() { Ok(all) } else { Err(errors) }
     }
 
     /// Parses one manifest's text; `path` is only named in errors.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Vec<InputError>> {
         let mut all = Self::default();
-        let mut places = Vec::new();
-        all.take(path, (parse_toml(path, text).map_err(|error| vec![error])?, text.to_owned()), &mut places);
-        let mut errors = check::check(&all, &places);
-        errors.extend(check::check_groups(&all, Some(&path.to_owned())));
+        all.take(path, parse_toml(path, text).map_err(|error| vec![error])?, text);
+        let errors = check::check(&all, true);
         if errors.is_empty() { Ok(all) } else { Err(errors) }
     }
 
@@ -379,11 +408,22 @@ impl Manifests {
         self.artifacts.iter().find(|artifact| artifact.name == name)
     }
 
-    fn take(&mut self, path: &Path, (file, text): (ManifestFile, String), places: &mut Vec<Place>) {
+    /// Where `key` of the artifact called `name` stands, or the artifact, if it has no such key.
+    pub fn place(&self, name: &str, key: &str) -> Option<Place> {
+        let index = self.artifacts.iter().position(|artifact| artifact.name == name)?;
+        Some(self.places.of(self.places.artifacts.get(index), "artifact", &[key]))
+    }
+
+    fn take(&mut self, path: &Path, file: ManifestFile, text: &str) {
+        let outline = self.places.outlines.len();
+        self.places.outlines.push(Outline::new(path, text));
+        let origins = |number: usize| (0..number).map(move |table| Origin { outline, table });
+        self.places.sections.extend(origins(file.section.len()));
+        self.places.artifacts.extend(origins(file.artifact.len()));
+        self.places.packages.extend(origins(file.package.len()));
+        self.places.conditions.extend(origins(file.condition.len()));
         let first_section = file.section.first().map(|section| section.name.clone());
-        for artifact in file.artifact {
-            places.push(Place::at(path, &text, artifact.span()));
-            let mut artifact = artifact.into_inner();
+        for mut artifact in file.artifact {
             artifact.section = artifact.section.or_else(|| first_section.clone());
             self.artifacts.push(artifact);
         }

@@ -193,7 +193,7 @@ pub enum SourceError {
         reason: String,
     },
     /// Network use is switched off.
-    #[error("{what} is not asked: network use is switched off (HF_HUB_OFFLINE)")]
+    #[error("{what} is not asked: network use is switched off (--offline or HF_HUB_OFFLINE)")]
     Offline {
         /// Repository.
         what: String,
@@ -251,7 +251,7 @@ impl SourceError {
                 Some("update Ollama, then set [sources] ollama-version to its version".to_owned())
             }
             SourceError::Offline { .. } => {
-                Some("unset HF_HUB_OFFLINE, or add a drive or a machine that has the files".to_owned())
+                Some("leave out --offline, unset HF_HUB_OFFLINE, or add a drive or a machine that has the files".to_owned())
             }
             SourceError::NotTheFile { .. } => {
                 Some("a proxy or login page is in the way; open the address in a browser".to_owned())

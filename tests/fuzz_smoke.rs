@@ -13,6 +13,8 @@ mod fuzz_entries;
 use fuzz_entries::ENTRIES;
 
 const CASES: u32 = 3000;
+/// For parsers that work on files of their own.
+const CASES_ON_DISK: u32 = 100;
 
 /// Good input for each parser: damage to it gets deeper than noise does.
 fn seeds(name: &str) -> Vec<Vec<u8>> {
@@ -46,6 +48,21 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
         "shard_index" => &[
             "{\"metadata\":{\"total_size\":1.5e3},\"weight_map\":{\"a\":\"m-1.safetensors\",\"b\":\"sub/m-2.safetensors\"}}",
         ],
+        "hub_tree" => &[
+            "[{\"type\":\"directory\",\"oid\":\"d1e85db2887d95ee9e0f6206771a4c52f9233e2f\",\"size\":0,\"path\":\"vae\"},\
+             {\"type\":\"file\",\"oid\":\"d1e85db2887d95ee9e0f6206771a4c52f9233e2f\",\"size\":706,\"path\":\"model_index.json\"},\
+             {\"type\":\"file\",\"oid\":\"f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f\",\"size\":1389382176,\"path\":\"vae/x.safetensors\",\
+             \"lfs\":{\"oid\":\"ec310df2af79c318e24d20511b601a591ca8cd4f1fce1d8dff822a356bcdb1f4\",\"size\":1389382176,\"pointerSize\":135}}]",
+        ],
+        "ollama_manifest" => {
+            &["{\"schemaVersion\":2,\"mediaType\":\"application/vnd.docker.distribution.manifest.v2+json\",\
+             \"config\":{\"mediaType\":\"application/vnd.docker.container.image.v1+json\",\
+             \"digest\":\"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\",\"size\":3},\
+             \"layers\":[{\"mediaType\":\"application/vnd.ollama.image.model\",\
+             \"digest\":\"sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae\",\"size\":7}]}"]
+        }
+        "store_mark" => &["# larder knows this store by its id\nid = \"0123456789abcdef\"\nname = \"swarmui\"\n"],
+        "facts" => return vec![facts()],
         "safetensors" => return vec![safetensors()],
         "gguf" => return vec![gguf()],
         "weights" => {
@@ -59,6 +76,20 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
         other => panic!("no seeds for {other}"),
     };
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// A database with one measurement and one mark.
+fn facts() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("facts.sqlite");
+    let facts = larder::facts::Facts::open(&path).unwrap();
+    let found =
+        larder::artifact::Found { path: "/store/a".into(), size: 3, mtime_ns: 5, inode: 7, device: 1, owner: (0, 0) };
+    facts.record(&found, &larder::digest::Digests::sha256(larder::digest::Sha256::of(b"abc")), 77).unwrap();
+    facts.remember_store_mark(std::path::Path::new("/store"), "id").unwrap();
+    // Closing writes everything into the one file.
+    drop(facts);
+    std::fs::read(&path).unwrap()
 }
 
 fn safetensors() -> Vec<u8> {
@@ -118,7 +149,8 @@ fn no_parser_breaks_its_promises_on_damaged_input() {
     for (name, entry) in ENTRIES {
         let seeds = seeds(name);
         seeds.iter().for_each(|seed| entry(seed));
-        let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
+        let cases = if ["facts", "store_mark"].contains(name) { CASES_ON_DISK } else { CASES };
+        let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
         let run = runner.run(&damaged(seeds), |bytes| {
             entry(&bytes);
             Ok(())

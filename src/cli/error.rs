@@ -73,7 +73,13 @@ macro_rules! failed_from {
     };
 }
 
-failed_from!(std::io::Error, crate::facts::FactsError, crate::sources::SourceError);
+failed_from!(std::io::Error, crate::sources::SourceError);
+
+impl From<crate::facts::FactsError> for CliError {
+    fn from(error: crate::facts::FactsError) -> Self {
+        Self::failed(&error).hint("delete the file: it is only a cache, and files are then read again")
+    }
+}
 
 /// An error with all its causes on one line.
 pub(super) fn chain(error: &dyn Error) -> String {

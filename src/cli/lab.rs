@@ -11,9 +11,9 @@ use super::ui::Ui;
 use super::{Common, env};
 use crate::artifact::Artifact;
 use crate::facts::Facts;
-use crate::inventory::{Inventory, Layout, Selector, SourceKind, expand_home};
+use crate::inventory::{self, Inventory, Layout, Selector, SourceKind, expand_home};
 use crate::lock::Lock;
-use crate::manifest::{Declared, InputError, Manifests, Place};
+use crate::manifest::{Declared, InputError, Manifests, did_you_mean};
 use crate::observe::{self, Sighting};
 use crate::plan::Outlook;
 use crate::resolve;
@@ -40,10 +40,8 @@ impl Lab {
     pub(super) fn read(ui: &Ui, common: &Common) -> Result<Self, CliError> {
         let home = env::home();
         let path = inventory_path(common, &home)?;
-        let inventory = Inventory::read(&path)?;
-        let manifests = Manifests::read(&manifest_files(&path, &inventory)?)?;
         let lock_path = path.with_extension("lock");
-        let stored = Lock::read(&lock_path)?;
+        let (inventory, manifests, stored) = read_files(&path, &lock_path)?;
         let machine = common.machine.clone().or_else(|| inventory.machine.clone()).unwrap_or_else(env::host_name);
         check_machine(common, &inventory)?;
         let stores = Stores::open(&inventory, &machine, &home);
@@ -59,6 +57,7 @@ impl Lab {
             stores: Arc::new(stores),
             facts: Arc::new(facts),
         };
+        lab.check_selection(&path)?;
         lab.wanted = lab.wanted(ui, common)?;
         Ok(lab)
     }
@@ -70,29 +69,39 @@ impl Lab {
 
     /// The declared artifacts that the profile and `--only` select.
     pub(super) fn selected(&self, common: &Common) -> Result<Vec<&Declared>, CliError> {
-        let usage = |error: crate::inventory::SelectorError| CliError::usage(error.to_string());
-        let profile = self.inventory.profile_of(&self.machine);
-        let (wanted, except) = match profile {
-            Some((_, profile)) => (
-                Selector::new(profile.artifacts.iter().map(String::as_str)).map_err(usage)?,
-                Selector::new(profile.except.iter().map(String::as_str)).map_err(usage)?,
-            ),
-            None => (Selector::new(["*"]).map_err(usage)?, Selector::new([]).map_err(usage)?),
-        };
-        let only = Selector::new(common.only.iter().map(String::as_str)).map_err(usage)?;
-        let selected: Vec<&Declared> = self
-            .manifests
-            .artifacts
-            .iter()
-            .filter(|artifact| wanted.matches(artifact) && !except.matches(artifact))
-            .filter(|artifact| common.only.is_empty() || only.matches(artifact))
-            .collect();
+        let only = selector(&common.only)?;
+        let mut selected = self.of_profile()?;
+        selected.retain(|artifact| common.only.is_empty() || only.matches(artifact));
         if selected.is_empty() && !common.only.is_empty() {
-            let whose = profile.map_or_else(|| "the manifests".to_owned(), |(name, _)| format!("profile {name}"));
+            let whose = self.profile().map_or_else(|| "the manifests".to_owned(), |name| format!("profile {name}"));
             return Err(CliError::usage(format!("--only {} selects nothing in {whose}", common.only.join(" --only ")))
                 .hint("see the names with: larder list"));
         }
         Ok(selected)
+    }
+
+    fn of_profile(&self) -> Result<Vec<&Declared>, CliError> {
+        let all = self.manifests.artifacts.iter();
+        let Some((_, profile)) = self.inventory.profile_of(&self.machine) else { return Ok(all.collect()) };
+        let (wanted, except) = (selector(&profile.artifacts)?, selector(&profile.except)?);
+        Ok(all.filter(|artifact| wanted.matches(artifact) && !except.matches(artifact)).collect())
+    }
+
+    /// Whether the profile selects anything, and whether all of it fits its stores.
+    fn check_selection(&self, inventory_path: &Path) -> Result<(), CliError> {
+        let selected = self.of_profile()?;
+        let errors = inventory::fit(&self.inventory, &self.manifests, &selected);
+        if !errors.is_empty() {
+            return Err(errors.into());
+        }
+        match self.profile().filter(|_| selected.is_empty() && !self.manifests.artifacts.is_empty()) {
+            None => Ok(()),
+            Some(profile) => {
+                let place = self.inventory.place(inventory_path, &["profiles", profile, "artifacts"]);
+                let message = format!("profile `{profile}` selects no artifact");
+                Err(InputError::new(place, message).hint("check the names: a profile of * has everything").into())
+            }
+        }
     }
 
     /// The layout of a declared artifact's store; plain files where the inventory has no such store.
@@ -143,8 +152,7 @@ impl Lab {
 
     /// What is known of the world before anybody is asked.
     pub(super) fn outlook(&self) -> Result<Outlook, CliError> {
-        let deny = Selector::new(self.inventory.policy.deny.iter().map(String::as_str))
-            .map_err(|error| CliError::usage(error.to_string()).context("[policy] deny"))?;
+        let deny = selector(&self.inventory.policy.deny)?;
         let artifacts = &self.wanted.artifacts;
         let denied = artifacts.iter().map(|artifact| artifact.name.clone()).filter(|name| deny.matches_name(name));
         let served = self.stores.iter().filter(|(_, open)| open.config.api.is_some());
@@ -168,14 +176,11 @@ impl Lab {
     /// Where bytes may come from; nobody is asked yet.
     pub(super) fn sources(&self, common: &Common) -> Result<Sources, CliError> {
         let config = self.inventory.sources_of(&self.machine);
-        let endpoint =
-            match (&config.hub, env::hub_endpoint()) {
-                (Some(url), _) => Some(url.clone()),
-                (None, Some(text)) => Some(Url::parse(&text).map_err(|error| {
-                    CliError::usage(format!("HF_ENDPOINT is {text:?}, which is no address: {error}"))
-                })?),
-                (None, None) => None,
-            };
+        let endpoint = match (&config.hub, env::hub_endpoint()) {
+            (Some(url), _) => Some(url.clone()),
+            (None, Some(text)) => Some(address(&text)?),
+            (None, None) => None,
+        };
         let settings = SourceSettings {
             hub_endpoint: endpoint,
             hub_token: env::hub_token(&self.home),
@@ -206,18 +211,54 @@ fn inventory_path(common: &Common, home: &Path) -> Result<PathBuf, CliError> {
     })
 }
 
-fn manifest_files(inventory_path: &Path, inventory: &Inventory) -> Result<Vec<PathBuf>, CliError> {
-    let root = inventory_path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut files = Vec::new();
-    for pattern in &inventory.manifests {
-        let found = files_matching(root, pattern).map_err(|reason| {
-            InputError::new(Place::file(inventory_path), format!("`manifests`: {pattern:?}: {reason}"))
-                .hint("manifests are named relative to the inventory, for example \"manifests/*.toml\"")
-        })?;
-        files.extend(found);
+/// Reads inventory, manifests and lock; the mistakes of all of them come together.
+fn read_files(path: &Path, lock_path: &Path) -> Result<(Inventory, Manifests, Option<Lock>), CliError> {
+    let stored = Lock::read(lock_path);
+    let manifests = |inventory: &Inventory| Manifests::read(&manifest_files(path, inventory)?);
+    let read = match Inventory::read(path) {
+        Ok(inventory) => manifests(&inventory).map(|manifests| (inventory, manifests)),
+        Err(errors) => Err(errors),
+    };
+    match (read, stored) {
+        (Ok((inventory, manifests)), Ok(stored)) => Ok((inventory, manifests, stored)),
+        (Ok(_), Err(error)) => Err(error.into()),
+        (Err(errors), stored) => Err(errors.into_iter().chain(stored.err()).collect::<Vec<_>>().into()),
     }
-    files.dedup();
-    Ok(files)
+}
+
+fn manifest_files(inventory_path: &Path, inventory: &Inventory) -> Result<Vec<PathBuf>, Vec<InputError>> {
+    let root = inventory_path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (mut files, mut errors) = (Vec::new(), Vec::new());
+    for (index, pattern) in inventory.manifests.iter().enumerate() {
+        match files_matching(root, pattern) {
+            Ok(found) => files.extend(found),
+            Err(reason) => {
+                let place = inventory.place(inventory_path, &["manifests", &index.to_string()]);
+                let error = InputError::new(place, format!("`manifests`: {pattern:?}: {reason}"));
+                let hint = "manifests are named relative to the inventory, for example \"manifests/*.toml\"";
+                errors.push(error.hint(hint));
+            }
+        }
+    }
+    // A file that two patterns name is read once.
+    let mut seen = std::collections::HashSet::new();
+    files.retain(|file: &PathBuf| seen.insert(file.clone()));
+    if errors.is_empty() { Ok(files) } else { Err(errors) }
+}
+
+/// Combines selections of the command line or of a profile.
+pub(super) fn selector(patterns: &[String]) -> Result<Selector, CliError> {
+    Selector::new(patterns.iter().map(String::as_str))
+        .map_err(|error| CliError::usage(error.to_string()).hint("use names with *, tag:T, store:S or section:S"))
+}
+
+/// The value of `HF_ENDPOINT` as an address.
+fn address(text: &str) -> Result<Url, CliError> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    url.ok_or_else(|| {
+        CliError::usage(format!("HF_ENDPOINT is {text:?}, which is no address of a server"))
+            .hint("begin it with http:// or https://, or unset it")
+    })
 }
 
 fn files_matching(root: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
@@ -234,19 +275,20 @@ fn files_matching(root: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
         .filter_map(Result::ok)
         .map(walkdir::DirEntry::into_path)
         .filter(|path| path.is_file() && glob.is_match(path.strip_prefix(root).unwrap_or(path)))
+        // Messages name files as people would.
+        .map(|path| path.strip_prefix(".").map(Path::to_owned).unwrap_or(path))
         .collect();
     files.sort();
     if files.is_empty() { Err("no file matches".to_owned()) } else { Ok(files) }
 }
 
 fn check_machine(common: &Common, inventory: &Inventory) -> Result<(), CliError> {
-    let Some(machine) = common.machine.as_ref().or(inventory.machine.as_ref()) else { return Ok(()) };
-    if inventory.machines.contains_key(machine) {
+    let Some(machine) = common.machine.as_ref().filter(|name| !inventory.machines.contains_key(*name)) else {
         return Ok(());
-    }
-    let known: Vec<&str> = inventory.machines.keys().map(String::as_str).collect();
-    Err(CliError::usage(format!("The inventory has no machine `{machine}`"))
-        .hint(format!("known: {}", known.join(", "))))
+    };
+    let known = inventory.machines.keys().map(String::as_str);
+    let hint = did_you_mean(machine, known).unwrap_or_else(|| format!("add a table [machines.{machine}]"));
+    Err(CliError::usage(format!("The inventory has no machine `{machine}`")).hint(hint))
 }
 
 fn open_facts(ui: &Ui, state: &Path) -> Facts {

@@ -14,6 +14,8 @@ use crate::monitor::{Monitor, Silent};
 pub(super) struct Ui {
     pub(super) json: bool,
     quiet: bool,
+    /// Standard output is somebody else's.
+    mute: bool,
 }
 
 #[derive(Serialize)]
@@ -36,12 +38,17 @@ impl Ui {
             .with_env_filter(EnvFilter::new(filter));
         // A second subscriber in one process (tests) is no reason to stop.
         let _ = logging.try_init();
-        Self { json, quiet }
+        Self { json, quiet, mute: false }
+    }
+
+    /// The same for a part of a command: with `--json`, only the whole prints its object.
+    pub(super) fn for_a_part(&self) -> Self {
+        Self { json: false, quiet: self.quiet, mute: self.json }
     }
 
     /// Prints a result for people; nothing with `--json`.
     pub(super) fn text(&self, text: &str) {
-        if !self.json {
+        if !self.json && !self.mute {
             print(text);
         }
     }

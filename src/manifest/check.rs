@@ -1,40 +1,53 @@
 //! What must hold between the entries of all manifests.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use globset::Glob;
 
-use super::{Declared, InputError, Manifests, Place, Section};
+use super::{Declared, InputError, Manifests, Section, did_you_mean};
 use crate::artifact::Reference;
 
-/// Checks every artifact alone and all of them together; `places[i]` is where artifact `i` begins.
-pub(super) fn check(all: &Manifests, places: &[Place]) -> Vec<InputError> {
+/// A mistake and its advice, told with the keys that lead to it within the entry.
+type Report<'a> = dyn FnMut(&[&str], String, &str) + 'a;
+
+/// Checks every entry alone and all of them together.
+///
+/// Names that no manifest declares are mistakes only where `all_are_here`.
+pub(super) fn check(all: &Manifests, all_are_here: bool) -> Vec<InputError> {
     let mut errors = Vec::new();
-    let mut seen: HashMap<&str, &Place> = HashMap::new();
-    for (artifact, place) in all.artifacts.iter().zip(places) {
-        let mut wrong = |message: String, hint: &str| {
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    for (index, artifact) in all.artifacts.iter().enumerate() {
+        let place = |keys: &[&str]| all.places.of(all.places.artifacts.get(index), "artifact", keys);
+        let mut wrong = |keys: &[&str], message: String, hint: &str| {
             let message = format!("artifact `{}`: {message}", artifact.name);
-            errors.push(InputError::new(place.clone(), message).hint(hint));
+            errors.push(InputError::new(place(keys), message).hint(hint));
         };
-        if let Some(first) = seen.insert(&artifact.name, place) {
-            wrong(format!("the name is taken already, at {first}"), "give each artifact a name of its own");
+        if let Some(first) = seen.insert(&artifact.name, index) {
+            let first = all.places.of(all.places.artifacts.get(first), "artifact", &["name"]);
+            wrong(&["name"], format!("the name is taken already, at {first}"), "give each artifact a name of its own");
         }
-        check_alone(artifact, &mut wrong);
-        check_references(artifact, all, &mut wrong);
+        check_name(artifact, &mut wrong);
+        check_source(artifact, &mut wrong);
+        check_globs(artifact, &mut wrong);
+        check_files(artifact, &mut wrong);
+        if all_are_here {
+            check_references(artifact, all, &mut wrong);
+        }
     }
+    errors.extend(check_groups(all, all_are_here));
     errors
 }
 
-fn check_alone(artifact: &Declared, wrong: &mut impl FnMut(String, &str)) {
-    let good_name = artifact.name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+fn check_name(artifact: &Declared, wrong: &mut Report<'_>) {
+    let good = artifact.name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         && artifact.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._:+-".contains(c));
-    if !good_name {
-        wrong(
-            "the name may have lower-case letters, digits and . _ - : + only".into(),
-            "for example sd35-large or qwen3:4b",
-        );
+    if !good {
+        let rule = "the name begins with a lower-case letter or a digit, and has only these and . _ - : + in it";
+        wrong(&["name"], rule.to_owned(), "for example sd35-large or qwen3:4b");
     }
+}
+
+fn check_source(artifact: &Declared, wrong: &mut Report<'_>) {
     let every_file_has_source = !artifact.file.is_empty() && artifact.file.iter().all(|file| file.source.is_some());
     if artifact.source.is_none()
         && artifact.alternatives.is_empty()
@@ -42,24 +55,14 @@ fn check_alone(artifact: &Declared, wrong: &mut impl FnMut(String, &str)) {
         && !every_file_has_source
     {
         wrong(
+            &[],
             "it has no `source`".into(),
             "write source = \"hf:OWNER/NAME\", \"ollama:MODEL:TAG\", \"https://…\", \"local\" or \"unidentified\", or give every file one",
         );
     }
-    for glob in
-        artifact.include.iter().chain(&artifact.exclude).chain(artifact.pattern.iter().map(|pattern| &pattern.glob))
-    {
-        if let Err(error) = Glob::new(glob) {
-            wrong(format!("{glob:?} is not a glob: {}", error.kind()), "* matches within a name, ** across folders");
-        }
-    }
-    let mut paths: Vec<&str> = artifact.file.iter().map(|file| file.path.as_str()).collect();
-    paths.sort_unstable();
-    if let Some(twice) = paths.windows(2).find(|pair| pair[0] == pair[1]) {
-        wrong(format!("the file {:?} is listed twice", twice[0]), "remove one of the two");
-    }
     if artifact.manifest.is_some() && !matches!(artifact.source, Some(Reference::Ollama(_))) {
         wrong(
+            &["manifest"],
             "`manifest` is the digest of an Ollama image, but the source is not ollama:…".into(),
             "use sha256 on the files instead",
         );
@@ -67,56 +70,103 @@ fn check_alone(artifact: &Declared, wrong: &mut impl FnMut(String, &str)) {
     if !artifact.include.is_empty() && !matches!(artifact.source, Some(Reference::Hub { .. } | Reference::Directory(_)))
     {
         wrong(
+            &["include"],
             "`include` selects files of a hub repository or a folder, but the source is neither".into(),
             "list the files instead",
         );
     }
 }
 
-fn check_references(artifact: &Declared, all: &Manifests, wrong: &mut impl FnMut(String, &str)) {
+fn check_globs(artifact: &Declared, wrong: &mut Report<'_>) {
+    let of = |key, globs: &[String]| globs.iter().cloned().map(move |glob| (key, glob)).collect::<Vec<_>>();
+    let pattern = artifact.pattern.iter().map(|pattern| ("match", pattern.glob.clone()));
+    for (key, glob) in
+        of("include", &artifact.include).into_iter().chain(of("exclude", &artifact.exclude)).chain(pattern)
+    {
+        if let Err(error) = Glob::new(&glob) {
+            let message = format!("`{key}`: {glob:?} is not a glob: {}", error.kind());
+            wrong(&[key], message, "* matches within a name, ** across folders");
+        }
+    }
+    if artifact.pattern.as_ref().is_some_and(|pattern| pattern.count == 0) {
+        wrong(&["match", "count"], "`match` wants 0 files".into(), "write how many files must match");
+    }
+}
+
+fn check_files(artifact: &Declared, wrong: &mut Report<'_>) {
+    for (index, file) in artifact.file.iter().enumerate() {
+        if artifact.file[..index].iter().any(|other| other.path == file.path) {
+            let keys = ["file", &index.to_string(), "path"];
+            wrong(&keys, format!("the file {:?} is listed twice", file.path), "remove one of the two");
+        }
+    }
+}
+
+fn check_references(artifact: &Declared, all: &Manifests, wrong: &mut Report<'_>) {
     if let Some(original) = &artifact.duplicate_of
         && all.artifact(original).is_none()
     {
-        wrong(format!("it is a duplicate of `{original}`, which no manifest declares"), "check the name");
+        let message = format!("it is a duplicate of `{original}`, which no manifest declares");
+        let others = all.artifacts.iter().map(|other| other.name.as_str()).filter(|name| *name != artifact.name);
+        wrong(&["duplicate-of"], message, &artifact_hint(others, original));
     }
     if let Some(section) = &artifact.section
         && !all.sections.iter().any(|known| known.name == *section)
     {
-        wrong(format!("no manifest declares the section `{section}`"), "add a [[section]] table, or check the name");
+        let known = all.sections.iter().map(|known| known.name.as_str());
+        let hint = did_you_mean(section, known).unwrap_or_else(|| "add a [[section]] table".to_owned());
+        wrong(&["section"], format!("no manifest declares the section `{section}`"), &hint);
     }
 }
 
-/// Checks what sections, packages and conditions say about each other; their places are not known, so `file` is named.
-pub(super) fn check_groups(all: &Manifests, file: Option<&PathBuf>) -> Vec<InputError> {
+fn artifact_hint<'a>(known: impl Iterator<Item = &'a str>, unknown: &str) -> String {
+    match super::closest(unknown, known) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => "see the names with: larder list".to_owned(),
+    }
+}
+
+/// Checks what sections, packages and conditions say about each other and about artifacts.
+fn check_groups(all: &Manifests, all_are_here: bool) -> Vec<InputError> {
     let mut errors = Vec::new();
-    let Some(file) = file else { return errors };
-    let mut wrong = |message: String, hint: &str| {
-        errors.push(InputError::new(Place::file(file), message).hint(hint));
-    };
     for (index, section) in all.sections.iter().enumerate() {
-        if all.sections[..index].iter().any(|other| other.name == section.name) {
-            wrong(format!("section `{}` is declared twice", section.name), "remove one of the two");
+        let place = |key| all.places.of(all.places.sections.get(index), "section", &[key]);
+        if let Some(first) = all.sections[..index].iter().position(|other| other.name == section.name) {
+            let first = all.places.of(all.places.sections.get(first), "section", &["name"]);
+            let message = format!("section `{}` is declared twice, first at {first}", section.name);
+            errors.push(InputError::new(place("name"), message).hint("remove one of the two"));
         }
-        if !chain_ends(all, section) {
+        if all_are_here && !chain_ends(all, section) {
             let message = format!("section `{}`: `part-of` leads to no section, or back to itself", section.name);
-            wrong(message, "name a section that some manifest declares");
+            let hint = "name a section that some manifest declares";
+            errors.push(InputError::new(place("part-of"), message).hint(hint));
         }
     }
-    let packages = all.packages.iter().flat_map(|package| {
-        let named = package.artifact.iter().chain(&package.needed_by);
-        named.map(move |artifact| ("package", &package.name, artifact))
-    });
-    let conditions = all
-        .conditions
-        .iter()
-        .flat_map(|condition| condition.artifacts.iter().map(move |artifact| ("condition", &condition.name, artifact)));
-    for (kind, name, artifact) in packages.chain(conditions) {
+    if all_are_here {
+        errors.extend(unknown_artifacts(all));
+    }
+    errors
+}
+
+/// Artifacts that packages and conditions name and no manifest declares.
+fn unknown_artifacts(all: &Manifests) -> Vec<InputError> {
+    let mut errors = Vec::new();
+    let mut look = |kind: &str, name: &str, origin, key: &str, artifact: &String| {
         if all.artifact(artifact).is_none() {
-            wrong(
-                format!("{kind} `{name}` names the artifact `{artifact}`, which no manifest declares"),
-                "check the name",
-            );
+            let message = format!("{kind} `{name}` names the artifact `{artifact}`, which no manifest declares");
+            let place = all.places.of(origin, kind, &[key]);
+            let known = all.artifacts.iter().map(|artifact| artifact.name.as_str());
+            errors.push(InputError::new(place, message).hint(artifact_hint(known, artifact)));
         }
+    };
+    for (index, package) in all.packages.iter().enumerate() {
+        let origin = all.places.packages.get(index);
+        package.artifact.iter().for_each(|artifact| look("package", &package.name, origin, "artifact", artifact));
+        package.needed_by.iter().for_each(|artifact| look("package", &package.name, origin, "needed-by", artifact));
+    }
+    for (index, condition) in all.conditions.iter().enumerate() {
+        let origin = all.places.conditions.get(index);
+        condition.artifacts.iter().for_each(|it| look("condition", &condition.name, origin, "artifacts", it));
     }
     errors
 }

@@ -4,8 +4,6 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
-
 /// A place in a text file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -68,42 +66,15 @@ impl InputError {
     /// The file cannot be read.
     pub fn unreadable(path: &Path, error: &std::io::Error) -> Self {
         // fs_err repeats the path in its message; the place already says it.
-        let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-        Self::new(Place::file(path), format!("cannot be read: {cause}"))
+        let cause = error.to_string();
+        let cause = cause.rsplit_once("`: ").map_or(cause.as_str(), |(_, cause)| cause);
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => "check the path",
+            std::io::ErrorKind::PermissionDenied => "run larder as a user who may read it",
+            std::io::ErrorKind::InvalidData => "save it as UTF-8 in your editor, or with: iconv -t UTF-8",
+            std::io::ErrorKind::IsADirectory => "a folder is in its place: move it away, or name a file",
+            _ => "check the disk, or restore the file",
+        };
+        Self::new(Place::file(path), format!("cannot be read: {cause}")).hint(hint)
     }
-}
-
-/// Parses TOML and, on a mistake, says where, with the closest known key for an unknown one.
-pub fn parse_toml<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, InputError> {
-    toml::from_str(text).map_err(|error| {
-        let place = error.span().map_or_else(|| Place::file(path), |span| Place::at(path, text, span));
-        let (message, hint) = explain(error.message());
-        InputError { place, message, hint }
-    })
-}
-
-/// Turns serde's message about unknown keys into a short one and a suggestion.
-fn explain(message: &str) -> (String, Option<String>) {
-    let message = message.trim_end().to_owned();
-    for (kind, what) in [("unknown field `", "key"), ("unknown variant `", "value")] {
-        let Some(rest) = message.strip_prefix(kind) else {
-            continue;
-        };
-        let mut quoted = rest.split('`').step_by(2);
-        let Some(unknown) = quoted.next().map(str::to_owned) else {
-            continue;
-        };
-        let known: Vec<&str> = rest.split('`').skip(2).step_by(2).collect();
-        let closest = known
-            .iter()
-            .map(|candidate| (strsim::damerau_levenshtein(candidate, &unknown), candidate))
-            .min()
-            .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 3);
-        let hint = match closest {
-            Some((_, candidate)) => format!("did you mean `{candidate}`?"),
-            None => format!("known here: {}", known.join(", ")),
-        };
-        return (format!("unknown {what} `{unknown}`"), Some(hint));
-    }
-    (message, None)
 }

@@ -5,11 +5,15 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use larder::artifact::{OllamaName, Reference};
+use larder::artifact::{OllamaName, Reference, parse_manifest};
+use larder::facts::Facts;
+use larder::fsio::{self, WriteOptions};
 use larder::inventory::Inventory;
 use larder::lock::Lock;
 use larder::manifest::Manifests;
 use larder::relpath::RelPath;
+use larder::sources::parse_tree;
+use larder::stores::{FolderStore, Store, StoreMark};
 use larder::weights::{self, gguf, safetensors, shards};
 
 /// A parser and its name, which is also the name of its target in `fuzz/`.
@@ -26,6 +30,10 @@ pub const ENTRIES: &[Entry] = &[
     ("gguf", gguf),
     ("shard_index", shard_index),
     ("weights", any_weights),
+    ("hub_tree", hub_tree),
+    ("ollama_manifest", ollama_manifest),
+    ("facts", facts),
+    ("store_mark", store_mark),
 ];
 
 /// A manifest, as people write it.
@@ -97,4 +105,45 @@ pub fn shard_index(bytes: &[u8]) {
 /// Whatever a file may be.
 pub fn any_weights(bytes: &[u8]) {
     let _ = weights::check(&mut Cursor::new(bytes), bytes.len() as u64);
+}
+
+/// A list of files as the hub sends it; the paths of one that is accepted are different, and stay below their folder.
+pub fn hub_tree(bytes: &[u8]) {
+    let Ok(files) = parse_tree(bytes) else { return };
+    let mut paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    paths.sort_unstable();
+    assert!(paths.windows(2).all(|pair| pair[0] != pair[1]), "one path twice");
+    paths.iter().for_each(|path| relpath(path.as_bytes()));
+}
+
+/// A manifest as Ollama's registry sends it; each blob of one that is accepted has a digest and a size.
+pub fn ollama_manifest(bytes: &[u8]) {
+    let Ok(files) = parse_manifest(bytes) else { return };
+    let total = files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.size?));
+    assert!(total.is_some() && files.iter().all(|file| file.digests.sha256.is_some()), "{files:?}");
+}
+
+/// A facts database, or whatever lies in its place: it can always be opened, and what it says is read or refused.
+pub fn facts(bytes: &[u8]) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("facts.sqlite");
+    fsio::write_atomic(&path, bytes, &WriteOptions::default()).expect("a file in it");
+    match Facts::open(&path) {
+        Ok(facts) => {
+            let _ = (facts.below(Path::new("/store")), facts.store_mark(Path::new("/store")));
+        }
+        Err(error) => assert!(error.to_string().contains("facts.sqlite"), "{error}"),
+    }
+}
+
+/// The mark of a store; one that is accepted is not replaced by another.
+pub fn store_mark(bytes: &[u8]) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let store = FolderStore::new("s".to_owned(), dir.path().to_owned(), None);
+    let path = store.staging().join("store.toml");
+    fsio::write_atomic(&path, bytes, &WriteOptions::default()).expect("a file in it");
+    match StoreMark::read(&store) {
+        Ok(mark) => assert_eq!(StoreMark::ensure(&store).ok(), mark),
+        Err(error) => assert!(error.to_string().contains("store.toml"), "{error}"),
+    }
 }

@@ -43,7 +43,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let inventory = miniature.write_lab(address)?;
     ui.text(&format!("A miniature lab is served at http://{address}, its machine lives in {}\n", root.display()));
     let shown = Common { inventory: Some(inventory), state: Some(root.join("state")), ..here(common) };
-    let outcome = walk(ui, &shown, &root, &traffic)?;
+    let outcome = walk(&ui.for_a_part(), &shown, &root, &traffic)?;
     if let Some(folder) = &args.keep {
         let inventory = folder.join("lab/inventory.toml");
         ui.text(&format!(

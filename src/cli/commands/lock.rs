@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::artifact::{Artifact, Origin};
 use crate::cli::error::{self, CliError};
-use crate::cli::lab::Lab;
+use crate::cli::lab::{Lab, selector};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::inventory::Selector;
@@ -45,7 +45,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     if args.check {
         return Ok(check(ui, &lab));
     }
-    let update = Selector::new(args.update.iter().map(String::as_str)).map_err(|e| CliError::usage(e.to_string()))?;
+    let update = selector(&args.update)?;
     let sources = lab.sources(common)?;
     let runtime = tokio::runtime::Runtime::new()?;
     let (lock, changes) = runtime.block_on(lock(ui, &lab, common, &update, &sources))?;

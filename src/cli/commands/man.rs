@@ -3,6 +3,7 @@
 use crate::cli::Exit;
 use crate::cli::error::CliError;
 use crate::cli::ui::Ui;
+use crate::manifest::did_you_mean;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -15,7 +16,11 @@ pub(in crate::cli) fn run(ui: &Ui, args: &Args, program: clap::Command) -> Resul
         None => program,
         Some(name) => {
             let found = program.find_subcommand(name).cloned();
-            let found = found.ok_or_else(|| CliError::usage(format!("There is no command `{name}`")))?;
+            let found = found.ok_or_else(|| {
+                let known: Vec<&str> = program.get_subcommands().map(clap::Command::get_name).collect();
+                let hint = did_you_mean(name, known).unwrap_or_else(|| "see larder help".to_owned());
+                CliError::usage(format!("There is no command `{name}`")).hint(hint)
+            })?;
             // Manual pages stand alone, so the full name is on them.
             found.display_name(format!("larder-{name}"))
         }

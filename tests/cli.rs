@@ -1,0 +1,20 @@
+//! The program as a user meets it: every command, its output in both forms, and every exit code.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+#[path = "support/program.rs"]
+mod program;
+
+#[path = "cli/codes.rs"]
+mod codes;
+#[path = "cli/commands.rs"]
+mod commands;
+#[path = "cli/demo.rs"]
+mod demo;
+#[path = "cli/json.rs"]
+mod json;
+#[path = "cli/pipes.rs"]
+mod pipes;
+#[path = "cli/provider.rs"]
+mod provider;
+#[path = "cli/real_lab.rs"]
+mod real_lab;
