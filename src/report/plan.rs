@@ -71,7 +71,9 @@ fn row(entry: &ArtifactPlan, now: i64) -> [String; 5] {
 fn work(entry: &ArtifactPlan, now: i64) -> (String, String, String) {
     let none = || "–".to_owned();
     if let (true, Some(obstacle)) = (entry.steps.is_empty(), entry.obstacles.first()) {
-        return ("cannot".to_owned(), none(), obstacle.refusal.reason.clone());
+        let reason = &obstacle.refusal.reason;
+        let why = obstacle.path.as_ref().map_or_else(|| reason.clone(), |path| format!("{path}: {reason}"));
+        return ("cannot".to_owned(), none(), why);
     }
     let moving = moving(entry);
     let known: Vec<u64> = moving.iter().filter_map(|step| step.bytes_to_move()).collect();

@@ -14,6 +14,9 @@ use crate::stores::{FileState, Observed, Store, StoreError, Unpublished};
 /// Our own folder at the root, which the programs that scan for models pass over for its dot.
 const OWN_FOLDER: &str = ".larder";
 
+/// The ending of the control file that aria2 keeps beside an unfinished download.
+const ARIA2: &str = "aria2";
+
 /// From so many files of one artifact in one folder, the folder is listed instead of asked.
 const CROWDED: usize = 32;
 
@@ -60,6 +63,21 @@ impl FolderStore {
             return Ok(());
         }
         fsio::set_aside(&path, &look::aside_path(&self.staging(), Path::new(file.path.as_str())), self.owner)
+    }
+
+    /// Moves aria2's control file for `file` away: it belongs to what lay here before, and would go on
+    /// saying that the whole file is unfinished.
+    fn clear_control_file(&self, file: &File) -> io::Result<()> {
+        let name = format!("{}.{ARIA2}", file.path);
+        let path = self.root.join(&name);
+        if fs_err::symlink_metadata(&path).is_err() {
+            return Ok(());
+        }
+        fsio::set_aside(&path, &look::aside_path(&self.staging(), Path::new(&name)), self.owner)?;
+        match fsio::remove_file(&path) {
+            Err(error) if !fsio::is_absent(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -121,9 +139,12 @@ impl Store for FolderStore {
         let path = file.path.under(&self.root);
         self.clear_the_way(file, &content)
             .map_err(self.io(format!("Cannot keep what is in the place of {}", file.path)))?;
-        content
+        let placed = content
             .persist(&path, fsio::default_file_mode(), self.owner)
-            .map_err(self.io(format!("Cannot put {} in its place", file.path)))
+            .map_err(self.io(format!("Cannot put {} in its place", file.path)))?;
+        // Only now: before, a kill would leave an unfinished file that nothing marks as one.
+        self.clear_control_file(file).map_err(self.io(format!("Cannot move {}.{ARIA2} away", file.path)))?;
+        Ok(placed)
     }
 
     /// Checks that all is there: files are visible as soon as they are placed.

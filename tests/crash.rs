@@ -1,0 +1,187 @@
+//! `larder apply` is killed at random moments and started again, over all three kinds of store.
+//!
+//! `LARDER_CRASH_ROUNDS=300` for a long run, `LARDER_CRASH_SEED` for other moments.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+#[expect(dead_code, reason = "each test uses a part of the lab")]
+#[path = "support/lab.rs"]
+mod lab;
+#[path = "support/rules.rs"]
+mod rules;
+#[path = "support/skip.rs"]
+mod skip;
+
+use lab::{Lab, PIECE, Said};
+
+/// Slow enough that most kills hit transfers.
+const PACE: Duration = Duration::from_millis(10);
+/// Files that the program fetches at the same time.
+const PARALLEL: u64 = 8;
+/// What one kill may cost: for each file under way a few pieces between the server and the disk.
+const LOST_BY_KILL: u64 = PARALLEL * 4 * PIECE as u64;
+/// How much is sent before a run is told to stop.
+const HELD: u64 = 1 << 20;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "how long a test runs is told by the environment")]
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// splitmix64: the same moments for the same seed, as far as machines allow.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: Duration) -> Duration {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        limit.mul_f64(((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64)
+    }
+}
+
+/// Lets the program run for `moment` and kills it. A success means that it was done before.
+fn kill_after(mut child: Child, moment: Duration) -> ExitStatus {
+    std::thread::sleep(moment);
+    child.kill().unwrap();
+    child.wait().unwrap()
+}
+
+fn begin(lab: &Lab) -> Child {
+    let mut command = lab.command(&["apply", "--yes"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// One machine from empty to complete, with kills on the way; returns how many.
+fn live(lab: &Lab, random: &mut Random, longest: Duration, at_most: u64) -> u64 {
+    let mut kills = 0;
+    while kills < at_most {
+        let moment = random.below(longest);
+        let status = kill_after(begin(lab), moment);
+        rules::nothing_visible_is_wrong(lab);
+        if status.success() {
+            break;
+        }
+        assert_eq!(status.code(), None, "it ended by itself after {moment:?} and failed");
+        kills += 1;
+    }
+    lab.apply().must_be(0);
+    rules::everything_is_there(lab);
+    lab.larder(&["verify", "--full"]).must_be(0);
+    kills
+}
+
+fn partials(root: &Path) -> Vec<(String, u64)> {
+    let entries = walkdir::WalkDir::new(root).into_iter().map(Result::unwrap);
+    entries
+        .filter(|entry| entry.path().extension().is_some_and(|ending| ending == "partial"))
+        .map(|entry| (entry.path().file_stem().unwrap().to_str().unwrap().to_owned(), entry.metadata().unwrap().len()))
+        .collect()
+}
+
+#[test]
+fn no_kill_shows_a_wrong_byte_or_fetches_a_file_again() {
+    let (rounds, seed) = (number("LARDER_CRASH_ROUNDS", 25), number("LARDER_CRASH_SEED", 1));
+    let (lab, mut random) = (Lab::start(), Random(seed));
+    let (mut kills, mut lives) = (0, 0);
+    while kills < rounds {
+        // Every second machine is fetched at full speed, so that kills hit renames, links and manifests.
+        let paced = lives % 2 == 0;
+        lab.upstream.set_pace(if paced { PACE } else { Duration::ZERO });
+        lab.start_over();
+        let begin = Instant::now();
+        lab.apply().must_be(0);
+        let longest = begin.elapsed();
+        lab.start_over();
+        let before = lab.upstream.sent();
+        let killed = live(&lab, &mut random, longest, (rounds - kills).min(12));
+        let sent = lab.upstream.sent() - before;
+        if paced {
+            let bound = Lab::bytes_to_fetch() + killed * LOST_BY_KILL;
+            assert!(sent <= bound, "{sent} bytes were sent, {bound} can be explained by {killed} kills");
+        }
+        kills += killed;
+        lives += 1;
+    }
+    assert!(lives > 0 && kills >= rounds);
+}
+
+/// Kills at system calls that change names or make them durable, instead of at moments: the first one
+/// in any thread, then the second one, and so on, until a run gets through.
+#[test]
+fn no_kill_before_a_change_of_names_shows_a_wrong_byte() {
+    if !Path::new("/usr/bin/strace").exists() {
+        return skip::skipped("strace is not installed (apt-get install strace)");
+    }
+    let lab = Lab::start();
+    for calls in ["rename,renameat,renameat2", "symlink,symlinkat", "fsync", "mkdir,mkdirat", "chmod,fchmod,fchmodat"] {
+        lab.start_over();
+        let got_through = (1..60).find(|nth| {
+            let mut strace = Command::new("/usr/bin/strace");
+            strace.args(["-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e"]).arg(format!("trace={calls}"));
+            strace.arg("-e").arg(format!("inject={calls}:signal=SIGKILL:when={nth}"));
+            let apply = lab.command(&["apply", "--yes"]);
+            strace.arg(apply.get_program()).args(apply.get_args()).env_clear();
+            strace.envs(apply.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            let status = strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+            rules::nothing_visible_is_wrong(&lab);
+            status.success()
+        });
+        assert!(got_through.is_some_and(|nth| nth > 1), "{calls}: {got_through:?}");
+        rules::everything_is_there(&lab);
+        lab.larder(&["verify", "--full"]).must_be(0);
+    }
+}
+
+/// What was held back when the program was told to stop, and what it left.
+fn stopped_by(lab: &Lab, signal: rustix::process::Signal) -> Vec<(String, u64)> {
+    lab.upstream.set_pace(PACE);
+    lab.upstream.hold_after(HELD);
+    let child = lab.command(&["apply", "--yes"]).spawn().unwrap();
+    lab.upstream.wait_until_held();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+    let said = Said::of(&child.wait_with_output().unwrap()).must_be(130);
+    assert!(said.out.contains("continues from here"), "{said}");
+    lab.upstream.set_pace(Duration::ZERO);
+    lab.upstream.release();
+    lab.upstream.take_asked();
+    partials(&lab.machine)
+}
+
+#[test]
+fn a_run_that_is_told_to_stop_keeps_what_it_has_and_continues_there() {
+    let lab = Lab::start();
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        lab.start_over();
+        let before = lab.upstream.sent();
+        let kept = stopped_by(&lab, signal);
+        rules::nothing_visible_is_wrong(&lab);
+        let kept_bytes = kept.iter().map(|(_, length)| length).sum::<u64>();
+        assert!((HELD - LOST_BY_KILL..=HELD).contains(&kept_bytes), "{kept:?}");
+        lab.apply().must_be(0);
+        rules::everything_is_there(&lab);
+        let asked = lab.upstream.take_asked();
+        let is_begun = |key: &str, length: u64| length > 0 && lab::length_of(key).is_some_and(|whole| whole > length);
+        for (_, length) in kept.iter().filter(|(key, length)| is_begun(key, *length)) {
+            assert!(asked.iter().any(|asked| asked.from == *length), "nobody continued at {length}: {asked:?}");
+        }
+        let sent = lab.upstream.sent() - before;
+        assert!(sent <= Lab::bytes_to_fetch() + LOST_BY_KILL, "{sent} bytes were sent");
+        assert!(partials(&lab.machine).is_empty(), "nothing unfinished is left");
+    }
+}
+
+#[test]
+fn a_second_run_does_nothing_and_asks_nobody() {
+    let lab = Lab::start();
+    lab.apply().must_be(0);
+    let (asked, before) = (lab.upstream.requests(), rules::tree(&lab.machine));
+    let said = lab.apply().must_be(0);
+    assert_eq!(lab.upstream.requests(), asked, "{said}");
+    assert_eq!(rules::tree(&lab.machine), before);
+}
