@@ -40,13 +40,19 @@ pub enum JobError {
     Store(#[from] StoreError),
     /// The running Ollama server refused.
     #[error("It cannot be installed")]
-    Install(#[from] OllamaApiError),
+    Install(#[source] Box<OllamaApiError>),
     /// Placed and published, and still not found by the layout's own rules.
     #[error("It was placed, but is not found afterwards: {state}")]
     NotFoundAfterwards {
         /// What was seen instead.
         state: String,
     },
+}
+
+impl From<OllamaApiError> for JobError {
+    fn from(error: OllamaApiError) -> Self {
+        Self::Install(Box::new(error))
+    }
 }
 
 impl JobError {
