@@ -191,6 +191,7 @@ impl World {
         seen.map(|((artifact, states), published)| Sighting {
             artifact,
             access: Access::Open,
+            layout: Layout::Folder,
             observed: Observed {
                 files: states.iter().map(|(state, _)| state.clone()).collect(),
                 published: published.then_some(()).ok_or_else(|| Unpublished::Missing { what: "it".to_owned() }),
