@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use fs_err::os::unix::fs as unix_fs;
+use fs_err::os::unix::fs::{self as unix_fs, OpenOptionsExt as _};
 
 mod access;
 mod lock;
@@ -245,6 +245,21 @@ pub fn is_absent(error: &io::Error) -> bool {
 /// The closest existing folder at or above `path`.
 pub fn existing_ancestor(path: &Path) -> PathBuf {
     path.ancestors().find(|ancestor| ancestor.exists()).map_or_else(|| PathBuf::from("/"), Path::to_owned)
+}
+
+/// Opens a file of ours to read and write, creating it where it is missing.
+///
+/// A link in its place is an error: who owns the folder could point it at any file, and root would
+/// write there and give it away.
+fn open_own(path: &Path) -> io::Result<fs_err::File> {
+    let mut options = fs_err::OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true);
+    options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    options.open(path).map_err(|error| {
+        let is_link = fs_err::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+        let refused = || format!("{} is a link, which larder does not follow here; remove it", path.display());
+        if is_link { io::Error::other(refused()) } else { error }
+    })
 }
 
 fn give_to(path: &Path, owner: Option<Owner>) -> io::Result<()> {

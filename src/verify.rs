@@ -118,6 +118,7 @@ pub fn full(
     let mut verdict = quick(sightings);
     let readings = readings(sightings);
     let measured = measure_all(&readings, facts, monitor, now, stopped);
+    let mut read = HashSet::new();
     verdict.interrupted = stopped();
     verdict.bytes_read = measured.values().filter_map(|m| m.as_ref().ok()).map(|m| m.bytes).sum();
     for (sighting, file) in files_here(sightings) {
@@ -131,28 +132,33 @@ pub fn full(
                 detail: format!("it cannot be read: {reason}"),
                 place: Some(found.path.clone()),
             }),
-            Some(Ok(reading)) => judge(&mut verdict, sighting, wanted, found, reading),
+            Some(Ok(reading)) => {
+                if wanted.digests.proves_content() {
+                    read.insert((sighting.artifact.name.clone(), wanted.path.to_string()));
+                }
+                judge(&mut verdict, sighting, wanted, found, reading);
+            }
         }
     }
     verdict.faults.extend(sightings.iter().filter_map(unread));
-    tell_once(&mut verdict);
+    tell_once(&mut verdict, &read);
     verdict
 }
 
-/// Takes out what reading the contents has told better: remembered refusals, and headers of wrong contents.
-fn tell_once(verdict: &mut Verdict) {
+/// Takes out what reading the contents has told better.
+///
+/// These are refusals that were remembered from an earlier reading, and suspicions by the headers of
+/// files that were read now: these are either right, or told to be wrong.
+fn tell_once(verdict: &mut Verdict, read: &HashSet<(String, String)>) {
     if verdict.interrupted {
         return;
     }
-    let is_remembered = |fault: &Fault| fault.kind == FaultKind::Corrupt && fault.detail.starts_with(REMEMBERED);
-    let read: HashSet<(String, Option<String>)> = verdict
-        .faults
-        .iter()
-        .filter(|fault| fault.kind == FaultKind::Corrupt && !is_remembered(fault))
-        .map(|fault| (fault.artifact.clone(), fault.path.clone()))
-        .collect();
-    let is_told = |fault: &Fault| read.contains(&(fault.artifact.clone(), fault.path.clone()));
-    verdict.faults.retain(|fault| !is_remembered(fault) && (fault.kind != FaultKind::Structure || !is_told(fault)));
+    let by_header = [FaultKind::Structure, FaultKind::Truncated, FaultKind::NotTheFile];
+    verdict.faults.retain(|fault| {
+        let was_read = || fault.path.clone().is_some_and(|path| read.contains(&(fault.artifact.clone(), path)));
+        let is_remembered = fault.kind == FaultKind::Corrupt && fault.detail.starts_with(REMEMBERED);
+        !(is_remembered || by_header.contains(&fault.kind) && was_read())
+    });
 }
 
 const REMEMBERED: &str = "when it was last read";

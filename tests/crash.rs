@@ -15,14 +15,14 @@ mod rules;
 #[path = "support/skip.rs"]
 mod skip;
 
-use lab::{Lab, PIECE, Said};
+use lab::{Lab, Said};
 
 /// Slow enough that most kills hit transfers.
 const PACE: Duration = Duration::from_millis(10);
 /// Files that the program fetches at the same time.
 const PARALLEL: u64 = 8;
-/// What one kill may cost: for each file under way a few pieces between the server and the disk.
-const LOST_BY_KILL: u64 = PARALLEL * 4 * PIECE as u64;
+/// What one kill may cost: for each file under way, what is between the server and the disk.
+const LOST_BY_KILL: u64 = PARALLEL * (64 << 10);
 /// How much is sent before a run is told to stop.
 const HELD: u64 = 1 << 20;
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Owner, create_dir_all};
+use super::{Owner, create_dir_all, open_own};
 
 /// An exclusive lock on a file, released when dropped or when the process dies.
 ///
@@ -24,7 +24,7 @@ impl FileLock {
             create_dir_all(parent, owner)?;
         }
         let is_new = !path.exists();
-        let file = fs_err::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+        let file = open_own(path)?;
         if let (true, Some(owner)) = (is_new, owner) {
             owner.apply(path)?;
         }

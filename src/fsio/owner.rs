@@ -1,7 +1,7 @@
 //! Who owns what larder writes: the store's user, also when root runs it.
 
 use std::io;
-use std::os::unix::fs::{MetadataExt, chown, lchown};
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::Path;
 use std::process::Command;
 
@@ -69,7 +69,8 @@ impl Owner {
         if running_as().uid != 0 || self == running_as() {
             return Ok(());
         }
-        chown(path, Some(self.uid), Some(self.gid)).map_err(|error| {
+        // A link that somebody put in the place meanwhile must not lead to a file of another user.
+        lchown(path, Some(self.uid), Some(self.gid)).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot change the owner of {}: {error}", path.display()))
         })
     }

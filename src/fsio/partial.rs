@@ -4,7 +4,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Owner, create_dir_all, give_to, remove_file, rename};
+use super::{Owner, create_dir_all, give_to, open_own, remove_file, rename};
 use crate::digest::{ContentHasher, DigestMismatch, Digests};
 
 /// How much is read or copied at a time.
@@ -61,7 +61,7 @@ impl Partial {
     pub fn open(staging: &Path, key: &str, hasher: ContentHasher, owner: Option<Owner>) -> io::Result<Self> {
         create_dir_all(staging, owner)?;
         let path = Self::path_of(staging, key);
-        let mut file = fs_err::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+        let mut file = open_own(&path)?;
         give_to(&path, owner)?;
         let mut state = hasher;
         let len = hash_into(&mut file, &mut state)?;

@@ -85,7 +85,7 @@ mod tests {
         let outline = Outline::new(Path::new("x"), "a = 1\n[b.c]\nd = [\"e\", { f = 2 }]\n");
         let place = |keys: &[&str]| outline.place(keys).to_string();
         assert_eq!(place(&["a"]), "x:1:5");
-        assert_eq!(place(&["b", "c", "d", "1", "f"]), "x:3:18");
+        assert_eq!(place(&["b", "c", "d", "1", "f"]), "x:3:17");
         assert_eq!(place(&["b", "c", "nothing"]), "x:2:1");
         assert_eq!(place(&["nothing"]), "x");
         assert_eq!(outline.key_at(18), Some("d"));

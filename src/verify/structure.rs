@@ -5,14 +5,16 @@
 
 use super::{Fault, FaultKind};
 use crate::artifact::File;
-use crate::observe::Sighting;
+use crate::observe::{Proof, Sighting};
 use crate::stores::FileState;
 use crate::weights::{Kind, WeightsError, check_file};
 
 /// Faults for every weight file that is here and is not what it is called.
 pub(super) fn broken(sighting: &Sighting<'_>) -> Vec<Fault> {
-    let files = sighting.artifact.files.iter().zip(&sighting.observed.files);
-    let weights = files.filter_map(|(file, state)| Some((file, expected(file)?, state)));
+    let files = sighting.artifact.files.iter().zip(&sighting.observed.files).zip(&sighting.proofs);
+    // What was read and has the right digest is the right file, whatever it looks like.
+    let unproven = files.filter(|(_, proof)| !matches!(proof, Proof::Proven { .. }));
+    let weights = unproven.filter_map(|((file, state), _)| Some((file, expected(file)?, state)));
     weights
         .filter_map(|(file, expected, state)| {
             let FileState::Present(found) = state else { return None };

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 #[path = "upstream.rs"]
 mod upstream;
 
-pub(crate) use upstream::{PIECE, Upstream};
+pub(crate) use upstream::Upstream;
 
 /// The commit of the hub repositories.
 pub(crate) const COMMIT: &str = "00c0ffee00000000000000000000000000c0ffee";
@@ -66,6 +66,11 @@ impl Said {
     pub(crate) fn must_be(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self}");
         self
+    }
+
+    /// What was printed, in one line: tables break sentences.
+    pub(crate) fn line(&self) -> String {
+        self.out.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     /// The object of `--json`.

@@ -51,13 +51,14 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<PathBuf, Entry> {
         return BTreeMap::new();
     }
     let entries = walkdir::WalkDir::new(root).min_depth(1).into_iter().map(Result::unwrap);
-    entries.map(|entry| (entry.path().strip_prefix(root).unwrap().to_owned(), look(entry.path()))).collect()
+    entries.map(|entry| (entry.path().strip_prefix(root).unwrap().to_owned(), look(entry.path()).unwrap())).collect()
 }
 
-fn look(path: &Path) -> Entry {
-    let found = fs_err::symlink_metadata(path).unwrap();
+/// What lies at `path`, links not followed.
+pub(crate) fn look(path: &Path) -> Option<Entry> {
+    let found = fs_err::symlink_metadata(path).ok()?;
     let mode = found.permissions().mode() & 0o7777;
-    if found.is_dir() {
+    Some(if found.is_dir() {
         Entry::Folder { mode }
     } else if found.is_symlink() {
         Entry::Link { target: fs_err::read_link(path).unwrap() }
@@ -65,7 +66,7 @@ fn look(path: &Path) -> Entry {
         Entry::File { sha256: sha256(&fs_err::read(path).unwrap()), mode, owner: (found.uid(), found.gid()) }
     } else {
         Entry::Other
-    }
+    })
 }
 
 fn names(dir: &Path) -> Vec<String> {

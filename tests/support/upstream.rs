@@ -16,7 +16,7 @@ use larder::serve::{Index, Server, Traffic, router};
 use tokio::sync::{oneshot, watch};
 
 /// Content passes in pieces of this length.
-pub(crate) const PIECE: usize = 16 << 10;
+const PIECE: usize = 16 << 10;
 /// Longer than any test needs; only a hang takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
