@@ -34,7 +34,6 @@ const SECRET: &str =
 fn upstream() -> (Hub, String) {
     let hub = Hub::start();
     hub.set_page_size(3);
-    hub.use_relative_links();
     let files = repository();
     let files: Vec<_> = files.iter().map(|(path, lfs, content)| (*path, content.as_slice(), *lfs)).collect();
     let commit = hub.commit("acme/hand", &files);
@@ -152,6 +151,26 @@ fn what_hf_downloaded_is_complete_for_larder_without_a_request() {
         second.larder_with(&hub, &["verify"]).must_be(0);
         assert_eq!(serving.requests(), [""; 0], "{name}");
         assert_eq!(everything_below(&second.path("hub")), before, "{name}");
+    }
+}
+
+#[test]
+fn what_hf_downloaded_from_a_redirecting_hub_is_complete_for_larder_too() {
+    for name in CLIENTS {
+        let Some(hf) = parts::part(&format!("{name}/bin/hf")) else { return };
+        let (hub, commit) = upstream();
+        let machine = Machine::new(INVENTORY, HAND);
+        output(online(&hf, machine.home(), &hub.origin).args(["download", "acme/hand"]));
+        assert_eq!(snapshot(machine.home(), &commit), published(), "{name}");
+        let endpoint = [("HF_ENDPOINT", hub.origin.as_str())];
+        machine.larder_with(&endpoint, &["lock"]).must_be(0);
+        let before = everything_below(&machine.path("hub"));
+        hub.clear_log();
+        machine.larder_with(&endpoint, &["status"]).must_be(0);
+        machine.larder_with(&endpoint, &["apply", "--yes"]).must_be(0);
+        machine.larder_with(&endpoint, &["verify"]).must_be(0);
+        assert_eq!(hub.log().len(), 0, "{name}");
+        assert_eq!(everything_below(&machine.path("hub")), before, "{name}");
     }
 }
 
