@@ -24,6 +24,8 @@ pub struct Sighting<'a> {
     pub artifact: &'a Artifact,
     /// Whether its store can be used; if not, everything below says "nothing seen".
     pub access: Access,
+    /// Why nothing may be written there; no matter where nothing needs to be.
+    pub write_refusal: Option<Absence>,
     /// The store's layout.
     pub layout: Layout,
     /// The store's view.
@@ -75,7 +77,7 @@ pub enum Proof {
 
 /// Looks at `artifacts`, several at a time.
 ///
-/// With `to_write`, a store that may not be written counts as absent, unless a server writes it.
+/// With `to_write`, it is also found out whether the stores may be written, unless a server writes them.
 pub fn observe<'a>(
     stores: &Stores,
     artifacts: &[&'a Artifact],
@@ -123,6 +125,7 @@ pub fn spaces(stores: &Stores) -> HashMap<String, Space> {
 struct View<'a> {
     open: &'a OpenStore,
     absence: Option<Absence>,
+    write_refusal: Option<Absence>,
     known: Known,
     partials: HashMap<String, u64>,
 }
@@ -134,8 +137,11 @@ impl<'a> View<'a> {
         // Where a server installs, larder writes nothing.
         let to_write = to_write && open.config.api.is_none();
         let closed = open.closed.clone().filter(|_| to_write);
-        let absence = look_for_root(open.store.as_ref(), &open.config, mark.as_deref(), to_write).err().or(closed);
-        Ok(Self { open, absence, known: facts.below(root)?, partials: partials_in(&open.store.staging()) })
+        let look = |to_write| look_for_root(open.store.as_ref(), &open.config, mark.as_deref(), to_write).err();
+        let absence = look(false);
+        let write_refusal = if to_write && absence.is_none() { look(true).or(closed) } else { None };
+        let partials = partials_in(&open.store.staging());
+        Ok(Self { open, absence, write_refusal, known: facts.below(root)?, partials })
     }
 
     fn sight<'b>(&self, artifact: &'b Artifact) -> Sighting<'b> {
@@ -149,6 +155,7 @@ impl<'a> View<'a> {
         Sighting {
             artifact,
             access: Access::Open,
+            write_refusal: self.write_refusal.clone(),
             layout: self.open.store.layout(),
             observed,
             proofs,
@@ -195,6 +202,7 @@ fn unseen(artifact: &Artifact, access: Access) -> Sighting<'_> {
     Sighting {
         artifact,
         access,
+        write_refusal: None,
         layout: Layout::Folder,
         observed,
         proofs: vec![Proof::Unknown; count],

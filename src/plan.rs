@@ -291,6 +291,19 @@ fn plan_artifact(sighting: &Sighting<'_>, outlook: &Outlook, index: &mut Content
     for file in 0..artifact.files.len() {
         plan_file(sighting, file, outlook, index, &mut entry);
     }
+    plan_publishing(sighting, &mut entry);
+    if let Some(refusal) = sighting.write_refusal.as_ref().filter(|_| !entry.steps.is_empty()) {
+        entry.steps.clear();
+        entry.set_aside.clear();
+        entry.obstacles.push(Obstacle::whole(refusal.to_string(), Some(refusal.hint())));
+        index.will_not_arrive(&artifact.name);
+    }
+    entry
+}
+
+/// The artifact becomes visible once all of it is here, so not while anything stands in the way.
+fn plan_publishing(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
+    let artifact = sighting.artifact;
     if let Some(pattern) = artifact.pattern.as_ref().filter(|pattern| sighting.matches.len() < pattern.count) {
         let (here, wanted) = (sighting.matches.len(), pattern.count);
         entry.obstacles.push(Obstacle::whole(
@@ -298,17 +311,14 @@ fn plan_artifact(sighting: &Sighting<'_>, outlook: &Outlook, index: &mut Content
             Some("copy them from a machine or a backup that has them".to_owned()),
         ));
     }
-    let nothing_missing = entry.obstacles.is_empty();
-    if let Err(unpublished) = &sighting.observed.published
-        && nothing_missing
-        && !artifact.files.is_empty()
-    {
+    if !entry.obstacles.is_empty() || artifact.files.is_empty() {
+        return;
+    }
+    if let Err(unpublished) = &sighting.observed.published {
         entry.steps.push(Step::Publish { because: unpublished.to_string() });
-    } else if entry.steps.iter().any(|step| matches!(step, Step::Fetch { .. } | Step::Reuse { .. })) && nothing_missing
-    {
+    } else if entry.steps.iter().any(|step| matches!(step, Step::Fetch { .. } | Step::Reuse { .. })) {
         entry.steps.push(Step::Publish { because: "its files are new".to_owned() });
     }
-    entry
 }
 
 fn plan_install(sighting: &Sighting<'_>, outlook: &Outlook, entry: &mut ArtifactPlan) {

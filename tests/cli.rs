@@ -1,5 +1,5 @@
 //! The program as a user meets it: every command, its output in both forms, and every exit code.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::too_many_lines, reason = "tests; most lines are snapshots")]
 
 #[path = "support/program.rs"]
 mod program;

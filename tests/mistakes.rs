@@ -1,5 +1,5 @@
 //! Mistakes that people make in what they write: each is named with its place, and with what to do.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::too_many_lines, reason = "tests; most lines are snapshots")]
 
 #[path = "support/program.rs"]
 mod program;

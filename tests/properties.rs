@@ -1,5 +1,5 @@
 //! What must hold for every input, tried with many.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::type_complexity, reason = "tests; strategies name their parts")]
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -191,6 +191,7 @@ impl World {
         seen.map(|((artifact, states), published)| Sighting {
             artifact,
             access: Access::Open,
+            write_refusal: None,
             layout: Layout::Folder,
             observed: Observed {
                 files: states.iter().map(|(state, _)| state.clone()).collect(),

@@ -33,3 +33,9 @@ impl From<Exit> for ExitCode {
         ExitCode::from(exit as u8)
     }
 }
+
+/// Ends the process at once.
+#[expect(clippy::exit, clippy::disallowed_methods, reason = "the one place that ends the process early")]
+pub(super) fn now(exit: Exit) -> ! {
+    std::process::exit(exit as i32)
+}

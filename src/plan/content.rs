@@ -59,6 +59,12 @@ impl<'a> ContentIndex<'a> {
         None
     }
 
+    /// Takes back what was noted of an artifact's files.
+    pub(super) fn will_not_arrive(&mut self, artifact: &str) {
+        let is_of = |whose: &str| whose.strip_prefix(artifact).is_some_and(|rest| rest.starts_with('/'));
+        self.arriving.retain(|_, (whose, _)| !is_of(whose));
+    }
+
     /// Notes that a file's content is going to be fetched.
     pub(super) fn will_arrive(&mut self, sighting: &Sighting<'_>, file: usize) {
         let Some(size) = sighting.artifact.files[file].size else { return };

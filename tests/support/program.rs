@@ -6,7 +6,6 @@ use std::process::Command;
 use larder::fsio::{self, WriteOptions};
 
 /// An inventory that has a plain store, a cache and an Ollama store.
-#[allow(dead_code, reason = "not every test file begins with it")]
 pub(crate) const INVENTORY: &str = "manifests = [\"manifests/*.toml\"]
 machine = \"pc1\"
 
@@ -38,7 +37,6 @@ pub(crate) struct Said {
     pub(crate) err: String,
 }
 
-#[allow(dead_code, reason = "not every test file needs all of it")]
 impl Lab {
     /// A lab with this inventory, and this text in `manifests/lab.toml`.
     pub(crate) fn new(inventory: &str, manifest: &str) -> Self {

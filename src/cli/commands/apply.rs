@@ -45,10 +45,16 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let runtime = tokio::runtime::Runtime::new()?;
     let means = means(ui, &lab, lab.sources(common)?)?;
     let outcome = runtime.block_on(async {
-        let (stop, signal) = (means.stop.clone(), super::stop_signal()?);
+        let (stop, first) = (means.stop.clone(), super::stop_signal()?);
         tokio::spawn(async move {
-            signal.await;
+            first.await;
             stop.cancel();
+            // Listens only from now on, so that one signal is not heard twice.
+            if let Ok(second) = super::stop_signal() {
+                second.await;
+                // Whatever a file-system call still waits for, the state on disk is that of a kill: resumable.
+                crate::cli::exit::now(Exit::Interrupted);
+            }
         });
         Ok::<_, CliError>(apply::apply(&plan, &lab.wanted, means).await)
     })?;
