@@ -3,8 +3,9 @@
 //! One failure stops neither the others nor the artifact's other files; what arrived stays, and the
 //! next run continues from there.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -12,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, File};
 use crate::digest::Digests;
 use crate::facts::Facts;
 use crate::lock::Lock;
@@ -92,8 +93,12 @@ pub struct Failure {
 
 /// One artifact while its steps are carried out.
 struct Work {
-    artifact: Mutex<Artifact>,
-    measured: Mutex<HashMap<usize, Digests>>,
+    /// As it was locked.
+    artifact: Arc<Artifact>,
+    /// What became known of its files in this run, and what was measured, by their places in the list.
+    learned: Mutex<HashMap<usize, (File, Digests)>>,
+    /// Folders with new names that a power cut could still undo.
+    unsynced: Mutex<BTreeSet<PathBuf>>,
     wants_publishing: bool,
 }
 
@@ -149,8 +154,9 @@ fn prepare(plan: &Plan, lock: &Lock) -> (Vec<Work>, Vec<Job>, Vec<usize>) {
             }
         }
         works.push(Work {
-            artifact: Mutex::new(artifact.clone()),
-            measured: Mutex::default(),
+            artifact: Arc::new(artifact.clone()),
+            learned: Mutex::default(),
+            unsynced: Mutex::default(),
             wants_publishing: entry.steps.iter().any(|step| matches!(step, Step::Publish { .. })),
         });
     }
@@ -196,7 +202,7 @@ impl Run {
     }
 
     fn item(&self, job: &Job) -> String {
-        let artifact = self.works[job.work].artifact();
+        let artifact = &self.works[job.work].artifact;
         format!("{}/{}", artifact.name, artifact.files[job.file].path)
     }
 
@@ -206,14 +212,28 @@ impl Run {
 }
 
 impl Work {
-    fn artifact(&self) -> Artifact {
-        self.artifact.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Remembers what was measured of a file, so that it is placed and found under the right name.
+    fn learn(&self, file: usize, learned: File, digests: Digests) {
+        self.learned().insert(file, (learned, digests));
     }
 
-    /// Remembers what was measured of a file, so that it is placed and found under the right name.
-    fn learn(&self, file: usize, learned: &crate::artifact::File, digests: Digests) {
-        let mut artifact = self.artifact.lock().unwrap_or_else(PoisonError::into_inner);
-        artifact.files[file] = learned.clone();
-        self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(file, digests);
+    /// Notes a folder with a new name in it, so that it is synced once, however many follow.
+    fn note_new_name(&self, path: &Path) {
+        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner).insert(folder);
+    }
+
+    fn learned(&self) -> MutexGuard<'_, HashMap<usize, (File, Digests)>> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file as it is known now.
+    fn file(&self, file: usize) -> File {
+        self.learned().get(&file).map_or_else(|| self.artifact.files[file].clone(), |(learned, _)| learned.clone())
+    }
+
+    /// The artifact with all that was learned of its files. Copies them all: for the end of the run.
+    fn known_artifact(&self) -> Artifact {
+        self.artifact.with_files((0..self.artifact.files.len()).map(|file| self.file(file)).collect())
     }
 }

@@ -154,6 +154,25 @@ pub struct Remote {
 }
 
 impl Artifact {
+    /// The same artifact with other files; its own are not copied.
+    #[must_use]
+    pub fn with_files(&self, files: Vec<File>) -> Self {
+        Self {
+            name: self.name.clone(),
+            store: self.store.clone(),
+            source: self.source.clone(),
+            declared: self.declared.clone(),
+            revision: self.revision.clone(),
+            origin: self.origin,
+            complete: self.complete,
+            whole: self.whole,
+            irreplaceable: self.irreplaceable,
+            ollama: self.ollama.clone(),
+            pattern: self.pattern.clone(),
+            files,
+        }
+    }
+
     /// Total of the known file sizes, and whether every size is known.
     pub fn size(&self) -> (u64, bool) {
         let known = self.files.iter().filter_map(|file| file.size).sum();

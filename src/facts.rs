@@ -4,7 +4,7 @@
 //! a cache: when it is deleted, files count as unproven until they are read again.
 
 use std::collections::HashMap;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -131,22 +131,21 @@ impl Facts {
 
     /// Remembers what was measured of the file that `found` describes.
     pub fn record(&self, found: &Found, digests: &Digests, at: i64) -> Result<(), FactsError> {
-        let Some(sha256) = digests.sha256 else { return Ok(()) };
+        self.record_all([(found, digests)], at)
+    }
+
+    /// Remembers what was measured of many files, all of it or, where that fails, none.
+    pub fn record_all<'a>(
+        &self,
+        measured: impl IntoIterator<Item = (&'a Found, &'a Digests)>,
+        at: i64,
+    ) -> Result<(), FactsError> {
         self.database(|connection| {
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO measured VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
-                .execute(params![
-                    found.path.as_os_str().as_bytes(),
-                    as_stored(found.size),
-                    found.mtime_ns as i64,
-                    as_stored(found.inode),
-                    as_stored(found.device),
-                    sha256.as_bytes(),
-                    digests.git_sha1.as_ref().map(GitSha1::as_bytes),
-                    digests.md5.as_ref().map(Md5::as_bytes),
-                    at,
-                ])
-                .map(|_| ())
+            let transaction = connection.unchecked_transaction()?;
+            for (found, digests) in measured {
+                insert(&transaction, found, digests, at)?;
+            }
+            transaction.commit()
         })
     }
 
@@ -193,7 +192,8 @@ impl Facts {
 /// Measurements read at one moment.
 #[derive(Debug, Default)]
 pub struct Known {
-    rows: HashMap<PathBuf, Stored>,
+    /// By the bytes of the path: hashing and comparing a `Path` goes component by component.
+    rows: HashMap<Vec<u8>, Stored>,
 }
 
 #[derive(Debug)]
@@ -205,13 +205,13 @@ struct Stored {
 impl Known {
     /// What was measured of exactly this file: same path, length, time of change, inode and device.
     pub fn of(&self, found: &Found) -> Option<Measurement> {
-        let stored = self.rows.get(&found.path)?;
+        let stored = self.rows.get(found.path.as_os_str().as_bytes())?;
         (stored.identity == identity(found)).then_some(stored.measurement)
     }
 
     /// What was measured at this path, though the file there may be another one by now.
     pub fn before(&self, path: &Path) -> Option<Measurement> {
-        self.rows.get(path).map(|stored| stored.measurement)
+        self.rows.get(path.as_os_str().as_bytes()).map(|stored| stored.measurement)
     }
 }
 
@@ -224,8 +224,26 @@ fn as_stored(number: u64) -> i64 {
     number.cast_signed()
 }
 
-fn read_row(row: &Row<'_>) -> Result<(PathBuf, Stored), rusqlite::Error> {
-    let path: Vec<u8> = row.get(0)?;
+fn insert(connection: &Connection, found: &Found, digests: &Digests, at: i64) -> Result<(), rusqlite::Error> {
+    let Some(sha256) = digests.sha256 else { return Ok(()) };
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO measured VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+        .execute(params![
+            found.path.as_os_str().as_bytes(),
+            as_stored(found.size),
+            found.mtime_ns as i64,
+            as_stored(found.inode),
+            as_stored(found.device),
+            sha256.as_bytes(),
+            digests.git_sha1.as_ref().map(GitSha1::as_bytes),
+            digests.md5.as_ref().map(Md5::as_bytes),
+            at,
+        ])
+        .map(|_| ())
+}
+
+fn read_row(row: &Row<'_>) -> Result<(Vec<u8>, Stored), rusqlite::Error> {
+    let path = row.get(0)?;
     let identity = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
     let digests = Digests {
         sha256: Some(Sha256::from_bytes(row.get(5)?)),
@@ -233,7 +251,7 @@ fn read_row(row: &Row<'_>) -> Result<(PathBuf, Stored), rusqlite::Error> {
         md5: row.get::<_, Option<[u8; 16]>>(7)?.map(Md5::from_bytes),
     };
     let measurement = Measurement { digests, at: row.get(8)? };
-    Ok((PathBuf::from(std::ffi::OsString::from_vec(path)), Stored { identity, measurement }))
+    Ok((path, Stored { identity, measurement }))
 }
 
 fn is_foreign(error: &rusqlite::Error) -> bool {

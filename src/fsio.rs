@@ -1,8 +1,9 @@
 //! The only writer: every byte that larder puts on a disk goes through here.
 //!
 //! Content reaches its final name in one way: it is appended to a [`Partial`] on the target's file
-//! system, its length and digests are compared ([`Partial::prove`]), it is synced, renamed, and the
-//! directory is synced ([`Proven::persist`]). A kill at any instant leaves the old state or the new.
+//! system, its length and digests are compared ([`Partial::prove`]), it is synced, renamed
+//! ([`Proven::persist`]), and, before anything is told or built upon it, the directory is synced, once
+//! for many files ([`sync_dir`]). A kill at any instant leaves the old state or the new.
 
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -28,21 +29,26 @@ use crate::artifact::Found;
 ///
 /// Existing directories are left as they are.
 pub fn create_dir_all(dir: &Path, owner: Option<Owner>) -> io::Result<()> {
-    create_dirs(dir, owner, None)
+    create_dirs(dir, owner, None, sync_dir)
 }
 
 /// Like [`create_dir_all`], with these permission bits for every folder it makes, whatever the umask.
 pub fn create_dir_all_with_mode(dir: &Path, mode: u32, owner: Option<Owner>) -> io::Result<()> {
-    create_dirs(dir, owner, Some(mode))
+    create_dirs(dir, owner, Some(mode), sync_dir)
 }
 
-fn create_dirs(dir: &Path, owner: Option<Owner>, mode: Option<u32>) -> io::Result<()> {
+fn create_dirs(
+    dir: &Path,
+    owner: Option<Owner>,
+    mode: Option<u32>,
+    sync: fn(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     // A bare file name has the empty path for a parent: the working directory, which is there.
     if dir.as_os_str().is_empty() || dir.is_dir() {
         return Ok(());
     }
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        create_dirs(parent, owner, mode)?;
+        create_dirs(parent, owner, mode, sync)?;
     }
     match fs_err::create_dir(dir) {
         // Another process may have been faster.
@@ -54,7 +60,7 @@ fn create_dirs(dir: &Path, owner: Option<Owner>, mode: Option<u32>) -> io::Resul
     }
     give_to(dir, owner)?;
     match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => sync_dir(parent),
+        Some(parent) => sync(parent),
         None => Ok(()),
     }
 }
@@ -130,10 +136,11 @@ pub fn symlink_atomic(target: &Path, link: &Path, owner: Option<Owner>) -> io::R
 ///
 /// The temporary lies in `options.staging`, so that no kill leaves a stray name beside the link. What
 /// is replaced must be of no use or set aside already. Readers see the old state or the new, but a
-/// power cut may undo the change until [`sync_dir`] was called for the link's folder.
+/// power cut may undo the change until [`sync_dir`] was called for the link's folder and for those above
+/// it that did not exist.
 pub fn symlink_staged(target: &Path, link: &Path, options: &WriteOptions<'_>) -> io::Result<()> {
     let parent = link.parent().unwrap_or(Path::new("."));
-    create_dir_all(parent, options.owner)?;
+    create_dirs(parent, options.owner, None, |_| Ok(()))?;
     let folder = options.staging.unwrap_or(parent);
     create_dir_all(folder, options.owner)?;
     let temporary = folder.join(format!(".link.{:x}.tmp", unique()));

@@ -25,7 +25,6 @@ pub struct Lock {
 
 #[derive(Deserialize)]
 struct LockFile {
-    #[expect(dead_code, reason = "checked before, by Header")]
     version: u32,
     artifacts: Vec<Artifact>,
 }
@@ -52,14 +51,18 @@ impl Lock {
             let (message, hint) = explain(&error.to_string());
             InputError::new(place, message).hint(hint)
         };
-        let header: Header = serde_json::from_str(text).map_err(broken)?;
-        if header.version != VERSION {
-            let message = format!("this is a lock of version {}, this larder reads version {VERSION}", header.version);
+        // A lock of another version need not look like this one, so its version alone is read where it does not.
+        let file = serde_json::from_str(text);
+        let version = match &file {
+            Ok(LockFile { version, .. }) => *version,
+            Err(_) => serde_json::from_str::<Header>(text).map_err(broken)?.version,
+        };
+        if version != VERSION {
+            let message = format!("this is a lock of version {version}, this larder reads version {VERSION}");
             return Err(InputError::new(Place::file(path), message)
                 .hint("use the larder that wrote it; or remove it, and write it anew with: larder lock"));
         }
-        let file: LockFile = serde_json::from_str(text).map_err(broken)?;
-        Ok(Self { artifacts: file.artifacts })
+        Ok(Self { artifacts: file.map_err(broken)?.artifacts })
     }
 
     /// The artifact called `name`.
@@ -101,7 +104,7 @@ fn explain(message: &str) -> (String, &'static str) {
 
 /// The artifact's own fields on one line, then one line for each file.
 fn push_artifact(text: &mut String, artifact: &Artifact) {
-    let head = Artifact { files: Vec::new(), ..artifact.clone() };
+    let head = artifact.with_files(Vec::new());
     let head = serde_json::to_string(&head).expect("an artifact has only text keys");
     let open = head.strip_suffix("[]}").expect("`files` is the last field and empty");
     text.push_str(open);

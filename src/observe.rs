@@ -94,24 +94,59 @@ pub fn observe<'a>(
     let workers = std::thread::available_parallelism().map_or(2, usize::from).min(artifacts.len().max(1));
     let look = || {
         let mut seen = Vec::new();
-        while let Some(artifact) = artifacts.get(next.fetch_add(1, Ordering::Relaxed)) {
-            seen.push(match views.get(artifact.store.as_str()) {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(artifact) = artifacts.get(index) else { return seen };
+            let sighting = match views.get(artifact.store.as_str()) {
                 Some(view) => view.sight(artifact),
                 None => unseen(artifact, Access::Undeclared),
-            });
+            };
+            seen.push((index, sighting));
         }
-        seen
     };
-    let seen = std::thread::scope(|scope| {
+    let (mut seen, known) = std::thread::scope(|scope| {
         let threads: Vec<_> = (1..workers).map(|_| scope.spawn(look)).collect();
+        // What was measured is read while the others look: the one takes about as long as the other.
+        let known = known_of(&views, facts);
         let mut seen = look();
         for thread in threads {
             seen.extend(thread.join().unwrap_or_default());
         }
-        seen
+        known.map(|known| (seen, known))
+    })?;
+    seen.sort_unstable_by_key(|(index, _)| *index);
+    let mut sightings: Vec<Sighting<'a>> = seen.into_iter().map(|(_, sighting)| sighting).collect();
+    let share = sightings.len().div_ceil(workers).max(1);
+    std::thread::scope(|scope| {
+        for share in sightings.chunks_mut(share) {
+            scope.spawn(|| share.iter_mut().for_each(|sighting| join(sighting, &known)));
+        }
     });
-    let mut by_name: HashMap<&str, Sighting<'a>> = seen.into_iter().map(|s| (s.artifact.name.as_str(), s)).collect();
-    Ok(artifacts.iter().filter_map(|artifact| by_name.remove(artifact.name.as_str())).collect())
+    Ok(sightings)
+}
+
+/// What was measured in each of the stores.
+fn known_of<'a>(views: &HashMap<&'a str, View<'_>>, facts: &Facts) -> Result<HashMap<&'a str, Known>, FactsError> {
+    views.iter().map(|(name, view)| Ok((*name, facts.below(view.open.store.root())?))).collect()
+}
+
+/// Joins what was seen with what was measured before.
+fn join(sighting: &mut Sighting<'_>, known: &HashMap<&str, Known>) {
+    let (Access::Open, Some(known)) = (&sighting.access, known.get(sighting.artifact.store.as_str())) else { return };
+    let files = sighting.artifact.files.iter().zip(&sighting.observed.files);
+    sighting.proofs = files.map(|(file, state)| proof(known, file, state)).collect();
+}
+
+fn proof(known: &Known, file: &File, state: &FileState) -> Proof {
+    let (FileState::Present(found) | FileState::Staged(found)) = state else { return Proof::Unknown };
+    let Some(measured) = known.of(found) else { return Proof::Unknown };
+    let at = measured.at;
+    match file.digests.check(&measured.digests) {
+        Err(mismatch) => Proof::Refuted { at, mismatch },
+        Ok(()) if file.digests.same_content(&measured.digests) => Proof::Proven { at },
+        Ok(()) if !file.digests.proves_content() => Proof::FirstUse { at },
+        Ok(()) => Proof::Unknown,
+    }
 }
 
 /// Free space of the file system of every store that `artifacts` need.
@@ -126,7 +161,6 @@ struct View<'a> {
     open: &'a OpenStore,
     absence: Option<Absence>,
     write_refusal: Option<Absence>,
-    known: Known,
     partials: HashMap<String, u64>,
 }
 
@@ -140,8 +174,7 @@ impl<'a> View<'a> {
         let look = |to_write| look_for_root(open.store.as_ref(), &open.config, mark.as_deref(), to_write).err();
         let absence = look(false);
         let write_refusal = if to_write && absence.is_none() { look(true).or(closed) } else { None };
-        let partials = partials_in(&open.store.staging());
-        Ok(Self { open, absence, write_refusal, known: facts.below(root)?, partials })
+        Ok(Self { open, absence, write_refusal, partials: partials_in(&open.store.staging()) })
     }
 
     fn sight<'b>(&self, artifact: &'b Artifact) -> Sighting<'b> {
@@ -149,7 +182,8 @@ impl<'a> View<'a> {
             return unseen(artifact, Access::Absent(absence.clone()));
         }
         let observed = self.open.store.observe(artifact);
-        let proofs = artifact.files.iter().zip(&observed.files).map(|(file, state)| self.proof(file, state)).collect();
+        // Nothing is known of the contents until what was measured is joined.
+        let proofs = vec![Proof::Unknown; artifact.files.len()];
         let partials = artifact.files.iter().map(|file| self.partial(artifact, file)).collect();
         let matches = artifact.pattern.as_ref().map(|pattern| self.open.store.matching(pattern).unwrap_or_default());
         Sighting {
@@ -161,18 +195,6 @@ impl<'a> View<'a> {
             proofs,
             partials,
             matches: matches.unwrap_or_default(),
-        }
-    }
-
-    fn proof(&self, file: &File, state: &FileState) -> Proof {
-        let (FileState::Present(found) | FileState::Staged(found)) = state else { return Proof::Unknown };
-        let Some(measured) = self.known.of(found) else { return Proof::Unknown };
-        let at = measured.at;
-        match file.digests.check(&measured.digests) {
-            Err(mismatch) => Proof::Refuted { at, mismatch },
-            Ok(()) if file.digests.same_content(&measured.digests) => Proof::Proven { at },
-            Ok(()) if !file.digests.proves_content() => Proof::FirstUse { at },
-            Ok(()) => Proof::Unknown,
         }
     }
 

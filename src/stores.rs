@@ -54,7 +54,10 @@ pub trait Store: Send + Sync {
     /// Lock files that other programs hold while they write the same content.
     fn foreign_locks(&self, artifact: &Artifact, file: &File) -> Vec<PathBuf>;
 
-    /// Moves proven content to its place; durable when this returns. Doing it again is harmless.
+    /// Moves proven content to its place, and returns that. Doing it again is harmless.
+    ///
+    /// The content is on the disk before it becomes visible. Its name is durable once
+    /// [`crate::fsio::sync_dir`] was called for the folder of the returned path, or after `publish`.
     ///
     /// A different file that is in the way is never lost: see [`crate::fsio::set_aside`].
     fn place(&self, artifact: &Artifact, file: &File, content: Proven) -> Result<PathBuf, StoreError>;

@@ -77,7 +77,7 @@ impl Run {
     }
 
     fn target(&self, job: &Job, item: &str) -> Result<Target, JobError> {
-        let artifact = Arc::new(self.works[job.work].artifact());
+        let artifact = self.works[job.work].artifact.clone();
         let store = self.store(&artifact.store)?.store.as_ref();
         Ok(Target {
             item: item.to_owned(),
@@ -129,7 +129,7 @@ impl Run {
         let (job, target) = (job.clone(), target.clone());
         blocking(move || {
             let store = self.store(&target.artifact.store)?.store.as_ref();
-            let single = alone(&target.artifact, target.file);
+            let single = target.artifact.with_files(vec![target.wanted().clone()]);
             let observed = store.observe(&single);
             let Some(FileState::Present(found) | FileState::Staged(found)) = observed.files.first() else {
                 return Ok(false);
@@ -142,7 +142,7 @@ impl Run {
             if target.wanted().digests.check(&digests).is_err() {
                 return Ok(false);
             }
-            self.works[job.work].learn(target.file, &known_file(target.wanted(), digests, None), digests);
+            self.works[job.work].learn(target.file, known_file(target.wanted(), digests, None), digests);
             Ok(true)
         })
         .await
@@ -180,11 +180,11 @@ impl Run {
     /// Where a file that another artifact waited for has been placed in this run.
     fn arrived(&self, whose: &str) -> Option<PathBuf> {
         self.works.iter().find_map(|work| {
-            let artifact = work.artifact();
+            let artifact = &work.artifact;
             let path = whose.strip_prefix(&artifact.name)?.strip_prefix('/')?;
-            let file = artifact.files.iter().find(|file| file.path.as_str() == path)?;
+            let file = artifact.files.iter().position(|file| file.path.as_str() == path)?;
             let store = self.store(&artifact.store).ok()?.store.as_ref();
-            match store.observe(&alone_file(&artifact, file)).files.first()? {
+            match store.observe(&artifact.with_files(vec![work.file(file)])).files.first()? {
                 FileState::Present(found) | FileState::Staged(found) => Some(found.path.clone()),
                 _ => None,
             }
@@ -200,8 +200,9 @@ impl Run {
             let digests = *arrival.proven.digests();
             let file = File { size: Some(arrival.proven.size()), ..known_file(target.wanted(), digests, arrival.lfs) };
             let store: &dyn Store = self.store(&target.artifact.store)?.store.as_ref();
-            store.place(&target.artifact, &file, arrival.proven)?;
-            self.works[job.work].learn(target.file, &file, digests);
+            let path = store.place(&target.artifact, &file, arrival.proven)?;
+            self.works[job.work].note_new_name(&path);
+            self.works[job.work].learn(target.file, file, digests);
             Ok(())
         })
         .await
@@ -226,15 +227,6 @@ fn known_file(file: &File, measured: Digests, lfs: Option<bool>) -> File {
         lfs: file.lfs.or(lfs),
         ..file.clone()
     }
-}
-
-/// The artifact with only one of its files.
-fn alone(artifact: &Artifact, file: usize) -> Artifact {
-    alone_file(artifact, &artifact.files[file])
-}
-
-fn alone_file(artifact: &Artifact, file: &File) -> Artifact {
-    Artifact { files: vec![file.clone()], ..artifact.clone() }
 }
 
 /// Runs file-system work where it does not hold up the network.

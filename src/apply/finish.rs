@@ -1,17 +1,19 @@
 //! The end of each artifact: published, looked at once more, and remembered.
 
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use super::bring::blocking;
 use super::{JobError, Run, Work};
 use crate::artifact::Artifact;
+use crate::fsio;
 use crate::monitor::Event;
 use crate::stores::{FileState, Store, StoreMark};
 
 impl Run {
     /// Leaves our mark in every store that is written, so that an empty mount point is recognised later.
     pub(super) fn mark_stores(&self) {
-        let mut names: Vec<String> = self.works.iter().map(|work| work.artifact().store).collect();
+        let mut names: Vec<String> = self.works.iter().map(|work| work.artifact.store.clone()).collect();
         names.sort();
         names.dedup();
         for name in names {
@@ -33,7 +35,7 @@ impl Run {
         for index in 0..self.works.len() {
             let run = self.clone();
             let finished = blocking(move || run.finish(index)).await;
-            let name = self.works[index].artifact().name;
+            let name = self.works[index].artifact.name.clone();
             match finished {
                 Ok(()) => {}
                 Err(JobError::Interrupted) => return,
@@ -44,8 +46,10 @@ impl Run {
 
     fn finish(&self, index: usize) -> Result<(), JobError> {
         let work = &self.works[index];
-        let artifact = work.artifact();
+        let artifact = work.known_artifact();
         let store = self.store(&artifact.store)?.store.as_ref();
+        // Before anything leads to the new files, and before they are remembered or reported.
+        work.sync()?;
         let published = self.publish(work, &artifact, store);
         self.remember(work, &artifact, store);
         published
@@ -72,19 +76,27 @@ impl Run {
 
     /// Writes to the facts what was measured on arrival, under the names that `observe` will ask for.
     fn remember(&self, work: &Work, artifact: &Artifact, store: &dyn Store) {
-        let measured = work.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        if measured.is_empty() {
+        let learned = work.learned();
+        if learned.is_empty() {
             return;
         }
         let observed = store.observe(artifact);
-        for (file, digests) in measured.iter() {
-            if let Some(FileState::Present(found) | FileState::Staged(found)) = observed.files.get(*file)
-                && let Err(error) = self.means.facts.record(found, digests, (self.means.now)())
-            {
-                tracing::warn!(%error, "a measurement is not remembered");
-                break;
-            }
+        let here = learned.iter().filter_map(|(file, (_, digests))| match observed.files.get(*file)? {
+            FileState::Present(found) | FileState::Staged(found) => Some((found, digests)),
+            _ => None,
+        });
+        if let Err(error) = self.means.facts.record_all(here, (self.means.now)()) {
+            tracing::warn!(%error, "what was measured is not remembered");
         }
         self.note(|outcome| outcome.learned.push(artifact.clone()));
+    }
+}
+
+impl Work {
+    /// Makes the names of everything that was placed durable.
+    fn sync(&self) -> Result<(), JobError> {
+        let folders = std::mem::take(&mut *self.unsynced.lock().unwrap_or_else(PoisonError::into_inner));
+        let failed = |folder: &Path| JobError::io(format!("{} cannot be written to the disk", folder.display()));
+        folders.iter().try_for_each(|folder| fsio::sync_dir(folder).map_err(failed(folder)))
     }
 }

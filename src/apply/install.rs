@@ -13,7 +13,7 @@ use crate::ollama_api::{OllamaApi, Pull, PullProgress};
 impl Run {
     /// Has the server of the artifact's store install the image; the digest is compared afterwards.
     pub(super) async fn install(self: &Arc<Self>, work: usize) {
-        let artifact = self.works[work].artifact();
+        let artifact = self.works[work].artifact.clone();
         let installed = tokio::select! {
             installed = self.install_one(&artifact) => installed,
             () = self.means.stop.cancelled() => return,

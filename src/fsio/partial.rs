@@ -4,7 +4,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Owner, create_dir_all, give_to, open_own, remove_file, rename};
+use super::{Owner, create_dir_all, give_to, open_own, remove_file};
 use crate::digest::{ContentHasher, DigestMismatch, Digests};
 
 /// How much is read or copied at a time.
@@ -64,7 +64,8 @@ impl Partial {
         let mut file = open_own(&path)?;
         give_to(&path, owner)?;
         let mut state = hasher;
-        let len = hash_into(&mut file, &mut state)?;
+        // Most partials are new, and small files are many: no buffer is made to read nothing.
+        let len = if file.metadata()?.len() == 0 { 0 } else { hash_into(&mut file, &mut state)? };
         Ok(Self { file, path, len, hasher: Some(state) })
     }
 
@@ -167,14 +168,20 @@ impl Proven {
         &self.digests
     }
 
-    /// Gives the content its final name, replacing what is there, and makes that durable.
+    /// Gives the content, which is on the disk already, its final name, replacing what is there.
     ///
-    /// `target` must lie on the partial's file system. Missing folders are created for `owner`.
+    /// `target` must lie on the partial's file system. Missing folders are created for `owner`. A power
+    /// cut may undo the renaming, never harm the content, until [`super::sync_dir`] was called for the
+    /// target's folder: many files of one folder need that only once.
     pub fn persist(self, target: &Path, mode: u32, owner: Option<Owner>) -> io::Result<PathBuf> {
         create_dir_all(target.parent().unwrap_or(Path::new(".")), owner)?;
         fs_err::set_permissions(&self.path, std::fs::Permissions::from_mode(mode))?;
         give_to(&self.path, owner)?;
-        rename(&self.path, target)?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "fsio is where files are renamed; the caller syncs many at once"
+        )]
+        fs_err::rename(&self.path, target)?;
         Ok(target.to_owned())
     }
 }

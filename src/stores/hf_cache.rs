@@ -105,17 +105,18 @@ impl HfCacheStore {
         if !is_nameless && fs_err::symlink_metadata(&entry).is_err() {
             return Ok(());
         }
-        self.link(repo, commit, file, name)?;
-        fsio::sync_dir(entry.parent().unwrap_or(Path::new(".")))
+        self.link_all(repo, commit, &[(file, name.to_owned())])
     }
 
     /// Makes all links, then makes them durable, folder by folder.
     fn link_all(&self, repo: &RepoPlaces, commit: &str, links: &[(&File, String)]) -> io::Result<()> {
-        let snapshot = repo.snapshot(commit);
+        let (snapshots, snapshot) = (repo.snapshots(), repo.snapshot(commit));
         let mut folders = BTreeSet::new();
         for (file, name) in links {
             self.link(repo, commit, file, name)?;
-            folders.extend(file.path.under(&snapshot).parent().map(Path::to_owned));
+            let entry = file.path.under(&snapshot);
+            let above = entry.ancestors().skip(1).take_while(|folder| folder.starts_with(&snapshots));
+            folders.extend(above.map(Path::to_owned));
         }
         folders.iter().try_for_each(|folder| fsio::sync_dir(folder))
     }
@@ -238,6 +239,8 @@ impl Store for HfCacheStore {
         }
         let failed = |what: &str| self.io(format!("Cannot write {what} of {}", repo.dir.display()));
         self.prepare(&repo).map_err(failed("the folders"))?;
+        // Placed contents must outlast a power cut before anything that leads to them can.
+        fsio::sync_dir(&repo.dir.join("blobs")).map_err(failed("the blobs"))?;
         self.link_all(&repo, commit, &links).map_err(failed("the links"))?;
         self.write_tree(&repo, commit, artifact).map_err(failed("the list of files"))?;
         if ref_is(&repo, commit) {

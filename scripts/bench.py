@@ -1,0 +1,436 @@
+"""Measures larder and the tools it is compared with, side by side: see scripts/bench.
+
+Every round runs all contestants one after the other, so that a machine that changes its speed
+changes it for all of them. A ratio is formed within a round; the median of the rounds is what counts.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MIB = 1 << 20
+
+
+class Run(NamedTuple):
+    """One finished process: seconds, CPU seconds, greatest resident set in MiB."""
+
+    wall: float
+    cpu: float
+    rss: float
+
+
+class Contestant(NamedTuple):
+    """A command, and what puts the disk into the same state before each run."""
+
+    name: str
+    argv: list[str]
+    env: dict[str, str] = {}
+    before: Callable[[], None] = lambda: None
+    good: tuple[int, ...] = (0,)
+
+
+def run(contestant: Contestant) -> Run:
+    """Runs it to its end; its output goes to a file that is shown if it fails."""
+    contestant.before()
+    log = ROOT / "target/bench/output"
+    with open(log, "wb") as out:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            contestant.argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **contestant.env}
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in contestant.good:
+        sys.exit(f"{contestant.argv} ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def compare(title: str, contestants: list[Contestant], rounds: int, target: str) -> None:
+    """Runs all in turn and prints a table; the first one is larder, the ratios are larder's to the others'."""
+    for contestant in contestants:
+        run(contestant)  # Warms caches; not counted.
+    runs = {contestant.name: [] for contestant in contestants}
+    for _ in range(rounds):
+        for contestant in contestants:
+            runs[contestant.name].append(run(contestant))
+    print(f"\n### {title}\n\nTarget: {target}. {rounds} rounds.\n")
+    print("| command | wall, median (min to max) | CPU s | peak memory | larder ÷ this, wall (min to max) | larder ÷ this, CPU |")
+    print("|---|---|---|---|---|---|")
+    first = runs[contestants[0].name]
+    for contestant in contestants:
+        own = runs[contestant.name]
+        ratios = [ours.wall / theirs.wall for ours, theirs in zip(first, own)]
+        cpu = statistics.median(ours.cpu / max(theirs.cpu, 1e-3) for ours, theirs in zip(first, own))
+        ratio = f"{spread(ratios, '')} | {cpu:.2f}" if own is not first else "– | –"
+        rss = max(one.rss for one in own)
+        print(
+            f"| {contestant.name} | {spread([one.wall for one in own], ' s')} "
+            f"| {statistics.median(one.cpu for one in own):.3f} | {rss:.0f} MiB | {ratio} |",
+            flush=True,
+        )
+
+
+def spread(values: list[float], unit: str) -> str:
+    digits = 3 if statistics.median(values) < 1 else 2
+    return f"**{statistics.median(values):.{digits}f}{unit}** ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def apart(work: Callable[[], None]) -> None:
+    """Does the work in a process of its own: a child's peak memory begins with that of this one."""
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        sys.exit("the files to measure with cannot be made")
+
+
+class Lab:
+    """An inventory with one store and its own facts, below target/bench."""
+
+    def __init__(self, larder: Path, folder: Path, layout: str) -> None:
+        self.larder, self.folder, self.store = larder, folder, folder / "store"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.layout = layout
+        self.env = {"LARDER_STATE": str(folder / "state"), "HOME": str(folder), "HF_HUB_OFFLINE": "0"}
+
+    def command(self, *words: str) -> list[str]:
+        return [str(self.larder), "--inventory", str(self.folder / "inventory.toml"), *words]
+
+    def call(self, *words: str) -> None:
+        run(Contestant("larder", self.command(*words), self.env))
+
+    def declare(self, artifacts: list[tuple[str, str]]) -> None:
+        """Writes inventory and manifest for (name, hub repository) pairs, and a lock without files."""
+        store = f'models = {{ layout = "{self.layout}", path = "{self.store}" }}'
+        (self.folder / "inventory.toml").write_text(f'manifests = ["manifest.toml"]\n[stores]\n{store}\n')
+        entry = '[[artifact]]\nname = "{}"\nsource = "hf:{}"\nstore = "models"\n'
+        manifest = "\n".join(entry.format(name, repo) for name, repo in artifacts)
+        (self.folder / "manifest.toml").write_text(manifest)
+        (self.folder / "inventory.lock").unlink(missing_ok=True)
+        self.call("lock", "--offline")
+
+    def fill_lock(self, files: dict[str, list[dict]]) -> None:
+        """Adds revision and files, as `larder lock` writes them, to the entries of the lock."""
+        path = self.folder / "inventory.lock"
+        lock = json.loads(path.read_text())
+        for artifact in lock["artifacts"]:
+            del artifact["files"]
+            artifact |= {"revision": COMMIT, "origin": "upstream", "complete": True, "whole": True}
+        # One line for each file, as larder writes it.
+        entries = ",\n".join(
+            compact(one)[:-1] + ',"files":[\n  ' + ",\n  ".join(map(compact, files[one["name"]])) + "]}"
+            for one in lock["artifacts"]
+        )
+        path.write_text(f'{{"version": 1, "revision": {lock["revision"]}, "artifacts": [\n{entries}\n]}}\n')
+
+    def hub_file(self, repo: str, path: str, content: bytes, lfs: bool) -> dict:
+        """Puts a file into the cache as the hub's own client does; returns the lock's line for it."""
+        digest = hashlib.sha256(content).hexdigest() if lfs else git_sha1(content)
+        folder = self.store / f"models--{repo.replace('/', '--')}"
+        entry, blob = folder / "snapshots" / COMMIT / path, folder / "blobs" / digest
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs/main").write_text(COMMIT)
+        blob.write_bytes(content)
+        entry.symlink_to(os.path.relpath(blob, entry.parent))
+        digests = {"sha256" if lfs else "git-sha1": digest}
+        return {"path": path, "size": len(content), "digests": digests, "lfs": lfs}
+
+
+def compact(value: dict) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def git_sha1(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+class Serve:
+    """`larder serve` while a block runs; prints what it took."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def __enter__(self) -> str:
+        self.process = subprocess.Popen(
+            self.lab.command("serve", "--address", "127.0.0.1:0"),
+            stderr=subprocess.PIPE,
+            env={**os.environ, **self.lab.env},
+        )
+        line = self.process.stderr.readline().decode()
+        if " at http://" not in line:
+            sys.exit(f"larder serve: {line}")
+        return line.rsplit(" at ", 1)[1].strip()
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        _, status, usage = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        cpu = usage.ru_utime + usage.ru_stime
+        print(f"\n`larder serve` during all of these: {cpu:.2f} CPU s, peak memory {usage.ru_maxrss / 1024:.0f} MiB.")
+
+
+def fresh(*folders: Path) -> Callable[[], None]:
+    """Removes what the last run left, and lets the disk finish with it before the clock starts."""
+
+    def clean() -> None:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        os.sync()
+
+    return clean
+
+
+def drop_caches() -> None:
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+# ── a. status against find ──────────────────────────────────────────────────────────────────────
+
+
+def status(options: argparse.Namespace) -> None:
+    plain, cache = plain_lab(options), cache_lab(options)
+    for lab, what in (
+        (plain, "100,000 files in a plain folder"),
+        (cache, "a hub cache of 50,000 files (100,000 entries)"),
+    ):
+        contestants = against_find(lab)
+        compare(f"`larder status`: {what}, warm", contestants, options.rounds, "larder ≤ 1.5 × find")
+        if options.cold:
+            cold = [contestant._replace(before=drop_caches) for contestant in contestants]
+            compare(f"`larder status`: {what}, cold", cold, 3, "none; shown for completeness")
+
+
+def against_find(lab: Lab) -> list[Contestant]:
+    return [
+        Contestant("larder status", lab.command("status"), lab.env),
+        Contestant("find -printf", ["find", str(lab.store), "-printf", "%s %T@ %i\\n"]),
+    ]
+
+
+def plain_lab(options: argparse.Namespace) -> Lab:
+    """100 artifacts of 1,000 files in 10 folders each, all of them proven once."""
+    lab = Lab(options.larder, options.work / "plain", "folder")
+    if ready(lab):
+        return lab
+
+    def make() -> None:
+        lab.declare([(f"set-{one:03}", f"bench/set-{one:03}") for one in range(100)])
+        files: dict[str, list[dict]] = {}
+        for one in range(100):
+            name = f"set-{one:03}"
+            files[name] = []
+            for part in range(10):
+                folder = lab.store / name / f"part-{part}"
+                folder.mkdir(parents=True)
+                for number in range(100):
+                    content = f"{name} {part} {number}\n".encode() * 20
+                    path = f"part-{part}/model-{number:05}-of-00100.safetensors"
+                    (folder / path.split("/")[1]).write_bytes(content)
+                    files[name].append(plain_file(name, path, content))
+        lab.fill_lock(files)
+
+    apart(make)
+    return prove(lab)
+
+
+def plain_file(name: str, path: str, content: bytes) -> dict:
+    sha256 = hashlib.sha256(content).hexdigest()
+    source = f"hf:bench/{name}@{COMMIT}/{path}"
+    return {"path": f"{name}/{path}", "size": len(content), "digests": {"sha256": sha256}, "source": source}
+
+
+def cache_lab(options: argparse.Namespace) -> Lab:
+    """50 repositories of 1,000 files: a blob and a link for each, all of them proven once."""
+    lab = Lab(options.larder, options.work / "cache", "hf-cache")
+    if ready(lab):
+        return lab
+
+    def make() -> None:
+        lab.declare([(f"repo-{one:02}", f"bench/repo-{one:02}") for one in range(50)])
+        files = {}
+        for one in range(50):
+            repo = f"bench/repo-{one:02}"
+            paths = [f"part-{number // 100}/file-{number:04}.json" for number in range(1000)]
+            files[f"repo-{one:02}"] = [
+                lab.hub_file(repo, path, f"{repo} {path}\n".encode() * 20, number % 2 == 0)
+                for number, path in enumerate(paths)
+            ]
+        lab.fill_lock(files)
+
+    apart(make)
+    return prove(lab)
+
+
+def ready(lab: Lab) -> bool:
+    """Whether an earlier run made the files; otherwise clears the ground."""
+    if (lab.folder / "ready").exists():
+        return True
+    shutil.rmtree(lab.folder)
+    lab.folder.mkdir()
+    return False
+
+
+def prove(lab: Lab) -> Lab:
+    """Reads everything once: `status` then has as much to tell as it ever has."""
+    lab.call("verify", "--full")
+    (lab.folder / "ready").touch()
+    os.sync()
+    return lab
+
+
+# ── b. plan against --version ───────────────────────────────────────────────────────────────────
+
+
+def plan(options: argparse.Namespace) -> None:
+    home = options.work / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    env = {"HOME": str(home), "LARDER_STATE": str(home / "state")}
+    whole = [str(options.larder), "--inventory", str(ROOT / "inventory.toml"), "plan", "--offline"]
+    contestants = [
+        Contestant("larder plan --offline, whole lab, nothing here", whole, env),
+        Contestant("larder --version", [str(options.larder), "--version"], env),
+    ]
+    # So short that more rounds cost nothing and calm the medians.
+    compare("`larder plan` on the lab's own lock", contestants, 4 * options.rounds, "at most 0.050 s more")
+
+
+# ── c. a thousand small files ───────────────────────────────────────────────────────────────────
+
+
+def small(options: argparse.Namespace) -> None:
+    server = Lab(options.larder, options.work / "small", "hf-cache")
+    if not ready(server):
+        apart(lambda: make_small(server))
+        prove(server)
+    client = Lab(options.larder, options.work / "small-client", "hf-cache")
+    with Serve(server) as endpoint:
+        client.env["HF_ENDPOINT"] = endpoint
+        client.declare([("small", "bench/small")])
+        client.call("lock", "--update", "small")
+        clean = fresh(client.store, client.folder / "state")
+        lock_and_apply = 'rm "$2"; "$0" --inventory "$1" lock && exec "$0" --inventory "$1" apply --yes'
+        both = ["sh", "-c", lock_and_apply, str(options.larder)]
+        both += [str(client.folder / name) for name in ("inventory.toml", "inventory.lock")]
+        contestants = [
+            Contestant("larder apply", client.command("apply", "--yes"), client.env, clean),
+            Contestant("larder lock, larder apply", both, client.env, clean),
+            *(hf_download(options, version, endpoint, "bench/small") for version in ("hf-latest", "hf-1.31")),
+        ]
+        compare("1,000 small files (1 to 40 KiB) from `larder serve`", contestants, options.rounds, "larder ≤ 0.5 × hf")
+
+
+def make_small(lab: Lab) -> None:
+    lab.declare([("small", "bench/small")])
+    chance = random.Random(1)
+    names = ("config.json", "tokenizer.json", "merges.txt", "vocab.json", "special_tokens_map.json")
+    files = []
+    for number in range(1000):
+        path = f"model-{number // 5:03}/{names[number % 5]}"
+        content = chance.randbytes(chance.randint(1 << 10, 40 << 10)).hex()[: 40 << 10].encode()
+        files.append(lab.hub_file("bench/small", path, content[: chance.randint(1 << 10, 40 << 10)], False))
+    lab.fill_lock({"small": files})
+
+
+def hf_download(options: argparse.Namespace, version: str, endpoint: str, repo: str) -> Contestant:
+    home = options.work / version
+    python = Path(os.environ["LARDER_TEST_PARTS"]) / version / "bin"
+    env = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    what = "from importlib.metadata import version; print(version('huggingface_hub'))"
+    number = subprocess.run([python / "python", "-c", what], capture_output=True, text=True, check=True).stdout.strip()
+    return Contestant(f"hf download ({number})", [str(python / "hf"), "download", repo], env, fresh(home))
+
+
+# ── d. one large file ───────────────────────────────────────────────────────────────────────────
+
+
+def large(options: argparse.Namespace) -> None:
+    server = Lab(options.larder, options.work / "large", "hf-cache")
+    if not ready(server):
+        apart(lambda: make_large(server, options.large << 20))
+        prove(server)
+    client = Lab(options.larder, options.work / "large-client", "hf-cache")
+    out = options.work / "curl/model"
+    with Serve(server) as endpoint:
+        client.env["HF_ENDPOINT"] = endpoint
+        client.declare([("large", "bench/large")])
+        client.call("lock", "--update", "large")
+        url = f"{endpoint}/bench/large/resolve/{COMMIT}/model.safetensors"
+        curl = f'curl -sSf --create-dirs -o "{out}" "{url}"'
+        shell = lambda name, text: Contestant(name, ["sh", "-c", text], {}, fresh(out.parent))
+        contestants = [
+            Contestant("larder apply", client.command("apply", "--yes"), client.env, fresh(client.store, client.folder / "state")),
+            shell("curl -o, openssl dgst -sha256", f'{curl} && openssl dgst -sha256 "{out}"'),
+            shell("the same, synced to the disk", f'{curl} && sync "{out}" && openssl dgst -sha256 "{out}"'),
+            hf_download(options, "hf-latest", endpoint, "bench/large"),
+        ]
+        compare(f"one file of {options.large} MiB from `larder serve`", contestants, options.rounds, "none yet; a baseline")
+    for contestant in contestants:
+        contestant.before()
+
+
+def make_large(lab: Lab, size: int) -> None:
+    """Random bytes, so that no layer on the way can make them fewer."""
+    lab.declare([("large", "bench/large")])
+    line = lab.hub_file("bench/large", "model.safetensors", b"", True)
+    folder = lab.store / "models--bench--large"
+    sha256 = hashlib.sha256()
+    part = folder / "blobs/part"
+    with open(part, "wb") as file:
+        for _ in range(size // (8 * MIB)):
+            chunk = os.urandom(8 * MIB)
+            sha256.update(chunk)
+            file.write(chunk)
+    digest = sha256.hexdigest()
+    part.rename(folder / "blobs" / digest)
+    entry = folder / "snapshots" / COMMIT / "model.safetensors"
+    entry.unlink()
+    entry.symlink_to(f"../../blobs/{digest}")
+    line |= {"size": size // (8 * MIB) * 8 * MIB, "digests": {"sha256": digest}}
+    lab.fill_lock({"large": [line]})
+
+
+def main() -> None:
+    measurements = {"status": status, "plan": plan, "small": small, "large": large}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--larder", type=Path, required=True, help="the program to measure")
+    parser.add_argument("--only", choices=measurements, action="append", help="this measurement; may be repeated")
+    parser.add_argument("-n", "--rounds", type=int, default=5)
+    parser.add_argument("--large", type=int, default=2048, metavar="MIB", help="size of the large file")
+    parser.add_argument("--cold", action="store_true", help="also measure with empty caches (root)")
+    parser.add_argument("--work", type=Path, default=ROOT / "target/bench", help="where the files to measure with go")
+    options = parser.parse_args()
+    options.larder, options.work = options.larder.resolve(), options.work.resolve()
+    (ROOT / "target/bench").mkdir(parents=True, exist_ok=True)
+    floor = run(Contestant("true", ["true"]))
+    version = subprocess.run([options.larder, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    print(f"{version}; {os.cpu_count()} CPUs; load {os.getloadavg()[0]:.1f} at the beginning.")
+    print(f"Peak memory below {floor.rss:.0f} MiB cannot be told apart: that is what starting a process counts as.")
+    for name in options.only or measurements:
+        measurements[name](options)
+
+
+if __name__ == "__main__":
+    main()
