@@ -20,7 +20,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 pub use crate::weights::checkpoint::Checkpoint;
 pub use crate::weights::fault::Fault;
-pub use crate::weights::source::{Part, Renamed, Scoped, View, WeightSource, WeightsError};
+pub use crate::weights::source::{Part, Renamed, Scoped, View, WeightSource, WeightsError, without_weight_norm};
 use crate::weights::source::{row_count, row_length};
 
 /// Bytes of decoded numbers that a streamed layer holds at a time.

@@ -284,13 +284,13 @@ fn one_param(source: Arc<dyn WeightSource>, placement: Placement, shape: &[usize
 #[test]
 fn streaming_reads_the_same_numbers_in_bounded_pieces() {
     let (rows, columns) = (3, 6 << 20);
-    let bytes: Vec<u8> = (0..rows * columns).map(|i| (i % 251) as u8).collect();
+    let bytes: Vec<u8> = (0..rows * columns).map(|i| (i % 113) as u8).collect();
     let source = source(&named([("x", (Dtype::F8_E4M3, vec![rows, columns], bytes))]));
     let kept = one_param(Arc::clone(&source), Placement::cpu(), &[rows, columns]);
     let streamed = one_param(source, Placement::cpu().streamed(), &[rows, columns]);
     assert_eq!(kept.pieces(), [Range { start: 0, end: rows }]);
     assert_eq!(streamed.pieces(), [0..2, 2..3]);
-    let numbers = |tensor: Tensor| bits(&tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    let numbers = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     for rows in streamed.pieces() {
         assert!(numbers(streamed.rows(rows.clone()).unwrap()) == numbers(kept.rows(rows).unwrap()));
     }

@@ -197,6 +197,20 @@ impl Renamed {
     }
 }
 
+/// Folds weight normalisation: `X.weight_g` and `X.weight_v` (or what newer programs call them) become `X.weight`.
+pub fn without_weight_norm(inner: Arc<dyn WeightSource>) -> Renamed {
+    Renamed::new(inner, |stored| folded(stored).into_iter().collect())
+}
+
+fn folded(stored: &str) -> Option<(String, View)> {
+    let pairs = [("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")];
+    pairs.into_iter().find_map(|(length, direction)| {
+        let layer = stored.strip_suffix(length).or_else(|| stored.strip_suffix(direction))?;
+        let view = View::WeightNorm { length: format!("{layer}{length}"), direction: format!("{layer}{direction}") };
+        Some((format!("{layer}weight"), view))
+    })
+}
+
 struct RowRange<'a> {
     rows: Range<usize>,
     out: &'a mut [f32],

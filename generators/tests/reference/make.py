@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from common import filled, record
+from common import fill, filled, public, rand, record
 
 RECORDS = {}
 
@@ -23,6 +23,214 @@ def fp8():
     scale = torch.tensor(0.0123)
     plain = codes.to(torch.float32)
     record("fp8", {"plain": plain, "scale": scale, "scaled": plain * scale, "fill": filled("a.weight", (3, 5))})
+
+
+def sd3_single_file(shapes, layers):
+    """The single-file names of the same tensors: for each, the (name, part, of parts) that it is made of."""
+    recipe = {"pos_embed": [("pos_embed.pos_embed", 0, 1)]}
+
+    def put(name, *sources):
+        if sources[0] + ".weight" in shapes:
+            for kind in ("weight", "bias"):
+                if f"{sources[0]}.{kind}" in shapes:
+                    recipe[f"{name}.{kind}"] = [(f"{s}.{kind}", 0, 1) for s in sources]
+
+    def put_swapped(name, source):
+        for kind in ("weight", "bias"):
+            recipe[f"{name}.{kind}"] = [(f"{source}.{kind}", 1, 2), (f"{source}.{kind}", 0, 2)]
+
+    put("x_embedder.proj", "pos_embed.proj")
+    put("context_embedder", "context_embedder")
+    for i, k in (("0", "1"), ("2", "2")):
+        put(f"t_embedder.mlp.{i}", f"time_text_embed.timestep_embedder.linear_{k}")
+        put(f"y_embedder.mlp.{i}", f"time_text_embed.text_embedder.linear_{k}")
+    put("final_layer.linear", "proj_out")
+    put_swapped("final_layer.adaLN_modulation.1", "norm_out.linear")
+    for i in range(layers):
+        a, b = f"joint_blocks.{i}", f"transformer_blocks.{i}"
+        for x in ("attn", "attn2"):
+            put(f"{a}.x_block.{x}.qkv", *(f"{b}.{x}.to_{c}" for c in "qkv"))
+            put(f"{a}.x_block.{x}.proj", f"{b}.{x}.to_out.0")
+            for c in "qk":
+                put(f"{a}.x_block.{x}.ln_{c}", f"{b}.{x}.norm_{c}")
+        put(f"{a}.context_block.attn.qkv", *(f"{b}.attn.add_{c}_proj" for c in "qkv"))
+        put(f"{a}.context_block.attn.proj", f"{b}.attn.to_add_out")
+        for c in "qk":
+            put(f"{a}.context_block.attn.ln_{c}", f"{b}.attn.norm_added_{c}")
+        put(f"{a}.x_block.adaLN_modulation.1", f"{b}.norm1.linear")
+        turn = put_swapped if i == layers - 1 else put
+        turn(f"{a}.context_block.adaLN_modulation.1", f"{b}.norm1_context.linear")
+        for j, (fc, net) in enumerate((("fc1", "0.proj"), ("fc2", "2"))):
+            put(f"{a}.x_block.mlp.{fc}", f"{b}.ff.net.{net}")
+            put(f"{a}.context_block.mlp.{fc}", f"{b}.ff_context.net.{net}")
+    return recipe
+
+
+def composed(recipe, state):
+    pieces = lambda parts: [state[n].chunk(of, 0)[i] for n, i, of in parts]
+    return {name: torch.cat(pieces(parts)) for name, parts in recipe.items()}
+
+
+def sd3(name, layers, dual):
+    from diffusers import SD3Transformer2DModel
+    from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+
+    model = SD3Transformer2DModel(
+        sample_size=14, patch_size=2, in_channels=5, out_channels=5, num_layers=layers, attention_head_dim=12,
+        num_attention_heads=3, joint_attention_dim=22, caption_projection_dim=36, pooled_projection_dim=14,
+        pos_embed_max_size=9, dual_attention_layers=dual, qk_norm="rms_norm",
+    ).eval()
+    shapes = fill(model)
+    recipe = sd3_single_file(shapes, layers)
+    back = convert_sd3_transformer_checkpoint_to_diffusers(composed(recipe, model.state_dict()))
+    assert back.keys() == shapes.keys() and all(torch.equal(back[n], t) for n, t in model.state_dict().items())
+    tensors = {}
+    for case, (size, words, times) in {"a": ((6, 10), 7, [987.0, 12.5]), "b": ((18, 2), 3, [500.0])}.items():
+        batch = len(times)
+        given = dict(
+            latent=rand(name + case, batch, 5, *size), text=rand(name + case + "t", batch, words, 22),
+            pooled=rand(name + case + "p", batch, 14), timestep=torch.tensor(times),
+        )
+        out = model(given["latent"], given["text"], given["pooled"], given["timestep"]).sample
+        tensors |= {f"{k}.{case}": v for k, v in given.items()} | {f"out.{case}": out}
+    record(name, tensors, public(model.config), shapes, single_file=recipe)
+
+
+@makes
+def sd35_large():
+    sd3("sd35_large", 3, ())
+
+
+@makes
+def sd35_medium():
+    sd3("sd35_medium", 2, (0,))
+
+
+def vae_single_file(shapes, levels):
+    """The names of the first latent diffusion programs; their attention matrices are 1x1 convolutions."""
+    turn = {
+        "mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2", "attentions.0.group_norm": "norm",
+        "mid_block.": "mid.attn_1.", "attentions.0.to_out.0": "proj_out", "attentions.0.to_": "",
+        "conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut", "downsamplers.0.conv": "downsample.conv",
+        "upsamplers.0.conv": "upsample.conv", "resnets": "block",
+    }
+    recipe = {}
+    for name in shapes:
+        old = name
+        for new, word in turn.items():
+            old = old.replace(new, word)
+        for i in range(levels):
+            old = old.replace(f"down_blocks.{i}", f"down.{i}").replace(f"up_blocks.{i}", f"up.{levels - 1 - i}")
+        recipe[old] = [(name, 0, 1)]
+    return recipe
+
+
+@makes
+def autoencoder_kl():
+    from diffusers import AutoencoderKL
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    widths = (6, 10, 14)
+    model = AutoencoderKL(
+        in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3, block_out_channels=widths, layers_per_block=1, latent_channels=5,
+        norm_num_groups=2, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.0609, scaling_factor=1.5305,
+    ).eval()
+    shapes = fill(model)
+    recipe = vae_single_file(shapes, len(widths))
+    single = {n: t[:, :, None, None] if "attn_1" in n and t.ndim == 2 else t
+              for n, t in composed(recipe, model.state_dict()).items()}
+    back = convert_ldm_vae_checkpoint(single, {"down_block_types": [0] * 3, "up_block_types": [0] * 3})
+    assert back.keys() == shapes.keys() and all(torch.equal(back[n], t) for n, t in model.state_dict().items())
+    tensors = {}
+    for case, (batch, height, width) in {"a": (2, 3, 5), "b": (1, 4, 1)}.items():
+        latent, image = rand(f"vae z{case}", batch, 5, height, width), rand(f"vae x{case}", batch, 3, 4 * height, 4 * width)
+        moments = model.encode(image).latent_dist
+        tensors |= {
+            f"latent.{case}": latent, f"image.{case}": image, f"out.image.{case}": model.decode(latent).sample,
+            f"out.mean.{case}": moments.mean, f"out.logvar.{case}": moments.logvar,
+        }
+    record("autoencoder_kl", tensors, public(model.config), shapes, single_file=recipe)
+
+
+@makes
+def autoencoder_kl_quant():
+    """With the 1x1 convolutions around the latent that older autoencoders have."""
+    from diffusers import AutoencoderKL
+
+    model = AutoencoderKL(
+        in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(6, 10), layers_per_block=2, latent_channels=4,
+        norm_num_groups=2,
+    ).eval()
+    shapes = fill(model)
+    latent, image = rand("vae q z", 1, 4, 3, 2), rand("vae q x", 1, 3, 6, 10)
+    tensors = {"latent.a": latent, "image.a": image, "out.image.a": model.decode(latent).sample,
+               "out.mean.a": model.encode(image).latent_dist.mean, "out.logvar.a": model.encode(image).latent_dist.logvar}
+    record("autoencoder_kl_quant", tensors, public(model.config), shapes)
+
+
+@makes
+def flow_match_euler():
+    """Schedules of several configurations, and steps with a made-up velocity."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    cases = {
+        "sd3": (dict(shift=3.0), 7, None),
+        "plain": (dict(), 1, None),
+        "dynamic": (dict(use_dynamic_shifting=True), 5, 1.15),
+        "linear": (dict(use_dynamic_shifting=True, time_shift_type="linear", shift_terminal=0.02), 4, 2.5),
+        "terminal": (dict(shift=5.0, shift_terminal=0.1), 6, None),
+    }
+    tensors, configs = {}, {}
+    for name, (config, steps, mu) in cases.items():
+        scheduler = FlowMatchEulerDiscreteScheduler(**config)
+        sigmas = None
+        if mu is not None:
+            import numpy as np
+            sigmas = np.linspace(1.0, 1 / 1000, steps)
+        scheduler.set_timesteps(steps, sigmas=sigmas, mu=mu)
+        configs[name] = {"config": public(scheduler.config), "steps": steps, "mu": mu}
+        sample = rand("flow " + name, 2, 3)
+        tensors |= {f"{name}.sigmas": scheduler.sigmas, f"{name}.timesteps": scheduler.timesteps, f"{name}.start": sample}
+        for i, t in enumerate(scheduler.timesteps):
+            sample = scheduler.step(sample.cos() * 1.5, t, sample).prev_sample
+        tensors[f"out.{name}"] = sample
+    record("flow_match_euler", tensors, configs)
+
+
+def weight_normed(state):
+    """Another checkpoint with weight norm on every convolution: its shapes, and what it folds to."""
+    shapes, folded = {}, {}
+    for name, t in state.items():
+        if name.endswith(".weight") and t.ndim == 3:
+            g, v = name + "_g", name + "_v"
+            shapes |= {g: [t.shape[0], 1, 1], v: list(t.shape)}
+            folded[name] = torch._weight_norm(filled(v, tuple(t.shape)), filled(g, (t.shape[0], 1, 1)), 0)
+        else:
+            shapes[name], folded[name] = list(t.shape), t
+    return shapes, folded
+
+
+@makes
+def bigvgan():
+    """NVIDIA's network by the diffusers class, which folds the weight norm; and the same with weight norm."""
+    from diffusers.models.autoencoders.mmaudio_vocoder import MMAudioVocoder
+
+    model = MMAudioVocoder(
+        num_mels=5, upsample_initial_channel=12, upsample_rates=(4, 3), upsample_kernel_sizes=(8, 7),
+        resblock_kernel_sizes=(3, 5), resblock_dilation_sizes=((1, 3), (1, 2)),
+    ).eval()
+    shapes = fill(model, skip=("filter",))
+    tensors = {f"mel.{case}": rand("bigvgan " + case, *shape) * 0.2 for case, shape in {"a": (2, 5, 7), "b": (1, 5, 1)}.items()}
+    for kind in ("folded", "normed"):
+        for case in "ab":
+            tensors[f"out.{kind}.{case}"] = out = model(tensors[f"mel.{case}"]).sample
+            assert (out.abs() == 1).float().mean() < 0.2, "too much is cut off"
+        normed, folded = weight_normed({n: t for n, t in model.state_dict().items() if n in shapes})
+        model.load_state_dict(folded, strict=False)
+    config = public(model.config) | {"use_bias_at_final": False, "use_tanh_at_final": False}
+    record("bigvgan", tensors, config, shapes, normed=normed)
 
 
 if __name__ == "__main__":
