@@ -6,4 +6,7 @@
 
 pub mod autoencoder_kl;
 pub mod bigvgan;
+pub mod clip;
+pub mod open_clip;
 pub mod stable_diffusion_3;
+pub mod t5;

@@ -98,9 +98,13 @@ pub fn build<M>(
 impl Shared {
     fn compare(&self) -> Vec<Fault> {
         let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut faults = self.source.faults();
         let found = self.source.shapes();
-        faults.extend(claims.needed.iter().filter_map(|(name, shape)| unmet(name, shape, found.get(name))));
+        let mut faults: Vec<Fault> = self.source.faults().into_iter().filter(Fault::of_files).collect();
+        let unmet = claims.needed.iter().filter_map(|(name, shape)| {
+            // A tensor that cannot be read may well have another shape: packed numbers. One fault is enough.
+            self.source.fault_of(name).or_else(|| unmet(name, shape, found.get(name)))
+        });
+        faults.extend(unmet);
         let extra = found.into_iter().filter(|(name, _)| !claims.knows(name));
         faults.extend(extra.map(|(name, shape)| Fault::Extra { name, shape }));
         faults.sort();

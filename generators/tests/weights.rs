@@ -148,12 +148,14 @@ fn every_tensor_that_does_not_fit_is_named() {
         ("layer.bias", f32_tensor(&[3], &[0.0; 3])),
         ("layer.weight", f32_tensor(&[2, 3], &[0.0; 6])),
         ("stray", scalar(1.0)),
-        ("table", scalar(1.0)),
+        ("packed", (Dtype::U8, vec![1], vec![0])),
+        ("table", (Dtype::I64, vec![1], vec![0; 8])),
     ]));
     let model = build("Example", source, Placement::cpu(), |weights| {
         weights.ignore("table");
         let layer = weights.at("layer");
-        [layer.param("weight", &[3, 2]), layer.param("bias", &[3]), weights.param("gone", &[1]), layer.param("g", &[])]
+        let (packed, gone) = (weights.param("packed", &[2]), weights.param("gone", &[1]));
+        [layer.param("weight", &[3, 2]), layer.param("bias", &[3]), packed, gone, layer.param("g", &[])]
     });
     let Err(WeightsError::Unfit { model, faults }) = model else { panic!("the model was built") };
     assert_eq!(model, "Example");
@@ -164,6 +166,7 @@ fn every_tensor_that_does_not_fit_is_named() {
             Fault::Missing { name: "layer.g".into(), shape: vec![] },
             Fault::Extra { name: "stray".into(), shape: vec![] },
             Fault::Misshaped { name: "layer.weight".into(), found: vec![2, 3], needed: vec![3, 2] },
+            Fault::UnknownFormat { name: "packed".into(), format: "U8".into() },
         ]
     );
     let text = WeightsError::Unfit { model, faults }.to_string();
@@ -248,6 +251,7 @@ fn renamed(stored: &str) -> Vec<(String, View)> {
             out("vk", View::parts(stored, &[(2, 3), (1, 3)])),
         ],
         "pointwise" => vec![out("linear", View::squeezed(stored))],
+        "turned" => vec![out("straight", View::Transposed { stored: stored.into() })],
         "g" | "v" => vec![out("normed", View::WeightNorm { length: "g".into(), direction: "v".into() })],
         _ => Vec::new(),
     }
@@ -263,6 +267,7 @@ fn views_split_swap_squeeze_and_normalise() {
             ("g", f32_tensor(&[2, 1, 1], &[10.0, 1.0])),
             ("v", f32_tensor(&[2, 1, 2], &[3.0, 4.0, 0.0, -2.0])),
             ("other", scalar(1.0)),
+            ("turned", f32_tensor(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
         ])),
         renamed,
     );
@@ -273,8 +278,12 @@ fn views_split_swap_squeeze_and_normalise() {
     assert_eq!(middle, [10.0, 11.0, 4.0, 5.0]);
     assert_eq!(source.shape("linear").unwrap(), [2, 2]);
     assert_eq!(read(&source, "normed"), [6.0, 8.0, 0.0, -1.0]);
+    assert_eq!(source.shape("straight").unwrap(), [3, 2]);
+    assert_eq!(read(&source, "straight"), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    source.read_rows("straight", 1..3, &mut middle).unwrap();
+    assert_eq!(middle, [2.0, 5.0, 3.0, 6.0]);
     let names: Vec<String> = source.shapes().into_keys().collect();
-    assert_eq!(names, ["k", "linear", "normed", "other", "q", "v", "vk"]);
+    assert_eq!(names, ["k", "linear", "normed", "other", "q", "straight", "v", "vk"]);
 }
 
 fn one_param(source: Arc<dyn WeightSource>, placement: Placement, shape: &[usize]) -> Param {

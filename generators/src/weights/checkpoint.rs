@@ -26,7 +26,7 @@ pub(crate) struct Raw {
 }
 
 struct Stored {
-    encoding: Option<Encoding>,
+    encoding: Result<Encoding, Fault>,
     raw: Raw,
 }
 
@@ -62,14 +62,14 @@ impl Checkpoint {
 
     fn assemble(files: Vec<Mapped>, raw: BTreeMap<String, Raw>, mut faults: Vec<Fault>) -> Self {
         let declared: Vec<&str> = files.iter().filter_map(|file| file.quantisation.as_deref()).collect();
-        let scheme = quantised::examine(&raw, &declared, |tensor| &files[tensor.file].map[tensor.bytes.clone()]);
+        let scheme = quantised::examine(&raw, &declared, |tensor: &Raw| &files[tensor.file].map[tensor.bytes.clone()]);
         faults.extend(scheme.faults);
-        let logical = raw.into_iter().filter(|(name, _)| !scheme.companions.contains(name));
-        let tensors = logical.map(|(name, raw)| {
-            let encoding = scheme.encodings.get(&name).copied();
-            (name, Stored { encoding, raw })
+        let mut encodings = scheme.encodings;
+        let logical = raw.into_iter().filter_map(|(name, raw)| {
+            let encoding = encodings.remove(&name)?;
+            Some((name, Stored { encoding, raw }))
         });
-        Self { tensors: tensors.collect(), files, faults }
+        Self { tensors: logical.collect(), files, faults }
     }
 }
 
@@ -83,13 +83,18 @@ impl WeightSource for Checkpoint {
     }
 
     fn faults(&self) -> Vec<Fault> {
-        self.faults.clone()
+        let of_tensors = self.tensors.values().filter_map(|stored| stored.encoding.clone().err());
+        self.faults.iter().cloned().chain(of_tensors).collect()
+    }
+
+    fn fault_of(&self, name: &str) -> Option<Fault> {
+        self.tensors.get(name)?.encoding.clone().err()
     }
 
     fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), WeightsError> {
         let no_such = || WeightsError::NoSuchTensor { name: name.to_owned() };
         let stored = self.tensors.get(name).ok_or_else(no_such)?;
-        let encoding = stored.encoding.ok_or_else(no_such)?;
+        let encoding = *stored.encoding.as_ref().map_err(|_| no_such())?;
         assert!(rows.end <= row_count(&stored.raw.shape), "{name} has no row {}", rows.end);
         let row = row_length(&stored.raw.shape) * encoding.width();
         let start = stored.raw.bytes.start + rows.start * row;

@@ -47,6 +47,12 @@ pub enum Fault {
         /// The scheme, as the file writes it.
         format: String,
     },
+    /// The header's `_quantization_metadata` is not of the known form.
+    #[error("The header's _quantization_metadata is not of the known form: {text}")]
+    UnknownMetadata {
+        /// Its beginning.
+        text: String,
+    },
     /// A tensor of a scaled fp8 file has lost its scale.
     #[error("{name} is scaled fp8, but its scale {scale} is missing")]
     MissingScale {
@@ -91,8 +97,13 @@ impl Fault {
             | Self::MissingScale { name, .. }
             | Self::BadScale { name, .. }
             | Self::NotInShard { name, .. } => name.starts_with(prefix),
-            Self::MissingShard { .. } => true,
+            Self::MissingShard { .. } | Self::UnknownMetadata { .. } => true,
         }
+    }
+
+    /// Whether the fault is one of the files, whatever model is built from them.
+    pub(crate) fn of_files(&self) -> bool {
+        matches!(self, Self::MissingShard { .. } | Self::NotInShard { .. } | Self::UnknownMetadata { .. })
     }
 }
 

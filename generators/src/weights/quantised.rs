@@ -8,7 +8,7 @@
 //! The weight is the decoded number times the scale. `scale_input` and `input_scale` are for multiplying in fp8
 //! and have no part in decoding.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use safetensors::Dtype;
 use serde::Deserialize;
@@ -24,11 +24,9 @@ const KNOWN_FORMAT: &str = "float8_e4m3fn";
 
 /// What is known about a checkpoint's numbers after looking at all its headers.
 pub(crate) struct Scheme {
-    /// How each readable tensor is stored.
-    pub(crate) encodings: BTreeMap<String, Encoding>,
-    /// Tensors that only describe others.
-    pub(crate) companions: BTreeSet<String>,
-    /// What is wrong.
+    /// How each tensor is stored, or why it cannot be read; without those that only describe others.
+    pub(crate) encodings: BTreeMap<String, Result<Encoding, Fault>>,
+    /// What is wrong with the headers as a whole.
     pub(crate) faults: Vec<Fault>,
 }
 
@@ -62,17 +60,9 @@ where
     let formats = declared_formats(declared, &mut faults);
     let scaled = tensors.keys().any(|name| last(name) == MARKER || is_companion(tensors, name, &SCALES));
     let examination = Examination { tensors, bytes, formats, scaled };
-    let companions: BTreeSet<String> = tensors.keys().filter(|name| examination.describes(name)).cloned().collect();
-    let mut encodings = BTreeMap::new();
-    for (name, raw) in tensors.iter().filter(|(name, _)| !companions.contains(*name)) {
-        match examination.encoding(name, raw) {
-            Ok(encoding) => {
-                encodings.insert(name.clone(), encoding);
-            }
-            Err(fault) => faults.push(fault),
-        }
-    }
-    Scheme { encodings, companions, faults }
+    let logical = tensors.iter().filter(|(name, _)| !examination.describes(name));
+    let encodings = logical.map(|(name, raw)| (name.clone(), examination.encoding(name, raw))).collect();
+    Scheme { encodings, faults }
 }
 
 fn declared_formats(declared: &[&str], faults: &mut Vec<Fault>) -> BTreeMap<String, String> {
@@ -80,10 +70,7 @@ fn declared_formats(declared: &[&str], faults: &mut Vec<Fault>) -> BTreeMap<Stri
     for text in declared {
         match serde_json::from_str::<Declared>(text) {
             Ok(declared) => formats.extend(declared.layers.into_iter().map(|(layer, known)| (layer, known.format))),
-            Err(_) => faults.push(Fault::UnknownQuantisation {
-                name: "_quantization_metadata".to_owned(),
-                format: text.chars().take(80).collect(),
-            }),
+            Err(_) => faults.push(Fault::UnknownMetadata { text: text.chars().take(80).collect() }),
         }
     }
     formats

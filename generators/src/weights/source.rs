@@ -80,6 +80,9 @@ pub trait WeightSource: Send + Sync {
     /// All that is wrong with the files themselves: unknown number formats, lost scales, lacking shards.
     fn faults(&self) -> Vec<Fault>;
 
+    /// Why one tensor cannot be read, if it cannot.
+    fn fault_of(&self, name: &str) -> Option<Fault>;
+
     /// Decodes some rows of a tensor into `out`, which must have exactly their size.
     fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), WeightsError>;
 }
@@ -115,6 +118,11 @@ pub enum View {
         /// Dimensions of length 1 at the end are dropped (a 1x1 convolution read as a matrix).
         squeeze: bool,
     },
+    /// A stored matrix with rows and columns exchanged.
+    Transposed {
+        /// The stored matrix.
+        stored: String,
+    },
     /// A direction and a length for every row, as weight normalisation stores them.
     WeightNorm {
         /// The lengths, one a row.
@@ -134,6 +142,14 @@ impl View {
     pub fn parts(stored: impl Into<String>, parts: &[(usize, usize)]) -> Self {
         let parts = parts.iter().map(|&(index, of)| Part { index, of }).collect();
         Self::Parts { stored: stored.into(), parts, squeeze: false }
+    }
+
+    /// The stored tensors that the view reads.
+    fn stored(&self) -> Vec<&str> {
+        match self {
+            Self::Parts { stored, .. } | Self::Transposed { stored } => vec![stored],
+            Self::WeightNorm { length, direction } => vec![length, direction],
+        }
     }
 
     /// The whole of a stored tensor without the dimensions of length 1 at its end.
@@ -180,6 +196,16 @@ impl Renamed {
             self.inner.read_rows(stored, offset..offset + taken.len(), now)?;
             (first, rest) = (first + part.len(), later);
         }
+        Ok(())
+    }
+
+    fn read_transposed(&self, stored: &str, wanted: RowRange<'_>) -> Result<(), WeightsError> {
+        let shape = self.inner.shape(stored).ok_or_else(|| no_such(stored))?;
+        let (rows, columns) = (row_count(&shape), row_length(&shape));
+        let mut whole = vec![0.0; rows * columns];
+        self.inner.read_rows(stored, 0..rows, &mut whole)?;
+        let numbers = wanted.rows.flat_map(|column| whole.iter().skip(column).step_by(columns));
+        wanted.out.iter_mut().zip(numbers).for_each(|(number, &stored)| *number = stored);
         Ok(())
     }
 
@@ -244,6 +270,7 @@ impl WeightSource for Renamed {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         match self.views.get(name)? {
             View::Parts { stored, parts, squeeze } => self.parts_shape(stored, parts, *squeeze),
+            View::Transposed { stored } => self.inner.shape(stored).map(|shape| shape.into_iter().rev().collect()),
             View::WeightNorm { length, direction } => {
                 self.inner.shape(length).and_then(|_| self.inner.shape(direction))
             }
@@ -254,10 +281,15 @@ impl WeightSource for Renamed {
         self.inner.faults()
     }
 
+    fn fault_of(&self, name: &str) -> Option<Fault> {
+        self.views.get(name)?.stored().into_iter().find_map(|stored| self.inner.fault_of(stored))
+    }
+
     fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), WeightsError> {
         let wanted = RowRange { rows, out };
         match self.views.get(name).ok_or_else(|| no_such(name))? {
             View::Parts { stored, parts, .. } => self.read_parts(stored, parts, wanted),
+            View::Transposed { stored } => self.read_transposed(stored, wanted),
             View::WeightNorm { length, direction } => self.read_normed(length, direction, wanted),
         }
     }
@@ -292,6 +324,10 @@ impl WeightSource for Scoped {
 
     fn faults(&self) -> Vec<Fault> {
         self.inner.faults().into_iter().filter(|fault| fault.concerns(&self.prefix)).collect()
+    }
+
+    fn fault_of(&self, name: &str) -> Option<Fault> {
+        self.inner.fault_of(&self.full(name))
     }
 
     fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), WeightsError> {

@@ -233,6 +233,107 @@ def bigvgan():
     record("bigvgan", tensors, config, shapes, normed=normed)
 
 
+TOWER = dict(hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3)
+
+
+@makes
+def clip():
+    """Both towers; texts end with the largest token, as in old configurations."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text = TOWER | dict(vocab_size=61, max_position_embeddings=11, bos_token_id=0, eos_token_id=2, pad_token_id=1)
+    vision = TOWER | dict(hidden_size=30, image_size=21, patch_size=7)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=14)).eval()
+    shapes = fill(model)
+    tensors = {}
+    for case, ids in {"a": [[58, 5, 9, 60, 3], [58, 60, 1, 1, 1]], "b": [[58, 4, 4, 17, 33, 2, 60, 60, 60, 60, 60]]}.items():
+        ids = torch.tensor(ids)
+        pixels = rand("clip " + case, len(ids), 3, 21, 21)
+        out = model(input_ids=ids, pixel_values=pixels)
+        tensors |= {f"ids.{case}": ids, f"pixels.{case}": pixels, f"out.logits.{case}": out.logits_per_image,
+                    f"out.text.{case}": model.get_text_features(input_ids=ids).pooler_output,
+                    f"out.image.{case}": model.get_image_features(pixel_values=pixels).pooler_output,
+                    f"out.last.{case}": out.text_model_output.last_hidden_state}
+    record("clip", tensors, {"text_config": text, "vision_config": vision, "projection_dim": 14}, shapes)
+
+
+def clip_text_encoder(name, activation, eos):
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    config = TOWER | dict(vocab_size=61, max_position_embeddings=11, projection_dim=14, hidden_act=activation,
+                          bos_token_id=0, eos_token_id=eos, pad_token_id=1)
+    model = CLIPTextModelWithProjection(CLIPTextConfig(**config)).eval()
+    shapes = fill(model)
+    tensors = {}
+    for case, ids in {"a": [[58, 5, 9, 49, 49], [58, 49, 60, 1, 1]], "b": [[58, 7, 49]]}.items():
+        ids = torch.tensor(ids)
+        out = model(ids, output_hidden_states=True)
+        tensors |= {f"ids.{case}": ids, f"out.pooled.{case}": out.text_embeds, f"out.states.{case}": out.hidden_states[-2]}
+    record(name, tensors, config, shapes)
+
+
+@makes
+def clip_text_l():
+    clip_text_encoder("clip_text_l", "quick_gelu", 2)
+
+
+@makes
+def clip_text_g():
+    clip_text_encoder("clip_text_g", "gelu", 49)
+
+
+@makes
+def open_clip():
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    vision = dict(image_size=21, layers=2, width=30, head_width=10, patch_size=7)
+    text = dict(context_length=9, vocab_size=61, width=24, heads=3, layers=3)
+    model = CLIP(14, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=True).eval()
+    shapes = fill(model, skip=("attn_mask",))
+    tensors = {}
+    for case, ids in {"a": [[58, 5, 9, 60, 0, 0, 0, 0, 0], [58, 60, 0, 0, 0, 0, 0, 0, 0]], "b": [[58, 4, 4, 17, 33, 2, 7, 8, 60]]}.items():
+        ids = torch.tensor(ids)
+        pixels = rand("open_clip " + case, len(ids), 3, 21, 21)
+        tensors |= {f"ids.{case}": ids, f"pixels.{case}": pixels,
+                    f"out.text.{case}": model.encode_text(ids), f"out.image.{case}": model.encode_image(pixels)}
+    config = {"model_cfg": {"embed_dim": 14, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}}
+    record("open_clip", tensors, config, shapes)
+
+
+def t5_encoder(name, kind, proj):
+    import transformers
+
+    config = dict(vocab_size=61, d_model=22, d_kv=6, d_ff=37, num_layers=3, num_heads=3, feed_forward_proj=proj,
+                  relative_attention_num_buckets=8, relative_attention_max_distance=12)
+    model_config = getattr(transformers, kind + "Config")(**config, pad_token_id=0, decoder_start_token_id=0)
+    model = getattr(transformers, kind + "EncoderModel")(model_config).eval()
+    model.encoder.embed_tokens = model.shared
+    shapes = fill(model, skip=("embed_tokens",))
+    tensors = {}
+    # Long enough for distances beyond the last kind.
+    ids = {"a": torch.tensor([[(7 * i + 3) % 61 for i in range(23)]]), "b": torch.tensor([[3, 5, 9, 1, 0], [4, 1, 0, 0, 0]])}
+    for case, given in ids.items():
+        mask = (given != 0).long()
+        tensors |= {f"ids.{case}": given, f"mask.{case}": mask, f"out.{case}": model(given, attention_mask=mask).last_hidden_state,
+                    f"out.unmasked.{case}": model(given, attention_mask=torch.ones_like(mask)).last_hidden_state}
+    record(name, tensors, config | {"model_type": kind.lower()}, shapes)
+
+
+@makes
+def t5_relu():
+    t5_encoder("t5_relu", "T5", "relu")
+
+
+@makes
+def t5_gated():
+    t5_encoder("t5_gated", "T5", "gated-gelu")
+
+
+@makes
+def umt5():
+    t5_encoder("umt5", "UMT5", "gated-gelu")
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
