@@ -278,6 +278,13 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     x * candle_nn::ops::sigmoid(&(x * 1.702)?)?
 }
 
+/// The periodic activation `x + sin²(α x) / β` of audio models.
+///
+/// `x` (batch, channels, length); `alpha` and `beta` (1, channels, 1), not as logarithms.
+pub fn snake(x: &Tensor, alpha: &Tensor, beta: &Tensor) -> Result<Tensor> {
+    x + x.broadcast_mul(alpha)?.sin()?.sqr()?.broadcast_div(&(beta + 1e-9)?)?
+}
+
 /// Divides the last dimension into heads: (batch, length, heads · width) to (batch, heads, length, width).
 pub fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
     let (batch, length, width) = x.dims3()?;

@@ -7,6 +7,8 @@
 pub mod autoencoder_kl;
 pub mod bigvgan;
 pub mod clip;
+pub mod oobleck;
 pub mod open_clip;
+pub mod stable_audio;
 pub mod stable_diffusion_3;
 pub mod t5;

@@ -6,7 +6,8 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use larder_generators::samplers::flow_match_euler::{Config, FlowMatchEuler, ScheduleError};
+use larder_generators::samplers::flow_match_euler::{Config, FlowMatchEuler};
+use larder_generators::samplers::{ScheduleError, cosine_dpm};
 use serde::Deserialize;
 use support::{Golden, assert_parity};
 
@@ -35,6 +36,34 @@ fn flow_match_euler_follows_diffusers() {
         assert_parity(&name, &sample, &golden.tensor(&format!("out.{name}")));
         let first = golden.tensor(&format!("{name}.timesteps")).to_vec1::<f32>().unwrap()[0];
         assert!((schedule.timestep(0) - first).abs() <= 1e-3, "{name}");
+    }
+}
+
+#[derive(Deserialize)]
+struct DpmCase {
+    config: cosine_dpm::Config,
+    steps: usize,
+}
+
+#[test]
+fn cosine_dpm_follows_diffusers() {
+    let golden = Golden::open("cosine_dpm");
+    for (name, case) in golden.config::<BTreeMap<String, DpmCase>>() {
+        let recorded = |what: &str| golden.tensor(&format!("{name}.{what}"));
+        let mut schedule = cosine_dpm::CosineDpm::new(&case.config, case.steps).unwrap();
+        let expected = recorded("sigmas").to_vec1::<f32>().unwrap();
+        assert_eq!(schedule.sigmas().len(), expected.len(), "{name}");
+        for (found, expected) in schedule.sigmas().iter().zip(&expected) {
+            assert!((found - f64::from(*expected)).abs() <= 1e-6 * found.max(1.0), "{name}: {found} not {expected}");
+        }
+        let mut sample = (recorded("start") * schedule.initial_scale()).unwrap();
+        for i in 0..schedule.steps() {
+            let told = recorded("timesteps").to_vec1::<f32>().unwrap()[i];
+            assert!((schedule.timestep(i) - told).abs() <= 1e-6, "{name}");
+            let answer = (schedule.input(i, &sample).unwrap().cos().unwrap() * 1.5).unwrap();
+            sample = schedule.step(i, &answer, &sample, &recorded("noise").get(i).unwrap()).unwrap();
+            assert_parity(&format!("{name} {i}"), &sample, &recorded("out").get(i).unwrap());
+        }
     }
 }
 

@@ -250,7 +250,8 @@ fn renamed(stored: &str) -> Vec<(String, View)> {
             out("v", View::parts(stored, &[(2, 3)])),
             out("vk", View::parts(stored, &[(2, 3), (1, 3)])),
         ],
-        "pointwise" => vec![out("linear", View::squeezed(stored))],
+        "pointwise" => vec![out("linear", View::squeezed(stored, 2))],
+        "channels" => vec![out("row", View::Channels { stored: stored.into() })],
         "turned" => vec![out("straight", View::Transposed { stored: stored.into() })],
         "g" | "v" => vec![out("normed", View::WeightNorm { length: "g".into(), direction: "v".into() })],
         _ => Vec::new(),
@@ -267,6 +268,7 @@ fn views_split_swap_squeeze_and_normalise() {
             ("g", f32_tensor(&[2, 1, 1], &[10.0, 1.0])),
             ("v", f32_tensor(&[2, 1, 2], &[3.0, 4.0, 0.0, -2.0])),
             ("other", scalar(1.0)),
+            ("channels", f32_tensor(&[3], &[7.0, 8.0, 9.0])),
             ("turned", f32_tensor(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
         ])),
         renamed,
@@ -282,8 +284,9 @@ fn views_split_swap_squeeze_and_normalise() {
     assert_eq!(read(&source, "straight"), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
     source.read_rows("straight", 1..3, &mut middle).unwrap();
     assert_eq!(middle, [2.0, 5.0, 3.0, 6.0]);
+    assert_eq!((source.shape("row").unwrap(), read(&source, "row")), (vec![1, 3, 1], vec![7.0, 8.0, 9.0]));
     let names: Vec<String> = source.shapes().into_keys().collect();
-    assert_eq!(names, ["k", "linear", "normed", "other", "q", "straight", "v", "vk"]);
+    assert_eq!(names, ["k", "linear", "normed", "other", "q", "row", "straight", "v", "vk"]);
 }
 
 fn one_param(source: Arc<dyn WeightSource>, placement: Placement, shape: &[usize]) -> Param {

@@ -313,7 +313,7 @@ pub fn from_single_file(source: Arc<dyn WeightSource>, levels: usize) -> Renamed
 /// Gives a folder that an old diffusers wrote (attention called `query`, `key`, `value`, `proj_attn`) today's names.
 pub fn from_old_names(source: Arc<dyn WeightSource>) -> Renamed {
     Renamed::new(source, |stored| {
-        let today = replaced(&OLD_ATTENTION, stored).map(|name| (name, View::squeezed(stored)));
+        let today = replaced(&OLD_ATTENTION, stored).map(|name| (name, View::squeezed(stored, 2)));
         today.into_iter().collect()
     })
 }
@@ -342,7 +342,7 @@ fn renamed(stored: &str, levels: usize) -> Option<(String, View)> {
         name = better;
     }
     let matrix = name.contains(".attentions.0.to_") && name.ends_with(".weight");
-    Some((name, if matrix { View::squeezed(stored) } else { View::whole(stored) }))
+    Some((name, if matrix { View::squeezed(stored, 2) } else { View::whole(stored) }))
 }
 
 /// Turns `down.<i>` into `down_blocks.<i>` and `up.<i>` into `up_blocks.<levels - 1 - i>`.

@@ -8,7 +8,7 @@
 use candle_core::{Device, Result, Tensor};
 use serde::Deserialize;
 
-use crate::layers::{Conv1d, ConvTranspose1d, Lengthening, Steps};
+use crate::layers::{Conv1d, ConvTranspose1d, Lengthening, Steps, snake};
 use crate::weights::{Param, Weights};
 
 /// Taps of the filters around an activation.
@@ -192,8 +192,7 @@ impl SmoothActivation {
             let numbers = param.tensor()?.reshape((1, (), 1))?;
             if self.log { numbers.exp() } else { Ok(numbers) }
         };
-        let (alpha, beta) = (stored(&self.alpha)?, (stored(&self.beta)? + 1e-9)?);
-        x + x.broadcast_mul(&alpha)?.sin()?.sqr()?.broadcast_div(&beta)?
+        snake(x, &stored(&self.alpha)?, &stored(&self.beta)?)
     }
 
     /// Both phases of the lengthened sequence are short filters over the sequence itself: (rows, 1, length) to

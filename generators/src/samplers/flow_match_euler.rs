@@ -6,6 +6,8 @@
 use candle_core::{Result, Tensor};
 use serde::Deserialize;
 
+use crate::samplers::ScheduleError;
+
 /// `scheduler/scheduler_config.json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
@@ -58,23 +60,6 @@ pub enum TimeShift {
     Exponential,
     /// By the parameter itself.
     Linear,
-}
-
-/// A schedule that cannot be made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ScheduleError {
-    /// The configuration asks for something that is not supported.
-    #[error("The schedule option {option} is not supported")]
-    Unsupported {
-        /// The option's name in the configuration.
-        option: &'static str,
-    },
-    /// The configuration wants a shift for each image and none was given.
-    #[error("The schedule shifts by image size, and no shift was given")]
-    NoShift,
-    /// A schedule needs at least one step.
-    #[error("A schedule needs at least one step")]
-    NoSteps,
 }
 
 /// Noise levels from 1 down to 0, and the step between two of them.

@@ -115,12 +115,18 @@ pub enum View {
         stored: String,
         /// Its parts, in the order wanted.
         parts: Vec<Part>,
-        /// Dimensions of length 1 at the end are dropped (a 1x1 convolution read as a matrix).
-        squeeze: bool,
+        /// How many dimensions remain when those of length 1 at the end are dropped (2 for a 1x1 convolution that is
+        /// read as a matrix); none are where it is absent.
+        rank: Option<usize>,
     },
     /// A stored matrix with rows and columns exchanged.
     Transposed {
         /// The stored matrix.
+        stored: String,
+    },
+    /// Numbers of channels, stored in one row, as (1, channels, 1).
+    Channels {
+        /// The stored numbers.
         stored: String,
     },
     /// A direction and a length for every row, as weight normalisation stores them.
@@ -141,20 +147,20 @@ impl View {
     /// Parts of a stored tensor, as pairs of which and of how many.
     pub fn parts(stored: impl Into<String>, parts: &[(usize, usize)]) -> Self {
         let parts = parts.iter().map(|&(index, of)| Part { index, of }).collect();
-        Self::Parts { stored: stored.into(), parts, squeeze: false }
+        Self::Parts { stored: stored.into(), parts, rank: None }
     }
 
     /// The stored tensors that the view reads.
     fn stored(&self) -> Vec<&str> {
         match self {
-            Self::Parts { stored, .. } | Self::Transposed { stored } => vec![stored],
+            Self::Parts { stored, .. } | Self::Transposed { stored } | Self::Channels { stored } => vec![stored],
             Self::WeightNorm { length, direction } => vec![length, direction],
         }
     }
 
-    /// The whole of a stored tensor without the dimensions of length 1 at its end.
-    pub fn squeezed(stored: impl Into<String>) -> Self {
-        Self::Parts { stored: stored.into(), parts: vec![Part { index: 0, of: 1 }], squeeze: true }
+    /// The whole of a stored tensor without dimensions of length 1 at its end, down to `rank` dimensions.
+    pub fn squeezed(stored: impl Into<String>, rank: usize) -> Self {
+        Self::Parts { stored: stored.into(), parts: vec![Part { index: 0, of: 1 }], rank: Some(rank) }
     }
 }
 
@@ -173,13 +179,13 @@ impl Renamed {
         Self { inner, views }
     }
 
-    fn parts_shape(&self, stored: &str, parts: &[Part], squeeze: bool) -> Option<Vec<usize>> {
+    fn parts_shape(&self, stored: &str, parts: &[Part], rank: Option<usize>) -> Option<Vec<usize>> {
         let mut shape = self.inner.shape(stored)?;
         if let Some(rows) = shape.first_mut() {
             let whole = *rows;
             *rows = parts.iter().map(|part| part.rows(whole).len()).sum();
         }
-        while squeeze && shape.len() > 2 && shape.last() == Some(&1) {
+        while rank.is_some_and(|rank| shape.len() > rank) && shape.last() == Some(&1) {
             shape.pop();
         }
         Some(shape)
@@ -269,7 +275,8 @@ impl WeightSource for Renamed {
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         match self.views.get(name)? {
-            View::Parts { stored, parts, squeeze } => self.parts_shape(stored, parts, *squeeze),
+            View::Parts { stored, parts, rank } => self.parts_shape(stored, parts, *rank),
+            View::Channels { stored } => self.inner.shape(stored).map(|shape| vec![1, shape.iter().product(), 1]),
             View::Transposed { stored } => self.inner.shape(stored).map(|shape| shape.into_iter().rev().collect()),
             View::WeightNorm { length, direction } => {
                 self.inner.shape(length).and_then(|_| self.inner.shape(direction))
@@ -290,6 +297,11 @@ impl WeightSource for Renamed {
         match self.views.get(name).ok_or_else(|| no_such(name))? {
             View::Parts { stored, parts, .. } => self.read_parts(stored, parts, wanted),
             View::Transposed { stored } => self.read_transposed(stored, wanted),
+            // All channels are the one row of the view.
+            View::Channels { stored } => {
+                let rows = self.inner.shape(stored).map_or(0, |shape| row_count(&shape));
+                self.inner.read_rows(stored, 0..rows, wanted.out)
+            }
             View::WeightNorm { length, direction } => self.read_normed(length, direction, wanted),
         }
     }

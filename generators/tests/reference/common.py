@@ -60,9 +60,9 @@ def record(name, tensors, config=None, shapes=None, **extra):
             with open(os.path.join(folder, file + ".json"), "w") as out:
                 json.dump(content, out, indent=None if file != "config" else 2, sort_keys=True, separators=(",", ":") if file != "config" else None)
                 out.write("\n")
-    floats = [v for k, v in kept.items() if k.startswith("out") and v.is_floating_point()]
-    print(name, {k: tuple(v.shape) for k, v in kept.items()}, "std", [round(v.std().item(), 3) for v in floats])
-    assert all(torch.isfinite(v).all() for v in floats), name
+    floats = [v for v in kept.values() if v.is_floating_point()]
+    print(name, {k: tuple(v.shape) for k, v in kept.items()})
+    assert name == "fp8" or all(torch.isfinite(v).all() for v in floats), name
 
 
 def public(config):

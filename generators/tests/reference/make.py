@@ -334,6 +334,166 @@ def umt5():
     t5_encoder("umt5", "UMT5", "gated-gelu")
 
 
+def oobleck_single_file(shapes, blocks):
+    """The names of stable-audio-tools: numbered layers; activations without the dimensions of length 1."""
+    recipe = {}
+    unit = {"snake1": 0, "conv1": 1, "snake2": 2, "conv2": 3}
+    parts = {"encoder": ["res_unit1", "res_unit2", "res_unit3", "snake1", "conv1"],
+             "decoder": ["snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3"]}
+    outside = {"conv1": 0, "snake1": blocks + 1, "conv2": blocks + 2}
+    for name in shapes:
+        half, *path, kind = name.split(".")
+        if path[0] == "block":
+            numbers = [int(path[1]) + 1, parts[half].index(path[2])] + [unit[p] for p in path[3:]]
+        else:
+            numbers = [outside[path[0]]]
+        recipe[".".join([half] + [f"layers.{n}" for n in numbers] + [kind])] = [(name, 0, 1)]
+    return recipe
+
+
+def oobleck_model(ratios):
+    from diffusers import AutoencoderOobleck
+
+    return AutoencoderOobleck(
+        encoder_hidden_size=6, downsampling_ratios=ratios, channel_multiples=[1, 2], decoder_channels=4,
+        decoder_input_channels=3, audio_channels=2, sampling_rate=44100,
+    ).eval()
+
+
+@makes
+def oobleck():
+    model = oobleck_model([2, 3])
+    shapes = fill(model)
+    tensors = {}
+    for case, (batch, length) in {"a": (2, 7), "b": (1, 1)}.items():
+        latent, sound = rand("oobleck " + case, batch, 3, length), rand("oobleck s" + case, batch, 2, 6 * length)
+        found = model.encode(sound).latent_dist
+        tensors |= {f"latent.{case}": latent, f"sound.{case}": sound, f"out.sound.{case}": model.decode(latent).sample,
+                    f"out.mean.{case}": found.mean, f"out.std.{case}": found.std}
+    record("oobleck", tensors, public(model.config), shapes, single_file=oobleck_single_file(shapes, 2))
+
+
+@makes
+def oobleck_long():
+    """Long enough to be decoded in pieces."""
+    model = oobleck_model([2, 4])
+    shapes = fill(model)
+    latent = rand("oobleck long", 1, 3, 75)
+    tensors = {"latent.a": latent, "out.sound.a": model.decode(latent).sample}
+    record("oobleck_long", tensors, public(model.config), shapes)
+
+
+def stable_audio_single_file(shapes):
+    """The names of stable-audio-tools for the transformer."""
+    recipe = {}
+    words = {"transformer_blocks": "transformer.layers", "time_proj.": "timestep_features.",
+             "timestep_proj": "to_timestep_embed", "global_proj": "to_global_embed",
+             "cross_attention_proj": "to_cond_embed", "proj_in": "transformer.project_in",
+             "proj_out": "transformer.project_out", "to_out.0": "to_out", "attn1": "self_attn", "attn2": "cross_attn",
+             "ff.net": "ff.ff"}
+    norms = {"norm1": "pre_norm", "norm2": "cross_attend_norm", "norm3": "ff_norm"}
+    for name in shapes:
+        old = name
+        for new, word in words.items():
+            old = old.replace(new, word)
+        for new, word in norms.items():
+            old = old.replace(new + ".weight", word + ".gamma").replace(new + ".bias", word + ".beta")
+        if "to_k" in name or "to_v" in name or ("to_q" in name and "attn1" in name):
+            parts = "qkv" if "attn1" in name else "kv"
+            if f"to_{parts[0]}" in name:
+                recipe[old.replace(f"to_{parts[0]}.", f"to_{parts}.")] = [(name.replace(f"to_{parts[0]}", f"to_{p}"), 0, 1) for p in parts]
+        else:
+            recipe[old] = [(name, 0, 1)]
+    return recipe
+
+
+@makes
+def stable_audio():
+    from diffusers import StableAudioDiTModel
+    from diffusers.models.embeddings import get_1d_rotary_pos_embed
+
+    model = StableAudioDiTModel(
+        sample_size=11, in_channels=5, out_channels=5, num_layers=3, attention_head_dim=12, num_attention_heads=4,
+        num_key_value_attention_heads=2, cross_attention_dim=24, time_proj_dim=10, global_states_input_dim=14,
+        cross_attention_input_dim=9,
+    ).eval()
+    shapes = fill(model)
+    tensors = {}
+    for case, (length, words, times) in {"a": (11, 6, [0.997, 0.25]), "b": (2, 1, [0.6])}.items():
+        batch = len(times)
+        given = dict(latent=rand("audio " + case, batch, 5, length), text=rand("audio t" + case, batch, words, 9),
+                     durations=rand("audio d" + case, batch, 1, 14), timestep=torch.tensor(times))
+        rotary = get_1d_rotary_pos_embed(6, length + 1, use_real=True, repeat_interleave_real=False)
+        out = model(given["latent"], given["timestep"], given["text"], given["durations"], rotary).sample
+        tensors |= {f"{k}.{case}": v for k, v in given.items()} | {f"out.{case}": out}
+    record("stable_audio", tensors, public(model.config), shapes, single_file=stable_audio_single_file(shapes))
+
+
+def stable_audio_projection_case(name, width):
+    from diffusers.pipelines.stable_audio import StableAudioProjectionModel
+
+    model = StableAudioProjectionModel(text_encoder_dim=9, conditioning_dim=width, min_value=0, max_value=512).eval()
+    shapes = fill(model)
+    tensors = {}
+    for case, (start, end) in {"a": ([0.0, 3.5], [10.0, 600.0]), "b": ([1.25], [47.5])}.items():
+        batch = len(start)
+        given = dict(text=rand(name + case, batch, 5, 9), mask=torch.tensor([[1.0, 1, 1, 0, 0], [1, 1, 1, 1, 1]])[:batch],
+                     start=torch.tensor(start), end=torch.tensor(end))
+        out = model(given["text"], given["start"], given["end"])
+        # As the pipeline joins them.
+        text = torch.cat([out.text_hidden_states * given["mask"][:, :, None], out.seconds_start_hidden_states, out.seconds_end_hidden_states], 1)
+        durations = torch.cat([out.seconds_start_hidden_states, out.seconds_end_hidden_states], 2)
+        tensors |= {f"{k}.{case}": v for k, v in given.items()} | {f"out.text.{case}": text, f"out.durations.{case}": durations}
+    words = {"start_number_conditioner.time_positional_embedding": "seconds_start.embedder.embedding",
+             "end_number_conditioner.time_positional_embedding": "seconds_total.embedder.embedding"}
+    recipe = {}
+    for stored in shapes:
+        old = stored
+        for new, word in words.items():
+            old = old.replace(new, word)
+        recipe[old] = [(stored, 0, 1)]
+    record(name, tensors, public(model.config), shapes, single_file=recipe)
+
+
+@makes
+def stable_audio_projection():
+    stable_audio_projection_case("stable_audio_projection", 9)
+
+
+@makes
+def stable_audio_projection_linear():
+    stable_audio_projection_case("stable_audio_projection_linear", 7)
+
+
+@makes
+def cosine_dpm():
+    """Schedules of several configurations, and steps with a made-up denoiser and recorded noise."""
+    from diffusers import CosineDPMSolverMultistepScheduler
+
+    cases = {
+        "hub": (dict(), 5), "one": (dict(), 1), "long": (dict(), 17), "heun": (dict(solver_type="heun"), 17),
+        "karras": (dict(sigma_schedule="karras", prediction_type="epsilon", sigma_max=80.0, sigma_data=0.5), 4),
+        "first": (dict(solver_order=1, lower_order_final=False), 4),
+    }
+    tensors, configs = {}, {}
+    for name, (config, steps) in cases.items():
+        scheduler = CosineDPMSolverMultistepScheduler(**config)
+        scheduler.set_timesteps(steps)
+        noise = rand("dpm noise " + name, steps, 2, 3)
+        queue = iter(noise)
+        scheduler.noise_sampler = lambda sigma, after: next(queue)
+        start = rand("dpm " + name, 2, 3)
+        sample, out = start * scheduler.init_noise_sigma, []
+        for t in scheduler.timesteps:
+            answer = scheduler.scale_model_input(sample, t).cos() * 1.5
+            sample = scheduler.step(answer, t, sample).prev_sample
+            out.append(sample)
+        configs[name] = {"config": public(scheduler.config), "steps": steps}
+        tensors |= {f"{name}.sigmas": scheduler.sigmas, f"{name}.timesteps": scheduler.timesteps, f"{name}.start": start,
+                    f"{name}.noise": noise, f"{name}.out": torch.stack(out)}
+    record("cosine_dpm", tensors, configs)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
