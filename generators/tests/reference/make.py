@@ -494,6 +494,117 @@ def cosine_dpm():
     record("cosine_dpm", tensors, configs)
 
 
+class Numbered:
+    """In place of a tokenizer: texts are numbers already, and padded here."""
+
+    def __init__(self, length, padding):
+        self.model_max_length, self.padding = length, padding
+
+    def __call__(self, texts, padding=None, max_length=None, **_):
+        from types import SimpleNamespace
+
+        rows = [[int(n) for n in text.split()] for text in ([texts] if isinstance(texts, str) else texts)]
+        length = (max_length or self.model_max_length) if padding == "max_length" else max(map(len, rows))
+        ids = torch.tensor([row + [self.padding] * (length - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+        return SimpleNamespace(input_ids=ids, attention_mask=mask)
+
+
+@makes
+def pipeline_sd3():
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+    clip = dict(vocab_size=61, max_position_embeddings=9, bos_token_id=0, eos_token_id=60, pad_token_id=1)
+    clip_l = clip | TOWER | dict(projection_dim=14)
+    clip_g = clip | TOWER | dict(hidden_size=18, projection_dim=10, hidden_act="gelu")
+    t5 = dict(vocab_size=61, d_model=46, d_kv=6, d_ff=37, num_layers=2, num_heads=3, feed_forward_proj="gated-gelu")
+    text_encoder = CLIPTextModelWithProjection(CLIPTextConfig(**clip_l)).eval()
+    text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**clip_g)).eval()
+    text_encoder_3 = T5EncoderModel(T5Config(**t5, pad_token_id=0, decoder_start_token_id=0)).eval()
+    text_encoder_3.encoder.embed_tokens = text_encoder_3.shared
+    transformer = SD3Transformer2DModel(
+        sample_size=6, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=12,
+        num_attention_heads=2, joint_attention_dim=46, caption_projection_dim=24, pooled_projection_dim=24,
+        pos_embed_max_size=7, dual_attention_layers=(0,), qk_norm="rms_norm",
+    ).eval()
+    vae = AutoencoderKL(
+        in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(6, 10), layers_per_block=1, latent_channels=4,
+        norm_num_groups=2, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.0609, scaling_factor=1.5305,
+    ).eval()
+    parts = dict(text_encoder=text_encoder, text_encoder_2=text_encoder_2, text_encoder_3=text_encoder_3,
+                 transformer=transformer, vae=vae)
+    shapes = {name: fill(model, skip=("embed_tokens",)) for name, model in parts.items()}
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    tokenizers = dict(tokenizer=Numbered(9, 60), tokenizer_2=Numbered(9, 0), tokenizer_3=Numbered(9, 0))
+    pipe = StableDiffusion3Pipeline(scheduler=scheduler, **parts, **tokenizers)
+    pipe.set_progress_bar_config(disable=True)
+    wanted, unwanted = "58 5 9 17 60", "58 33 60"
+    tensors = {}
+    for name, text in (("wanted", wanted), ("unwanted", unwanted)):
+        for key in tokenizers:
+            tensors[f"{key}.{name}"] = tokenizers[key](text, padding="max_length", max_length=7 if key == "tokenizer_3" else 9).input_ids
+    embedded = pipe.encode_prompt(wanted, None, None, negative_prompt=unwanted, max_sequence_length=7)
+    tensors |= dict(zip(("out.text.wanted", "out.text.unwanted", "out.pooled.wanted", "out.pooled.unwanted"), embedded))
+    for case, scale in (("a", 4.5), ("b", 0.0)):
+        steps, noise = [], rand("pipeline sd3 " + case, 1, 4, 6, 10)
+
+        def keep(pipe, i, t, given):
+            steps.append(given["latents"])
+            return {}
+
+        image = pipe(wanted, negative_prompt=unwanted, height=12, width=20, num_inference_steps=3, guidance_scale=scale,
+                     latents=noise, output_type="pt", max_sequence_length=7, callback_on_step_end=keep).images
+        tensors |= {f"noise.{case}": noise, f"out.steps.{case}": torch.stack(steps), f"out.image.{case}": image}
+    config = dict(text_encoder=clip_l, text_encoder_2=clip_g, text_encoder_3=t5, transformer=public(transformer.config),
+                  vae=public(vae.config), scheduler=public(scheduler.config))
+    record("pipeline_sd3", tensors, config, **shapes)
+
+
+@makes
+def pipeline_stable_audio():
+    from diffusers import AutoencoderOobleck, CosineDPMSolverMultistepScheduler, StableAudioDiTModel, StableAudioPipeline
+    from diffusers.pipelines.stable_audio import StableAudioProjectionModel
+    from diffusers.schedulers import scheduling_cosine_dpmsolver_multistep as scheduling
+    from transformers import T5Config, T5EncoderModel
+
+    t5 = dict(vocab_size=61, d_model=12, d_kv=6, d_ff=37, num_layers=2, num_heads=3, feed_forward_proj="relu")
+    text_encoder = T5EncoderModel(T5Config(**t5, pad_token_id=0, decoder_start_token_id=0)).eval()
+    text_encoder.encoder.embed_tokens = text_encoder.shared
+    projection = StableAudioProjectionModel(text_encoder_dim=12, conditioning_dim=12, min_value=0, max_value=9).eval()
+    transformer = StableAudioDiTModel(
+        sample_size=11, in_channels=3, out_channels=3, num_layers=2, attention_head_dim=12, num_attention_heads=2,
+        num_key_value_attention_heads=1, cross_attention_dim=12, time_proj_dim=10, global_states_input_dim=24,
+        cross_attention_input_dim=12,
+    ).eval()
+    vae = AutoencoderOobleck(
+        encoder_hidden_size=6, downsampling_ratios=[2, 4], channel_multiples=[1, 2], decoder_channels=4,
+        decoder_input_channels=3, audio_channels=2, sampling_rate=10,
+    ).eval()
+    parts = dict(text_encoder=text_encoder, projection_model=projection, transformer=transformer, vae=vae)
+    shapes = {name: fill(model, skip=("embed_tokens",)) for name, model in parts.items()}
+    # An untrained transformer answers loudly; data of 0.1 keep the latent where the autoencoder's sines are not chaos.
+    scheduler = CosineDPMSolverMultistepScheduler(sigma_data=0.1)
+    tokenizer = Numbered(7, 0)
+    pipe = StableAudioPipeline(scheduler=scheduler, tokenizer=tokenizer, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    tensors = {}
+    for case, scale, start, end in (("a", 2.5, 0.0, 5.3), ("b", 1.0, 1.0, 8.8)):
+        noise, fresh, steps = rand("audio noise " + case, 1, 3, 11), rand("audio fresh " + case, 4, 1, 3, 11), []
+        queue = iter(fresh)
+        scheduling.BrownianTreeNoiseSampler = lambda *_, **__: lambda sigma, after: next(queue)
+        given = tokenizer("5 9 17 1", padding="max_length")
+        sound = pipe("5 9 17 1", audio_start_in_s=start, audio_end_in_s=end, num_inference_steps=4, guidance_scale=scale,
+                     latents=noise, output_type="pt", callback=lambda i, t, latents: steps.append(latents), callback_steps=1).audios
+        tensors |= {f"ids.{case}": given.input_ids, f"mask.{case}": given.attention_mask, f"noise.{case}": noise,
+                    f"fresh.{case}": fresh, f"start.{case}": torch.tensor([start]), f"end.{case}": torch.tensor([end]),
+                    f"out.steps.{case}": torch.stack(steps), f"out.sound.{case}": sound}
+    config = dict(text_encoder=t5, projection_model=public(projection.config), transformer=public(transformer.config),
+                  vae=public(vae.config), scheduler=public(scheduler.config), scale={"a": 2.5, "b": 1.0})
+    record("pipeline_stable_audio", tensors, config, **shapes)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
