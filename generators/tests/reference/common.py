@@ -54,11 +54,12 @@ def record(name, tensors, config=None, shapes=None, **extra):
     folder = os.path.join(ROOT, name)
     os.makedirs(folder, exist_ok=True)
     kept = {k: (v.detach() if v.is_floating_point() else v).contiguous().clone() for k, v in tensors.items()}
-    save_file(kept, os.path.join(folder, "golden.safetensors"))
+    if kept:
+        save_file(kept, os.path.join(folder, "golden.safetensors"))
     for file, content in {"config": config, "tensors": shapes, **extra}.items():
         if content is not None:
             with open(os.path.join(folder, file + ".json"), "w") as out:
-                json.dump(content, out, indent=None if file != "config" else 2, sort_keys=True, separators=(",", ":") if file != "config" else None)
+                json.dump(content, out, sort_keys=True, separators=(",", ":"))
                 out.write("\n")
     floats = [v for v in kept.values() if v.is_floating_point()]
     print(name, {k: tuple(v.shape) for k, v in kept.items()})

@@ -2,6 +2,7 @@
 
 usage: python make.py [name ...]     (all without names; see README.md)
 """
+import re
 import sys
 
 import torch
@@ -603,6 +604,61 @@ def pipeline_stable_audio():
     config = dict(text_encoder=t5, projection_model=public(projection.config), transformer=public(transformer.config),
                   vae=public(vae.config), scheduler=public(scheduler.config), scale={"a": 2.5, "b": 1.0})
     record("pipeline_stable_audio", tensors, config, **shapes)
+
+
+def grouped(state):
+    """Names and shapes with runs of numbered layers in one entry: [name with #, shape, first, last]."""
+    runs = {}
+    for name, t in state.items():
+        number = re.search(r"(?<=\.)\d+(?=\.)", name)
+        key = (name if not number else name[:number.start()] + "#" + name[number.end():], tuple(t.shape))
+        runs.setdefault(key, []).append(int(number.group()) if number else 0)
+    entries = []
+    for (name, shape), numbers in runs.items():
+        start = 0
+        for i in range(1, len(numbers) + 1):
+            if i == len(numbers) or numbers[i] != numbers[i - 1] + 1:
+                entries.append([name, list(shape), numbers[start], numbers[i - 1]])
+                start = i
+    return entries
+
+
+@makes
+def real():
+    """Names and shapes of the reference classes at the size of the real models, without any weights."""
+    import diffusers
+    import transformers
+    from diffusers.models.autoencoders.mmaudio_vocoder import MMAudioVocoder
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    blocks = dict(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+    vision, text = dict(image_size=378, layers=32, width=1280, head_width=80, patch_size=14), dict(context_length=77, vocab_size=49408, width=1024, heads=16, layers=24)
+    clip_l = dict(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768)
+    clip_g = clip_l | dict(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280, hidden_act="gelu")
+    clip_vision = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14, image_size=224)
+    t5_xxl = dict(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
+    t5_base = dict(vocab_size=32128, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
+    t5 = lambda config: transformers.T5EncoderModel(transformers.T5Config(**config))
+    encoder = lambda config: transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**config))
+    large = dict(sample_size=128, patch_size=2, in_channels=16, num_layers=38, attention_head_dim=64, num_attention_heads=38, joint_attention_dim=4096, caption_projection_dim=2432, pooled_projection_dim=2048, out_channels=16, pos_embed_max_size=192, qk_norm="rms_norm")
+    medium = large | dict(num_layers=24, num_attention_heads=24, caption_projection_dim=1536, pos_embed_max_size=384, dual_attention_layers=list(range(13)))
+    makers = {
+        "sd35_large": (large, lambda c: diffusers.SD3Transformer2DModel(**c)),
+        "sd35_medium": (medium, lambda c: diffusers.SD3Transformer2DModel(**c)),
+        "sd35_vae": (blocks | dict(in_channels=3, out_channels=3, block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, scaling_factor=1.5305, shift_factor=0.0609), lambda c: diffusers.AutoencoderKL(**c)),
+        "clip_l": (clip_l, encoder), "clip_g": (clip_g, encoder), "t5_xxl": (t5_xxl, t5), "t5_base": (t5_base, t5),
+        "clip_vit_l14": (dict(text_config=clip_l, vision_config=clip_vision, projection_dim=768), lambda c: transformers.CLIPModel(transformers.CLIPConfig(**c))),
+        "dfn5b": (dict(model_cfg=dict(embed_dim=1024, quick_gelu=True, vision_cfg=vision, text_cfg=text)), lambda c: CLIP(1024, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=True)),
+        "bigvgan": (dict(num_mels=128, upsample_initial_channel=1536, upsample_rates=[8, 4, 2, 2, 2, 2], upsample_kernel_sizes=[16, 8, 4, 4, 4, 4], resblock_kernel_sizes=[3, 7, 11], resblock_dilation_sizes=[[1, 3, 5]] * 3, use_bias_at_final=False, use_tanh_at_final=False), lambda c: MMAudioVocoder()),
+        "stable_audio": (dict(), lambda c: diffusers.StableAudioDiTModel()), "oobleck": (dict(), lambda c: diffusers.AutoencoderOobleck()),
+    }
+    models = {}
+    for name, (config, make) in makers.items():
+        with torch.device("meta"):
+            model = make(config)
+        config = config or public(model.config)
+        models[name] = {"config": config, "tensors": grouped({n: t for n, t in model.state_dict().items() if n != "encoder.embed_tokens.weight"})}
+    record("real", {}, models)
 
 
 if __name__ == "__main__":
