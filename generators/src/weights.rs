@@ -8,8 +8,10 @@
 pub mod checkpoint;
 pub mod decode;
 pub mod fault;
+mod pickle;
 mod quantised;
 pub mod source;
+mod torch_zip;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -20,8 +22,10 @@ use candle_core::{DType, Device, Result, Tensor};
 
 pub use crate::weights::checkpoint::Checkpoint;
 pub use crate::weights::fault::Fault;
+pub use crate::weights::pickle::PickleError;
 pub use crate::weights::source::{Part, Renamed, Scoped, View, WeightSource, WeightsError, without_weight_norm};
 use crate::weights::source::{row_count, row_length};
+pub use crate::weights::torch_zip::TorchError;
 
 /// Bytes of decoded numbers that a streamed layer holds at a time.
 const CHUNK_BYTES: usize = 64 << 20;

@@ -1,4 +1,4 @@
-//! Safetensors checkpoints, mapped into memory: one file, shards with an index, or a diffusers component folder.
+//! Checkpoints mapped into memory: one file of safetensors or torch, shards with an index, or a component folder.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -11,11 +11,14 @@ use serde::Deserialize;
 
 use crate::weights::decode::Encoding;
 use crate::weights::fault::Fault;
-use crate::weights::quantised;
 use crate::weights::source::{WeightSource, WeightsError, row_count, row_length};
+use crate::weights::{quantised, torch_zip};
 
 /// The names, without extension, that programs give to a component's weights.
 const BASENAMES: [&str; 3] = ["diffusion_pytorch_model", "model", "open_clip_model"];
+
+/// The extensions of files that `torch.save` writes.
+const TORCH: [&str; 4] = ["pth", "pt", "bin", "ckpt"];
 
 /// A tensor as a header describes it.
 pub(crate) struct Raw {
@@ -48,7 +51,8 @@ struct ShardIndex {
 }
 
 impl Checkpoint {
-    /// Opens a `.safetensors` file, a `.index.json`, or a folder that holds one of them under a usual name.
+    /// Opens a `.safetensors` file, a `.pth`, `.pt`, `.bin` or `.ckpt` that `torch.save` wrote as a zip archive, a
+    /// `.index.json`, or a folder that holds safetensors under a usual name.
     ///
     /// Reads headers only. What is wrong with single tensors or shards does not fail here: see
     /// [`WeightSource::faults`].
@@ -96,7 +100,7 @@ impl WeightSource for Checkpoint {
         let stored = self.tensors.get(name).ok_or_else(no_such)?;
         let encoding = *stored.encoding.as_ref().map_err(|_| no_such())?;
         assert!(rows.end <= row_count(&stored.raw.shape), "{name} has no row {}", rows.end);
-        let row = row_length(&stored.raw.shape) * encoding.width();
+        let row = row_length(&stored.raw.shape).saturating_mul(encoding.width());
         let start = stored.raw.bytes.start + rows.start * row;
         encoding.decode(&self.files[stored.raw.file].map[start..start + rows.len() * row], out);
         Ok(())
@@ -175,14 +179,27 @@ fn map(path: &Path, file: usize) -> Result<(Mapped, BTreeMap<String, Raw>), Weig
     // Pages of a sequential mapping are given up first under memory pressure: reading a checkpoint once does not
     // push out what the machine really uses. A kernel without the advice only reads a little slower.
     let _ = map.advise(Advice::Sequential);
-    let header = |source| WeightsError::Header { path: path.to_owned(), source };
-    let (length, metadata) = SafeTensors::read_metadata(&map).map_err(header)?;
+    let torch = path.extension().is_some_and(|extension| TORCH.iter().any(|known| extension == *known));
+    let (tensors, quantisation) = if torch { torch_header(path, &map, file)? } else { header(path, &map, file)? };
+    Ok((Mapped { map, quantisation }, tensors))
+}
+
+type Header = (BTreeMap<String, Raw>, Option<String>);
+
+fn header(path: &Path, map: &Mmap, file: usize) -> Result<Header, WeightsError> {
+    let failed = |source| WeightsError::Header { path: path.to_owned(), source };
+    let (length, metadata) = SafeTensors::read_metadata(map).map_err(failed)?;
     let data = length + size_of::<u64>();
     let tensors = metadata.tensors().into_iter().map(|(name, tensor)| {
         let bytes = data + tensor.data_offsets.0..data + tensor.data_offsets.1;
         (name, Raw { dtype: tensor.dtype, shape: tensor.shape.clone(), file, bytes })
     });
     let tensors = tensors.collect();
-    let quantisation = metadata.metadata().as_ref().and_then(|texts| texts.get("_quantization_metadata").cloned());
-    Ok((Mapped { map, quantisation }, tensors))
+    Ok((tensors, metadata.metadata().as_ref().and_then(|texts| texts.get("_quantization_metadata").cloned())))
+}
+
+fn torch_header(path: &Path, map: &Mmap, file: usize) -> Result<Header, WeightsError> {
+    let entries = torch_zip::entries(map).map_err(|source| WeightsError::Torch { path: path.to_owned(), source })?;
+    let raw = |entry: torch_zip::Entry| Raw { dtype: entry.dtype, shape: entry.shape, file, bytes: entry.bytes };
+    Ok((entries.into_iter().map(|(name, entry)| (name, raw(entry))).collect(), None))
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::weights::fault::Fault;
+use crate::weights::torch_zip::TorchError;
 
 /// Failure to open or to read a checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,14 @@ pub enum WeightsError {
         path: PathBuf,
         /// What is wrong with it.
         source: safetensors::SafeTensorError,
+    },
+    /// A `.pth`, `.pt`, `.bin` or `.ckpt` is not what `torch.save` writes for a state dict.
+    #[error("{} is not a readable torch checkpoint", path.display())]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TorchError,
     },
     /// A shard index is not readable JSON of the known form.
     #[error("{} is not a shard index", path.display())]
@@ -89,7 +98,8 @@ pub trait WeightSource: Send + Sync {
 
 /// Numbers in one row of a tensor of `shape`.
 pub(crate) fn row_length(shape: &[usize]) -> usize {
-    shape.iter().skip(1).product()
+    // Saturating: a header may give an empty tensor any other sizes.
+    shape.iter().skip(1).fold(1, |product, &size| product.saturating_mul(size))
 }
 
 /// Rows of a tensor of `shape`.

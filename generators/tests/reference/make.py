@@ -2,6 +2,7 @@
 
 usage: python make.py [name ...]     (all without names; see README.md)
 """
+import os
 import re
 import sys
 
@@ -659,6 +660,45 @@ def real():
         config = config or public(model.config)
         models[name] = {"config": config, "tensors": grouped({n: t for n, t in model.state_dict().items() if n != "encoder.embed_tokens.weight"})}
     record("real", {}, models)
+
+
+@makes
+def torch_files():
+    """Files that torch.save writes: a bare state dict with parameters, one below a key, and some to be refused."""
+    import io
+    import zipfile
+    from common import ROOT
+
+    folder = os.path.join(ROOT, "torch_files")
+    os.makedirs(folder, exist_ok=True)
+    model = torch.nn.Sequential(torch.nn.Conv1d(3, 5, 7), torch.nn.BatchNorm1d(5))
+    fill(model)
+    state = model.state_dict()
+    state["half"], state["bf16"] = rand("half", 4, 3).half(), rand("bf16", 5).bfloat16()
+    state["part"] = rand("whole", 4, 3)[1:3]
+    state["scalar"] = torch.tensor(2.5)
+    state["tied"] = state["0.weight"]
+    state["parameter"] = torch.nn.Parameter(rand("parameter", 2, 2))
+
+    def save(name, content):
+        # The archive's own record of when and by what it was written is left out: it would differ each time.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(os.path.join(folder, name), "w", zipfile.ZIP_STORED) as new:
+            for entry in old.infolist():
+                if ".data/serialization_id" not in entry.filename and ".format_version" not in entry.filename:
+                    new.writestr(zipfile.ZipInfo(entry.filename), old.read(entry))
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("true",)
+
+    save("plain.pth", state)
+    save("nested.pt", {"generator": dict(state), "steps": 3, "rate": 0.5, "names": ["a", "b"]})
+    save("transposed.bin", {"x": rand("turned", 3, 2).t()})
+    save("evil.pth", {"x": torch.zeros(1), "y": Evil()})
+    kept = {k: v for k, v in state.items() if v.is_floating_point()}
+    record("torch_files", {k: v.float() for k, v in kept.items()})
 
 
 if __name__ == "__main__":
