@@ -112,6 +112,8 @@ impl Shared {
         let extra = found.into_iter().filter(|(name, _)| !claims.knows(name));
         faults.extend(extra.map(|(name, shape)| Fault::Extra { name, shape }));
         faults.sort();
+        // Several tensors of the model may be cut from one that cannot be read.
+        faults.dedup();
         faults
     }
 }

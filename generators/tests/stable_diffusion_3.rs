@@ -11,7 +11,9 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::mmdit;
 use larder_generators::models::stable_diffusion_3::{Config, Transformer, from_single_file};
+use larder_generators::weights::decode::f8_e4m3;
 use larder_generators::weights::{Fault, Placement, Scoped, WeightSource, WeightsError, build};
+use safetensors::Dtype;
 use support::{Golden, Stored, assert_parity, difference, source};
 
 fn transformer(config: &Config, source: Arc<dyn WeightSource>, placement: Placement) -> Transformer {
@@ -59,6 +61,52 @@ fn a_single_file_gives_the_same_output_bit_for_bit() {
             assert_eq!(difference(&run(&file, &golden, case), &run(&folder, &golden, case)), 0.0, "{name} {case}");
         }
     }
+}
+
+/// Every matrix in scaled fp8, and what it decodes to: the same numbers in both files.
+fn quantised(golden: &Golden) -> [BTreeMap<String, Stored>; 2] {
+    let (mut scaled, mut decoded) = (BTreeMap::new(), BTreeMap::new());
+    for (name, stored) in golden.recomposed("single_file.json") {
+        let (name, (_, shape, bytes)) = (format!("model.diffusion_model.{name}"), &stored);
+        if shape.len() != 2 {
+            scaled.insert(name.clone(), stored.clone());
+            decoded.insert(name, stored);
+            continue;
+        }
+        let scale = 1.0 / 300.0 + name.len() as f32 * 1e-5;
+        // Any codes do, as long as both files mean the same; these stay below 1 and are no NaN.
+        let codes: Vec<u8> = bytes.chunks(4).map(|number| (number[2] & 0x3f) | (number[3] & 0x80)).collect();
+        let numbers: Vec<f32> = codes.iter().map(|&code| f8_e4m3(code) * scale).collect();
+        decoded.insert(name.clone(), support::f32_tensor(shape, &numbers));
+        let layer = name.strip_suffix(".weight").unwrap();
+        scaled.insert(format!("{layer}.scale_weight"), support::f32_tensor(&[], &[scale]));
+        scaled.insert(name, (Dtype::F8_E4M3, shape.clone(), codes));
+    }
+    scaled.insert("model.diffusion_model.scaled_fp8".to_owned(), (Dtype::F8_E4M3, vec![0], Vec::new()));
+    [scaled, decoded]
+}
+
+#[test]
+fn a_scaled_fp8_single_file_gives_the_output_of_its_decoded_numbers() {
+    let golden = Golden::open("sd35_medium");
+    let config: Config = golden.config();
+    let open = |tensors: &BTreeMap<String, Stored>| {
+        let scoped = Scoped::new(source(tensors), "model.diffusion_model.");
+        Arc::new(from_single_file(Arc::new(scoped), config.num_layers))
+    };
+    let [scaled, decoded] = quantised(&golden);
+    let expected = run(&transformer(&config, open(&decoded), Placement::cpu()), &golden, "a");
+    for placement in [Placement::cpu(), Placement::cpu().streamed()] {
+        let found = run(&transformer(&config, open(&scaled), placement), &golden, "a");
+        assert_eq!(difference(&found, &expected), 0.0);
+    }
+
+    let mut unscaled = scaled;
+    unscaled.remove("model.diffusion_model.joint_blocks.1.x_block.attn.qkv.scale_weight").unwrap();
+    let built = build("SD 3.5", open(&unscaled), Placement::cpu(), |weights| Transformer::new(&config, &weights));
+    let Err(WeightsError::Unfit { faults, .. }) = built else { panic!("built without a scale") };
+    assert!(faults.iter().all(|fault| matches!(fault, Fault::MissingScale { name, .. } if name.contains("qkv"))));
+    assert_eq!(faults.len(), 1, "one fault for one lost scale, though three matrices are cut from it");
 }
 
 /// A record proves nothing about a tensor that its outputs do not depend on.
