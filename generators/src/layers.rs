@@ -1,0 +1,333 @@
+//! The layers that models are made of. Each claims its tensors when it is made and decodes them when it runs.
+
+use candle_core::{D, Result, Tensor};
+use candle_nn::ops::softmax_last_dim;
+
+use crate::weights::{Param, Weights};
+
+/// Rows of attention scores that are held at a time, so that a long sequence does not need its whole square.
+const SCORES: usize = 1 << 24;
+
+/// `x · weightᵀ + bias` over the last dimension.
+pub struct Linear {
+    weight: Param,
+    bias: Option<Param>,
+}
+
+impl Linear {
+    /// Claims `weight` (outputs, inputs) and `bias` (outputs).
+    pub fn new(inputs: usize, outputs: usize, weights: &Weights) -> Self {
+        Self { bias: Some(weights.param("bias", &[outputs])), ..Self::without_bias(inputs, outputs, weights) }
+    }
+
+    /// Claims `weight` (outputs, inputs) alone.
+    pub fn without_bias(inputs: usize, outputs: usize, weights: &Weights) -> Self {
+        Self { weight: weights.param("weight", &[outputs, inputs]), bias: None }
+    }
+
+    /// Makes a layer of tensors that are not called `weight` and `bias`.
+    pub fn from_params(weight: Param, bias: Option<Param>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// (…, inputs) to (…, outputs).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (outputs, inputs) = (self.weight.shape()[0], self.weight.shape()[1]);
+        let mut shape = x.dims().to_vec();
+        let rows = x.reshape(((), inputs))?.contiguous()?;
+        let pieces = self.weight.pieces();
+        let parts = pieces.into_iter().map(|piece| rows.matmul(&self.weight.rows(piece)?.t()?));
+        let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+        let product = if parts.len() == 1 { parts[0].clone() } else { Tensor::cat(&parts, 1)? };
+        if let Some(last) = shape.last_mut() {
+            *last = outputs;
+        }
+        let product = product.reshape(shape)?;
+        match &self.bias {
+            Some(bias) => product.broadcast_add(&bias.tensor()?),
+            None => Ok(product),
+        }
+    }
+}
+
+/// Rows of a table, looked up by number.
+pub struct Embedding {
+    table: Param,
+}
+
+impl Embedding {
+    /// Claims `weight` (entries, width).
+    pub fn new(entries: usize, width: usize, weights: &Weights) -> Self {
+        Self { table: weights.param("weight", &[entries, width]) }
+    }
+
+    /// Numbers (batch, length) to (batch, length, width).
+    pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        let (batch, length) = ids.dims2()?;
+        let flat = ids.flatten_all()?.to_dtype(candle_core::DType::U32)?.to_vec1::<u32>()?;
+        self.table.gather(&flat)?.reshape((batch, length, ()))
+    }
+}
+
+/// Normalisation to mean 0 and variance 1 over the last dimension, with or without weights.
+pub struct LayerNorm {
+    affine: Option<(Param, Option<Param>)>,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Claims `weight` and `bias` (width).
+    pub fn new(width: usize, eps: f64, weights: &Weights) -> Self {
+        let bias = weights.param("bias", &[width]);
+        Self { affine: Some((weights.param("weight", &[width]), Some(bias))), eps }
+    }
+
+    /// Needs no tensors.
+    pub fn plain(eps: f64) -> Self {
+        Self { affine: None, eps }
+    }
+
+    /// (…, width) to the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+        let normed = centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?;
+        let Some((weight, bias)) = &self.affine else { return Ok(normed) };
+        let scaled = normed.broadcast_mul(&weight.tensor()?)?;
+        bias.as_ref().map_or(Ok(scaled.clone()), |bias| scaled.broadcast_add(&bias.tensor()?))
+    }
+}
+
+/// Division by the root mean square over the last dimension.
+pub struct RmsNorm {
+    weight: Param,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Claims `weight` (width).
+    pub fn new(width: usize, eps: f64, weights: &Weights) -> Self {
+        Self { weight: weights.param("weight", &[width]), eps }
+    }
+
+    /// (…, width) to the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mean = (x.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?;
+        x.broadcast_div(&mean.sqrt()?)?.broadcast_mul(&self.weight.tensor()?)
+    }
+}
+
+/// Normalisation over groups of channels.
+pub struct GroupNorm {
+    weight: Param,
+    bias: Param,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// Claims `weight` and `bias` (channels).
+    pub fn new(groups: usize, channels: usize, eps: f64, weights: &Weights) -> Self {
+        Self { weight: weights.param("weight", &[channels]), bias: weights.param("bias", &[channels]), groups, eps }
+    }
+
+    /// (batch, channels, …) to the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, channels) = (x.dim(0)?, x.dim(1)?);
+        let grouped = x.reshape((batch, self.groups, ()))?;
+        let normed = LayerNorm::plain(self.eps).forward(&grouped)?.reshape(x.shape())?;
+        let mut affine = vec![1; x.rank()];
+        affine[1] = channels;
+        let (weight, bias) = (self.weight.tensor()?.reshape(affine.as_slice())?, self.bias.tensor()?.reshape(affine)?);
+        normed.broadcast_mul(&weight)?.broadcast_add(&bias)
+    }
+}
+
+/// How a convolution moves over its input.
+#[derive(Debug, Clone, Copy)]
+pub struct Steps {
+    /// Zeros added on both sides.
+    pub padding: usize,
+    /// Distance between outputs, in inputs.
+    pub stride: usize,
+    /// Distance between the taps of the kernel, in inputs.
+    pub dilation: usize,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self { padding: 0, stride: 1, dilation: 1 }
+    }
+}
+
+/// Convolution over images.
+pub struct Conv2d {
+    weight: Param,
+    bias: Option<Param>,
+    steps: Steps,
+}
+
+impl Conv2d {
+    /// Claims `weight` (outputs, inputs, kernel, kernel) and `bias` (outputs).
+    pub fn new(inputs: usize, outputs: usize, kernel: usize, steps: Steps, weights: &Weights) -> Self {
+        let bias = Some(weights.param("bias", &[outputs]));
+        Self { bias, ..Self::without_bias(inputs, outputs, kernel, steps, weights) }
+    }
+
+    /// Claims `weight` (outputs, inputs, kernel, kernel) alone.
+    pub fn without_bias(inputs: usize, outputs: usize, kernel: usize, steps: Steps, weights: &Weights) -> Self {
+        Self { weight: weights.param("weight", &[outputs, inputs, kernel, kernel]), bias: None, steps }
+    }
+
+    /// (batch, inputs, height, width) to (batch, outputs, height', width').
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let Steps { padding, stride, dilation } = self.steps;
+        let y = x.contiguous()?.conv2d(&self.weight.tensor()?, padding, stride, dilation, 1)?;
+        add_channels(y, self.bias.as_ref())
+    }
+}
+
+/// Convolution over sequences.
+pub struct Conv1d {
+    weight: Param,
+    bias: Option<Param>,
+    steps: Steps,
+}
+
+impl Conv1d {
+    /// Claims `weight` (outputs, inputs, kernel) and `bias` (outputs).
+    pub fn new(inputs: usize, outputs: usize, kernel: usize, steps: Steps, weights: &Weights) -> Self {
+        let bias = Some(weights.param("bias", &[outputs]));
+        Self { bias, ..Self::without_bias(inputs, outputs, kernel, steps, weights) }
+    }
+
+    /// Claims `weight` (outputs, inputs, kernel) alone.
+    pub fn without_bias(inputs: usize, outputs: usize, kernel: usize, steps: Steps, weights: &Weights) -> Self {
+        Self { weight: weights.param("weight", &[outputs, inputs, kernel]), bias: None, steps }
+    }
+
+    /// (batch, inputs, length) to (batch, outputs, length').
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let Steps { padding, stride, dilation } = self.steps;
+        let y = x.contiguous()?.conv1d(&self.weight.tensor()?, padding, stride, dilation, 1)?;
+        add_channels(y, self.bias.as_ref())
+    }
+}
+
+/// How a transposed convolution lengthens its input.
+#[derive(Debug, Clone, Copy)]
+pub struct Lengthening {
+    /// Outputs that one input reaches.
+    pub kernel: usize,
+    /// Distance between the outputs of neighbouring inputs.
+    pub stride: usize,
+    /// Outputs cut off on both sides.
+    pub padding: usize,
+}
+
+/// Transposed convolution over sequences: lengthens them by its stride.
+pub struct ConvTranspose1d {
+    weight: Param,
+    bias: Param,
+    by: Lengthening,
+}
+
+impl ConvTranspose1d {
+    /// Claims `weight` (inputs, outputs, kernel) and `bias` (outputs).
+    pub fn new(inputs: usize, outputs: usize, by: Lengthening, weights: &Weights) -> Self {
+        let weight = weights.param("weight", &[inputs, outputs, by.kernel]);
+        Self { weight, bias: weights.param("bias", &[outputs]), by }
+    }
+
+    /// (batch, inputs, length) to (batch, outputs, (length - 1) · stride + kernel - 2 · padding).
+    ///
+    /// One matrix product makes what every input adds to the outputs it reaches; these are cut into windows of one
+    /// stride, shifted to their places and summed.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let Lengthening { kernel, stride, padding } = self.by;
+        let ((batch, inputs, length), windows) = (x.dims3()?, kernel.div_ceil(stride));
+        let taps = self.weight.tensor()?.pad_with_zeros(2, 0, windows * stride - kernel)?;
+        let taps = taps.reshape((inputs, ()))?.t()?.contiguous()?;
+        let added = taps.broadcast_matmul(&x.contiguous()?)?.reshape(vec![
+            batch,
+            self.bias.shape()[0],
+            windows,
+            stride,
+            length,
+        ])?;
+        let shifted = (0..windows).map(|window| {
+            let placed = added.narrow(2, window, 1)?.squeeze(2)?.transpose(2, 3)?;
+            placed.pad_with_zeros(2, window, windows - 1 - window)
+        });
+        let sum = shifted.reduce(|sum, next| sum? + next?).unwrap_or_else(|| candle_core::bail!("An empty kernel"))?;
+        let whole = sum.contiguous()?.reshape((batch, (), (length + windows - 1) * stride))?;
+        let kept = ((length - 1) * stride + kernel).saturating_sub(2 * padding);
+        add_channels(whole.narrow(2, padding, kept)?.contiguous()?, Some(&self.bias))
+    }
+}
+
+fn add_channels(y: Tensor, bias: Option<&Param>) -> Result<Tensor> {
+    let Some(bias) = bias else { return Ok(y) };
+    let mut shape = vec![1; y.rank()];
+    shape[1] = bias.shape()[0];
+    y.broadcast_add(&bias.tensor()?.reshape(shape)?)
+}
+
+/// `x · sigmoid(1.702 x)`, the approximation of GELU that the first CLIP models use.
+pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    x * candle_nn::ops::sigmoid(&(x * 1.702)?)?
+}
+
+/// The periodic activation `x + sin²(α x) / β` of audio models.
+///
+/// `x` (batch, channels, length); `alpha` and `beta` (1, channels, 1), not as logarithms.
+pub fn snake(x: &Tensor, alpha: &Tensor, beta: &Tensor) -> Result<Tensor> {
+    x + x.broadcast_mul(alpha)?.sin()?.sqr()?.broadcast_div(&(beta + 1e-9)?)?
+}
+
+/// Divides the last dimension into heads: (batch, length, heads · width) to (batch, heads, length, width).
+pub fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let (batch, length, width) = x.dims3()?;
+    x.reshape((batch, length, heads, width / heads))?.transpose(1, 2)?.contiguous()
+}
+
+/// The reverse of [`split_heads`]: (batch, heads, length, width) to (batch, length, heads · width).
+pub fn merge_heads(x: &Tensor) -> Result<Tensor> {
+    let (batch, heads, length, width) = x.dims4()?;
+    x.transpose(1, 2)?.reshape((batch, length, heads * width))
+}
+
+/// Softmax attention, scaled by the square root of the head's width; in pieces where the sequences are long.
+///
+/// `q` (batch, heads, length, width), `k` and `v` (batch, heads, other length, width), `mask` added to the scores
+/// and broadcast to (batch, heads, length, other length). Returns the shape of `q`.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    let (batch, heads, length, width) = q.dims4()?;
+    let keys = k.t()?.contiguous()?;
+    let values = v.contiguous()?;
+    let scale = 1.0 / (width as f64).sqrt();
+    let step = (SCORES / (batch * heads * k.dim(2)?).max(1)).clamp(1, length.max(1));
+    let pieces = (0..length).step_by(step).map(|start| {
+        let rows = step.min(length - start);
+        let scores = (q.narrow(2, start, rows)?.contiguous()?.matmul(&keys)? * scale)?;
+        let scores = match mask {
+            Some(mask) if mask.dim(2)? == length => scores.broadcast_add(&mask.narrow(2, start, rows)?)?,
+            Some(mask) => scores.broadcast_add(mask)?,
+            None => scores,
+        };
+        softmax_last_dim(&scores)?.matmul(&values)
+    });
+    let pieces: Vec<Tensor> = pieces.collect::<Result<_>>()?;
+    if pieces.len() == 1 { Ok(pieces[0].clone()) } else { Tensor::cat(&pieces, 2) }
+}
+
+/// Cosines, then sines, of `t` at `width / 2` frequencies that fall geometrically from 1 to 1/10000.
+///
+/// `t` (batch) to (batch, width), in single precision.
+pub fn sinusoid(t: &Tensor, width: usize) -> Result<Tensor> {
+    let half = width / 2;
+    let frequencies: Vec<f32> = (0..half).map(|i| (-(10000_f32.ln()) * i as f32 / half as f32).exp()).collect();
+    let frequencies = Tensor::from_vec(frequencies, (1, half), t.device())?;
+    let angles = t.to_dtype(candle_core::DType::F32)?.unsqueeze(1)?.broadcast_mul(&frequencies)?;
+    Tensor::cat(&[angles.cos()?, angles.sin()?], 1)
+}

@@ -1,0 +1,251 @@
+//! The weights of a model: where they come from, whether they fit, and how long they stay in memory.
+//!
+//! A model is built from a [`Weights`] handle. Building reads no numbers: every layer claims its tensors by name
+//! and shape and keeps a [`Param`], which decodes them when the layer runs. [`build`] compares all claims with
+//! what is there and names every fault. So a model of 60 GB is built in milliseconds, and with
+//! [`Residency::Streamed`] it also runs in the memory of its largest layer.
+
+pub mod checkpoint;
+pub mod decode;
+pub mod fault;
+mod pickle;
+mod quantised;
+pub mod source;
+mod torch_zip;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use candle_core::{DType, Device, Result, Tensor};
+
+pub use crate::weights::checkpoint::Checkpoint;
+pub use crate::weights::fault::Fault;
+pub use crate::weights::pickle::PickleError;
+pub use crate::weights::source::{Part, Renamed, Scoped, View, WeightSource, WeightsError, without_weight_norm};
+use crate::weights::source::{row_count, row_length};
+pub use crate::weights::torch_zip::TorchError;
+
+/// Bytes of decoded numbers that a streamed layer holds at a time.
+const CHUNK_BYTES: usize = 64 << 20;
+
+/// How long decoded tensors stay in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residency {
+    /// From their first use until the model is dropped.
+    Kept,
+    /// While the layer runs; matrices in pieces of at most 64 MiB.
+    Streamed,
+}
+
+/// Where a model computes, in which number format, and how long its weights stay.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// The device of weights and activations.
+    pub device: Device,
+    /// The number format of weights and activations.
+    pub dtype: DType,
+    /// How long decoded weights stay.
+    pub residency: Residency,
+}
+
+impl Placement {
+    /// Single precision on the CPU, weights kept.
+    pub fn cpu() -> Self {
+        Self { device: Device::Cpu, dtype: DType::F32, residency: Residency::Kept }
+    }
+
+    /// The same with weights streamed.
+    pub fn streamed(self) -> Self {
+        Self { residency: Residency::Streamed, ..self }
+    }
+}
+
+#[derive(Default)]
+struct Claims {
+    needed: BTreeMap<String, Vec<usize>>,
+    ignored: BTreeSet<String>,
+}
+
+struct Shared {
+    source: Arc<dyn WeightSource>,
+    placement: Placement,
+    claims: Mutex<Claims>,
+}
+
+/// A place in the tree of a model's tensors, from which layers claim theirs.
+#[derive(Clone)]
+pub struct Weights {
+    shared: Arc<Shared>,
+    path: String,
+}
+
+/// Builds a model and checks that the weights are exactly those that it needs.
+///
+/// `model` is the name that the error gives.
+///
+/// # Errors
+/// [`WeightsError::Unfit`] with every missing, extra, misshaped or undecodable tensor.
+pub fn build<M>(
+    model: &str,
+    source: Arc<dyn WeightSource>,
+    placement: Placement,
+    new: impl FnOnce(Weights) -> M,
+) -> std::result::Result<M, WeightsError> {
+    let shared = Arc::new(Shared { source, placement, claims: Mutex::default() });
+    let built = new(Weights { shared: Arc::clone(&shared), path: String::new() });
+    let faults = shared.compare();
+    if faults.is_empty() { Ok(built) } else { Err(WeightsError::Unfit { model: model.to_owned(), faults }) }
+}
+
+impl Shared {
+    fn compare(&self) -> Vec<Fault> {
+        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = self.source.shapes();
+        let mut faults: Vec<Fault> = self.source.faults().into_iter().filter(Fault::of_files).collect();
+        let unmet = claims.needed.iter().filter_map(|(name, shape)| {
+            // A tensor that cannot be read may well have another shape: packed numbers. One fault is enough.
+            self.source.fault_of(name).or_else(|| unmet(name, shape, found.get(name)))
+        });
+        faults.extend(unmet);
+        let extra = found.into_iter().filter(|(name, _)| !claims.knows(name));
+        faults.extend(extra.map(|(name, shape)| Fault::Extra { name, shape }));
+        faults.sort();
+        // Several tensors of the model may be cut from one that cannot be read.
+        faults.dedup();
+        faults
+    }
+}
+
+impl Claims {
+    fn knows(&self, name: &str) -> bool {
+        self.needed.contains_key(name) || self.ignored.contains(name)
+    }
+}
+
+fn unmet(name: &str, needed: &[usize], found: Option<&Vec<usize>>) -> Option<Fault> {
+    let (name, needed) = (name.to_owned(), needed.to_vec());
+    match found {
+        None => Some(Fault::Missing { name, shape: needed }),
+        Some(found) if *found != needed => Some(Fault::Misshaped { name, found: found.clone(), needed }),
+        Some(_) => None,
+    }
+}
+
+impl Weights {
+    /// The place `child` below this one.
+    #[must_use]
+    pub fn at(&self, child: impl Display) -> Self {
+        Self { shared: Arc::clone(&self.shared), path: self.full(child) }
+    }
+
+    /// Claims the tensor `name` of `shape`.
+    pub fn param(&self, name: &str, shape: &[usize]) -> Param {
+        let name = self.full(name);
+        self.claims(|claims| {
+            claims.needed.insert(name.clone(), shape.to_vec());
+        });
+        Param { shared: Arc::clone(&self.shared), name, shape: shape.to_vec(), kept: OnceLock::new() }
+    }
+
+    /// Says that the tensor `name` may be there but is not used (a buffer that the model computes itself).
+    pub fn ignore(&self, name: &str) {
+        let name = self.full(name);
+        self.claims(|claims| {
+            claims.ignored.insert(name);
+        });
+    }
+
+    /// Whether the source has the tensor `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.shared.source.shape(&self.full(name)).is_some()
+    }
+
+    fn claims(&self, note: impl FnOnce(&mut Claims)) {
+        note(&mut self.shared.claims.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn full(&self, name: impl Display) -> String {
+        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+}
+
+/// One tensor of a model, decoded when it is needed.
+pub struct Param {
+    shared: Arc<Shared>,
+    name: String,
+    shape: Vec<usize>,
+    kept: OnceLock<Tensor>,
+}
+
+impl Param {
+    /// The shape that the model claimed.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The device, number format and residency of the model that the tensor belongs to.
+    pub fn placement(&self) -> &Placement {
+        &self.shared.placement
+    }
+
+    /// The whole tensor, on the model's device.
+    pub fn tensor(&self) -> Result<Tensor> {
+        if let Some(kept) = self.kept.get() {
+            return Ok(kept.clone());
+        }
+        let tensor = self.decode(0..row_count(&self.shape))?.reshape(self.shape.as_slice())?;
+        if self.shared.placement.residency == Residency::Kept {
+            let _ = self.kept.set(tensor.clone());
+        }
+        Ok(tensor)
+    }
+
+    /// The ranges of rows in which a layer should read the tensor: one range where weights are kept.
+    pub fn pieces(&self) -> Vec<Range<usize>> {
+        let rows = row_count(&self.shape);
+        let step = match self.shared.placement.residency {
+            Residency::Kept => rows.max(1),
+            Residency::Streamed => (CHUNK_BYTES / size_of::<f32>() / row_length(&self.shape).max(1)).max(1),
+        };
+        (0..rows).step_by(step).map(|start| start..rows.min(start + step)).collect()
+    }
+
+    /// Some rows of the tensor, on the model's device.
+    pub fn rows(&self, rows: Range<usize>) -> Result<Tensor> {
+        if self.shared.placement.residency == Residency::Kept {
+            return self.tensor()?.narrow(0, rows.start, rows.len());
+        }
+        self.decode(rows)
+    }
+
+    /// The rows with the given numbers, in their order; reads no others where weights are streamed.
+    ///
+    /// # Errors
+    /// When a number is not that of a row.
+    pub fn gather(&self, ids: &[u32]) -> Result<Tensor> {
+        let rows = row_count(&self.shape);
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
+            candle_core::bail!("{} has {rows} rows, row {id} was asked for", self.name);
+        }
+        if self.shared.placement.residency == Residency::Kept {
+            return self.tensor()?.index_select(&Tensor::new(ids, &self.shared.placement.device)?, 0);
+        }
+        let rows: Vec<Tensor> =
+            ids.iter().map(|&id| self.decode(id as usize..id as usize + 1)).collect::<Result<_>>()?;
+        Tensor::cat(&rows, 0)
+    }
+
+    fn decode(&self, rows: Range<usize>) -> Result<Tensor> {
+        let Placement { device, dtype, .. } = &self.shared.placement;
+        let mut shape = self.shape.clone();
+        match shape.first_mut() {
+            Some(first) => *first = rows.len(),
+            None => shape.push(1),
+        }
+        let mut numbers = vec![0.0; shape.iter().product()];
+        self.shared.source.read_rows(&self.name, rows, &mut numbers).map_err(candle_core::Error::wrap)?;
+        Tensor::from_vec(numbers, shape, device)?.to_dtype(*dtype)
+    }
+}
