@@ -117,6 +117,7 @@ machine
 profile
 rooms
 rooms[].free
+rooms[].free_inodes
 rooms[].needed
 rooms[].new_files
 rooms[].path
