@@ -229,10 +229,10 @@ fn json_has_plain_keys() {
     assert_eq!(sound["size"], serde_json::json!({"bytes": 314_572_800, "certainty": "approximate"}));
     assert_eq!(sound["sources"], serde_json::json!(["hf:acme/one", "hf:acme/two"]));
     assert_eq!(
-        (&sound["kind"], &sound["manifest-pinned"], &sound["basis"]),
+        (&sound["kind"], &sound["manifest_pinned"], &sound["basis"]),
         (&"files".into(), &false.into(), &"manifest".into())
     );
-    assert_eq!(json["sections"][1]["total"]["exact-bytes"], 537_920_194);
+    assert_eq!(json["sections"][1]["total"]["exact_bytes"], 537_920_194);
 }
 
 #[test]

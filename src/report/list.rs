@@ -12,7 +12,6 @@ pub use text::render;
 
 /// Everything that `larder list` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct List {
     /// The artifacts, in the manifests' order.
     pub artifacts: Vec<ListedArtifact>,
@@ -30,7 +29,6 @@ pub struct List {
 
 /// One artifact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct ListedArtifact {
     /// The lab's name for it.
     pub name: String,
@@ -125,7 +123,6 @@ pub enum Certainty {
 
 /// A section with its total beside what the lab's document says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct ListedSection {
     /// Short name.
     pub name: String,
@@ -143,7 +140,6 @@ pub struct ListedSection {
 
 /// A sum over artifacts. Known copies are not in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Total {
     /// How many artifacts.
     pub artifacts: usize,
@@ -163,7 +159,6 @@ pub struct Total {
 
 /// One Python package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct ListedPackage {
     /// Name on the package index.
     pub name: String,

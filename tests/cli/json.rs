@@ -63,14 +63,14 @@ version
 artifacts
 artifacts[].basis
 artifacts[].documented
-artifacts[].duplicate-of
+artifacts[].duplicate_of
 artifacts[].files
-artifacts[].files-complete
+artifacts[].files_complete
 artifacts[].folder
 artifacts[].gated
 artifacts[].kind
 artifacts[].license
-artifacts[].manifest-pinned
+artifacts[].manifest_pinned
 artifacts[].name
 artifacts[].pinned
 artifacts[].section
@@ -89,7 +89,7 @@ total
 total.artifacts
 total.bytes
 total.copies
-total.exact-bytes
+total.exact_bytes
 total.files
 total.pinned
 total.unknown
