@@ -31,6 +31,15 @@ impl Attempt {
     }
 }
 
+/// What is learnt of one source while it is asked.
+struct Visit {
+    /// Whether the partial holds bytes that came from elsewhere or from an earlier run.
+    was_resumed: bool,
+    backoff: Backoff,
+    /// Whether the hub names the content by sha256.
+    lfs: Option<bool>,
+}
+
 /// What of a body is still wanted.
 struct Wanted {
     /// Bytes that are here already, to be thrown away.
@@ -66,65 +75,78 @@ impl Run {
         .await
     }
 
-    async fn fetch_from_one(&self, target: &Target, remote: &Remote, partial: Partial) -> Result<Attempt, JobError> {
-        let source = self.means.sources.for_reference(&remote.reference)?;
+    async fn fetch_from_one(
+        &self,
+        target: &Target,
+        remote: &Remote,
+        mut partial: Partial,
+    ) -> Result<Attempt, JobError> {
         let from = remote.reference.to_string();
-        let size = target.wanted().size;
-        let resumed = partial.len();
-        self.means.monitor.event(Event::Started { item: &target.item, total: size, resumed, from: &from });
-        let mut partial = partial;
-        let mut was_resumed = resumed > 0;
-        let mut backoff = Backoff::new(self.means.retry);
-        let mut lfs = None;
+        let (total, resumed) = (target.wanted().size, partial.len());
+        self.means.monitor.event(Event::Started { item: &target.item, total, resumed, from: &from });
+        let mut visit = Visit { was_resumed: resumed > 0, backoff: Backoff::new(self.means.retry), lfs: None };
         loop {
-            let complete = size == Some(partial.len()) && (!partial.is_empty() || size == Some(0));
-            let poured = if complete {
-                Ok(())
-            } else {
-                let opened = tokio::select! {
-                    opened = source.open(remote, ByteRange::from(partial.len())) => opened,
-                    () = self.means.stop.cancelled() => return Err(JobError::Interrupted),
-                };
-                match opened {
-                    Ok(body) => {
-                        lfs = lfs.or(body.etag.as_deref().and_then(names_by_sha256));
-                        let before = partial.len();
-                        let (rest, poured) = self.pour(partial, body, target).await?;
-                        partial = rest;
-                        // Progress means that the source is alive: its patience begins anew.
-                        if partial.len() > before {
-                            backoff.progressed();
-                        }
-                        poured
-                    }
-                    Err(error) => Err(error),
+            let (rest, asked) = self.ask(target, remote, partial, &mut visit).await?;
+            partial = rest;
+            if let Err(error) = asked {
+                if self.pause(target, &error, &mut visit.backoff).await? {
+                    continue;
                 }
+                return Ok(Attempt::given_up(error, partial));
+            }
+            let unproven = match self.prove(target, partial).await? {
+                Ok(proven) => return Ok(Attempt::Proven(Arrival { proven, lfs: visit.lfs })),
+                Err(unproven) => *unproven,
             };
-            if let Err(error) = poured {
-                if error.is_permanent() {
-                    return Ok(Attempt::given_up(error, partial));
-                }
-                let Some(pause) = backoff.next(error.wait()) else {
-                    return Ok(Attempt::given_up(error, partial));
-                };
-                let (reason, pause_ms) = (error.to_string(), pause.as_millis() as u64);
-                self.means.monitor.event(Event::Retrying { item: &target.item, reason: &reason, pause_ms });
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => continue,
-                    () = self.means.stop.cancelled() => return Err(JobError::Interrupted),
-                }
+            partial = self.restart(target, unproven.partial, &unproven.error).await?;
+            // A mixture of two runs proves nothing about this source; a whole file from it does.
+            if !std::mem::take(&mut visit.was_resumed) {
+                return Ok(Attempt::given_up(JobError::Wrong { from, source: unproven.error }, partial));
             }
-            match self.prove(target, partial).await? {
-                Ok(proven) => return Ok(Attempt::Proven(Arrival { proven, lfs })),
-                Err(unproven) => {
-                    let Unproven { error, partial: rest } = *unproven;
-                    partial = self.restart(target, rest, &error).await?;
-                    // A mixture of two runs proves nothing about this source; a whole file from it does.
-                    if !std::mem::take(&mut was_resumed) {
-                        return Ok(Attempt::given_up(JobError::Wrong { from, source: error }, partial));
-                    }
-                }
-            }
+        }
+    }
+
+    /// Asks `remote` once for what is missing. The inner result is the source's, the outer one ours.
+    async fn ask(
+        &self,
+        target: &Target,
+        remote: &Remote,
+        partial: Partial,
+        visit: &mut Visit,
+    ) -> Result<(Partial, Result<(), SourceError>), JobError> {
+        if target.wanted().size == Some(partial.len()) {
+            return Ok((partial, Ok(())));
+        }
+        let source = self.means.sources.for_reference(&remote.reference)?;
+        let opened = tokio::select! {
+            opened = source.open(remote, ByteRange::from(partial.len())) => opened,
+            () = self.means.stop.cancelled() => return Err(JobError::Interrupted),
+        };
+        let body = match opened {
+            Ok(body) => body,
+            Err(error) => return Ok((partial, Err(error))),
+        };
+        visit.lfs = visit.lfs.or(body.etag.as_deref().and_then(names_by_sha256));
+        let before = partial.len();
+        let (partial, poured) = self.pour(partial, body, target).await?;
+        // Progress means that the source is alive: its patience begins anew.
+        if partial.len() > before {
+            visit.backoff.progressed();
+        }
+        Ok((partial, poured))
+    }
+
+    /// Waits before the next try; `false` when trying again cannot help.
+    async fn pause(&self, target: &Target, error: &SourceError, backoff: &mut Backoff) -> Result<bool, JobError> {
+        if error.is_permanent() {
+            return Ok(false);
+        }
+        let Some(pause) = backoff.next(error.wait()) else { return Ok(false) };
+        let (reason, pause_ms) = (error.to_string(), pause.as_millis() as u64);
+        self.means.monitor.event(Event::Retrying { item: &target.item, reason: &reason, pause_ms });
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(true),
+            () = self.means.stop.cancelled() => Err(JobError::Interrupted),
         }
     }
 
