@@ -138,9 +138,10 @@ fn state(status: &ArtifactStatus, now: i64) -> String {
 /// What does not hold besides the files, or could not be looked at.
 fn besides(findings: &[Finding]) -> String {
     let mut out = String::new();
-    for finding in findings.iter().filter(|finding| finding.state != State::Ok) {
+    for (finding, others) in grouped(findings) {
         let word = if finding.state == State::Fault { "wrong" } else { "unknown" };
-        out.push_str(&format!("  {word}: {}: {}\n", finding.subject, finding.what));
+        let more = if others > 0 { format!(" and {others} more") } else { String::new() };
+        out.push_str(&format!("  {word}: {}{more}: {}\n", finding.subject, finding.what));
         if finding.state == State::Fault && !finding.why.is_empty() {
             out.push_str(&format!("         {}\n", finding.why));
         }
@@ -154,4 +155,18 @@ fn besides(findings: &[Finding]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Findings that say the same of many things are told once, with the number of the others.
+fn grouped(findings: &[Finding]) -> Vec<(&Finding, usize)> {
+    let mut groups: Vec<(&Finding, usize)> = Vec::new();
+    for finding in findings.iter().filter(|finding| finding.state != State::Ok) {
+        // What is wrong has a reason of its own each time; what could not be looked at has one in common.
+        let both_unknown = |first: &Finding| first.state == State::Unknown && finding.state == State::Unknown;
+        match groups.iter_mut().find(|(first, _)| both_unknown(first) && first.what == finding.what) {
+            Some((_, others)) => *others += 1,
+            None => groups.push((finding, 0)),
+        }
+    }
+    groups
 }
