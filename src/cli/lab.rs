@@ -1,5 +1,6 @@
 //! Everything a command works with, read once: inventory, manifests, lock, stores, facts.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use crate::stores::Stores;
 pub(super) struct Lab {
     pub(super) inventory: Inventory,
     pub(super) manifests: Manifests,
-    /// What the lock file says; `None` before the first `larder lock`.
+    /// What the lock file says; `None` before the first `larder lock`, and after [`Lab::read_wanted`].
     pub(super) stored: Option<Lock>,
     pub(super) lock_path: PathBuf,
     /// What this machine must have: the lock's entries, else what the manifests alone say.
@@ -38,16 +39,29 @@ pub(super) struct Lab {
 impl Lab {
     /// Reads everything that `common` names.
     pub(super) fn read(ui: &Ui, common: &Common) -> Result<Self, CliError> {
+        Self::read_and(ui, common, true)
+    }
+
+    /// The same without `stored`, whose entries become the wanted ones: long locks need not be copied.
+    pub(super) fn read_wanted(ui: &Ui, common: &Common) -> Result<Self, CliError> {
+        Self::read_and(ui, common, false)
+    }
+
+    fn read_and(ui: &Ui, common: &Common, keep_stored: bool) -> Result<Self, CliError> {
         let home = env::home();
         let path = inventory_path(common, &home)?;
         let inventory = Inventory::read(&path)?;
         let manifests = Manifests::read(&manifest_files(&path, &inventory)?)?;
         let lock_path = path.with_extension("lock");
-        let stored = Lock::read(&lock_path)?;
         let machine = common.machine.clone().or_else(|| inventory.machine.clone()).unwrap_or_else(env::host_name);
         check_machine(common, &inventory)?;
         let stores = Stores::open(&inventory, &machine, &home);
         let facts = open_facts(ui, &common.state.clone().unwrap_or_else(|| env::state_dir(&home)));
+        let stored = std::thread::scope(|scope| {
+            // Both can be long; neither needs the other.
+            scope.spawn(|| stores.iter().for_each(|(_, open)| facts.read_ahead(open.store.root())));
+            Lock::read(&lock_path)
+        })?;
         let mut lab = Self {
             wanted: Lock::default(),
             inventory,
@@ -59,7 +73,8 @@ impl Lab {
             stores: Arc::new(stores),
             facts: Arc::new(facts),
         };
-        lab.wanted = lab.wanted(ui, common)?;
+        let locked = if keep_stored { lab.stored.clone() } else { lab.stored.take() };
+        lab.wanted = lab.wanted(ui, common, locked.unwrap_or_default())?;
         Ok(lab)
     }
 
@@ -100,18 +115,19 @@ impl Lab {
         self.inventory.stores.get(&declared.store).map_or(Layout::Folder, |store| store.layout)
     }
 
-    fn wanted(&self, ui: &Ui, common: &Common) -> Result<Lock, CliError> {
+    fn wanted(&self, ui: &Ui, common: &Common, locked: Lock) -> Result<Lock, CliError> {
+        let mut locked: HashMap<String, Artifact> =
+            locked.artifacts.into_iter().map(|artifact| (artifact.name.clone(), artifact)).collect();
         let selected = self.selected(common)?;
         let mut artifacts = Vec::new();
         let mut stale = Vec::new();
         for declared in selected.into_iter().filter(|declared| !resolve::is_note(declared)) {
-            let locked = self.stored.as_ref().and_then(|lock| lock.artifact(&declared.name));
-            match locked {
+            match locked.remove(&declared.name) {
                 Some(locked) => {
                     if locked.declared != resolve::fingerprint(declared) {
                         stale.push(declared.name.as_str());
                     }
-                    artifacts.push(locked.clone());
+                    artifacts.push(locked);
                 }
                 None => artifacts.push(resolve::from_pins(declared, self.layout(declared))),
             }

@@ -21,7 +21,7 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
-    let lab = Lab::read(ui, common)?;
+    let lab = Lab::read_wanted(ui, common)?;
     let sightings = lab.sight(false)?;
     let verdict = if args.quick && !args.full {
         verify::quick(&sightings)
