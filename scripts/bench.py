@@ -185,15 +185,24 @@ class Serve:
         print(f"\n`larder serve` during all of these: {cpu:.2f} CPU s, peak memory {usage.ru_maxrss / 1024:.0f} MiB.")
 
 
-def fresh(*folders: Path) -> Callable[[], None]:
-    """Removes what the last run left, and lets the disk finish with it before the clock starts."""
+def fresh(work: Path, *folders: Path) -> Callable[[], None]:
+    """Moves away what the last run left, and lets the disk finish with it before the clock starts.
+
+    Nothing is removed between runs: file systems are slow to use again what was removed a moment ago.
+    """
 
     def clean() -> None:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in filter(Path.exists, folders):
+            trash = work / "trash" / str(time.monotonic_ns())
+            trash.mkdir(parents=True)
+            folder.rename(trash / folder.name)
         os.sync()
 
     return clean
+
+
+def sweep(work: Path) -> None:
+    shutil.rmtree(work / "trash", ignore_errors=True)
 
 
 def drop_caches() -> None:
@@ -324,7 +333,7 @@ def small(options: argparse.Namespace) -> None:
         client.env["HF_ENDPOINT"] = endpoint
         client.declare([("small", "bench/small")])
         client.call("lock", "--update", "small")
-        clean = fresh(client.store, client.folder / "state")
+        clean = fresh(options.work, client.store, client.folder / "state")
         lock_and_apply = 'rm "$2"; "$0" --inventory "$1" lock && exec "$0" --inventory "$1" apply --yes'
         both = ["sh", "-c", lock_and_apply, str(options.larder)]
         both += [str(client.folder / name) for name in ("inventory.toml", "inventory.lock")]
@@ -334,6 +343,8 @@ def small(options: argparse.Namespace) -> None:
             *(hf_download(options, version, endpoint, "bench/small") for version in ("hf-latest", "hf-1.31")),
         ]
         compare("1,000 small files (1 to 40 KiB) from `larder serve`", contestants, options.rounds, "larder ≤ 0.5 × hf")
+        clean()
+    sweep(options.work)
 
 
 def make_small(lab: Lab) -> None:
@@ -360,7 +371,7 @@ def hf_download(options: argparse.Namespace, version: str, endpoint: str, repo: 
     }
     what = "from importlib.metadata import version; print(version('huggingface_hub'))"
     number = subprocess.run([python / "python", "-c", what], capture_output=True, text=True, check=True).stdout.strip()
-    return Contestant(f"hf download ({number})", [str(python / "hf"), "download", repo], env, fresh(home))
+    return Contestant(f"hf download ({number})", [str(python / "hf"), "download", repo], env, fresh(options.work, home))
 
 
 # ── d. one large file ───────────────────────────────────────────────────────────────────────────
@@ -379,16 +390,20 @@ def large(options: argparse.Namespace) -> None:
         client.call("lock", "--update", "large")
         url = f"{endpoint}/bench/large/resolve/{COMMIT}/model.safetensors"
         curl = f'curl -sSf --create-dirs -o "{out}" "{url}"'
-        shell = lambda name, text: Contestant(name, ["sh", "-c", text], {}, fresh(out.parent))
+
+        def clean() -> None:
+            fresh(options.work, client.store, client.folder / "state", out.parent, options.work / "hf-latest")()
+            sweep(options.work)  # Few files, but each of them large.
+
+        shell = lambda name, text: Contestant(name, ["sh", "-c", text], {}, clean)
         contestants = [
-            Contestant("larder apply", client.command("apply", "--yes"), client.env, fresh(client.store, client.folder / "state")),
+            Contestant("larder apply", client.command("apply", "--yes"), client.env, clean),
             shell("curl -o, openssl dgst -sha256", f'{curl} && openssl dgst -sha256 "{out}"'),
             shell("the same, synced to the disk", f'{curl} && sync "{out}" && openssl dgst -sha256 "{out}"'),
-            hf_download(options, "hf-latest", endpoint, "bench/large"),
+            hf_download(options, "hf-latest", endpoint, "bench/large")._replace(before=clean),
         ]
         compare(f"one file of {options.large} MiB from `larder serve`", contestants, options.rounds, "none yet; a baseline")
-    for contestant in contestants:
-        contestant.before()
+    clean()
 
 
 def make_large(lab: Lab, size: int) -> None:

@@ -72,6 +72,8 @@ pub struct Measurement {
 #[derive(Debug)]
 pub struct Facts {
     connection: Mutex<Connection>,
+    /// What [`Facts::read_ahead`] found, until it is asked for or overtaken by a new measurement.
+    ahead: Mutex<HashMap<PathBuf, Known>>,
     path: PathBuf,
 }
 
@@ -123,7 +125,7 @@ impl Facts {
             Ok(()) => {
                 // Losing the last seconds in a power cut costs a second reading, nothing else.
                 let _ = connection.pragma_update(None, "synchronous", "NORMAL");
-                Ok(Self { connection: Mutex::new(connection), path })
+                Ok(Self { connection: Mutex::new(connection), ahead: Mutex::default(), path })
             }
             Err(source) => Err(FactsError::Database { path, source }),
         }
@@ -140,6 +142,7 @@ impl Facts {
         measured: impl IntoIterator<Item = (&'a Found, &'a Digests)>,
         at: i64,
     ) -> Result<(), FactsError> {
+        self.ahead().clear();
         self.database(|connection| {
             let transaction = connection.unchecked_transaction()?;
             for (found, digests) in measured {
@@ -151,6 +154,19 @@ impl Facts {
 
     /// Everything that was measured below `root`.
     pub fn below(&self, root: &Path) -> Result<Known, FactsError> {
+        let ahead = self.ahead().remove(root);
+        ahead.map_or_else(|| self.read_below(root), Ok)
+    }
+
+    /// Reads what the next [`Facts::below`] of `root` will be asked for, while there is something else to do.
+    pub fn read_ahead(&self, root: &Path) {
+        // An error is told to who asks.
+        if let Ok(known) = self.read_below(root) {
+            self.ahead().insert(root.to_owned(), known);
+        }
+    }
+
+    fn read_below(&self, root: &Path) -> Result<Known, FactsError> {
         let first = root.as_os_str().as_bytes().to_vec();
         let mut end = first.clone();
         end.push(b'/' + 1);
@@ -181,6 +197,10 @@ impl Facts {
 
     fn database<T>(&self, ask: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>) -> Result<T, FactsError> {
         ask(&self.lock()).map_err(|source| FactsError::Database { path: self.path.clone(), source })
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, HashMap<PathBuf, Known>> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {

@@ -19,6 +19,7 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
+use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 
 use crate::artifact::Artifact;
@@ -117,7 +118,10 @@ impl Server {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServeError> {
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        let serving = axum::serve(self.listener, service).with_graceful_shutdown(shutdown);
+        // Head and content are written one after the other: with Nagle's algorithm the content would wait for the
+        // client to acknowledge the head, which it delays by 40 ms. Without it, all works, more slowly.
+        let listener = self.listener.tap_io(|connection| drop(connection.set_nodelay(true)));
+        let serving = axum::serve(listener, service).with_graceful_shutdown(shutdown);
         serving.await.map_err(|source| ServeError { addr: self.local_addr, source })
     }
 }

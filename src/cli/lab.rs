@@ -1,5 +1,6 @@
 //! Everything a command works with, read once: inventory, manifests, lock, stores, facts.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,19 +39,38 @@ pub(super) struct Lab {
 impl Lab {
     /// Reads everything that `common` names.
     pub(super) fn read(ui: &Ui, common: &Common) -> Result<Self, CliError> {
+        Self::read_and(ui, common, true)
+    }
+
+    /// The same without `stored`, whose entries become the wanted ones: long locks need not be copied.
+    pub(super) fn read_wanted(ui: &Ui, common: &Common) -> Result<Self, CliError> {
+        Self::read_and(ui, common, false)
+    }
+
+    fn read_and(ui: &Ui, common: &Common, keep_stored: bool) -> Result<Self, CliError> {
         let home = env::home();
         let path = inventory_path(common, &home)?;
         let lock_path = path.with_extension("lock");
-        let (inventory, manifests, stored) = read_files(&path, &lock_path)?;
+        // The lock and the facts can be long, and neither needs the other.
+        let reading = std::thread::spawn({
+            let lock_path = lock_path.clone();
+            move || Lock::read(&lock_path)
+        });
+        let stored = || reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (inventory, manifests) = match read_declared(&path) {
+            Ok(declared) => declared,
+            Err(errors) => return Err(errors.into_iter().chain(stored().err()).collect::<Vec<_>>().into()),
+        };
         let machine = common.machine.clone().or_else(|| inventory.machine.clone()).unwrap_or_else(env::host_name);
         check_machine(common, &inventory)?;
         let stores = Stores::open(&inventory, &machine, &home);
         let facts = open_facts(ui, &common.state.clone().unwrap_or_else(|| env::state_dir(&home)));
+        stores.iter().for_each(|(_, open)| facts.read_ahead(open.store.root()));
         let mut lab = Self {
             wanted: Lock::default(),
             inventory,
             manifests,
-            stored,
+            stored: stored()?,
             lock_path,
             machine,
             home,
@@ -58,7 +78,8 @@ impl Lab {
             facts: Arc::new(facts),
         };
         lab.check_selection(&path)?;
-        lab.wanted = lab.wanted(ui, common)?;
+        let locked = if keep_stored { lab.stored.clone() } else { lab.stored.take() };
+        lab.wanted = lab.wanted(ui, common, locked.unwrap_or_default())?;
         Ok(lab)
     }
 
@@ -109,18 +130,19 @@ impl Lab {
         self.inventory.stores.get(&declared.store).map_or(Layout::Folder, |store| store.layout)
     }
 
-    fn wanted(&self, ui: &Ui, common: &Common) -> Result<Lock, CliError> {
+    fn wanted(&self, ui: &Ui, common: &Common, locked: Lock) -> Result<Lock, CliError> {
+        let mut locked: HashMap<String, Artifact> =
+            locked.artifacts.into_iter().map(|artifact| (artifact.name.clone(), artifact)).collect();
         let selected = self.selected(common)?;
         let mut artifacts = Vec::new();
         let mut stale = Vec::new();
         for declared in selected.into_iter().filter(|declared| !resolve::is_note(declared)) {
-            let locked = self.stored.as_ref().and_then(|lock| lock.artifact(&declared.name));
-            match locked {
+            match locked.remove(&declared.name) {
                 Some(locked) => {
                     if locked.declared != resolve::fingerprint(declared) {
                         stale.push(declared.name.as_str());
                     }
-                    artifacts.push(locked.clone());
+                    artifacts.push(locked);
                 }
                 None => artifacts.push(resolve::from_pins(declared, self.layout(declared))),
             }
@@ -212,18 +234,10 @@ fn inventory_path(common: &Common, home: &Path) -> Result<PathBuf, CliError> {
 }
 
 /// Reads inventory, manifests and lock; the mistakes of all of them come together.
-fn read_files(path: &Path, lock_path: &Path) -> Result<(Inventory, Manifests, Option<Lock>), CliError> {
-    let stored = Lock::read(lock_path);
-    let manifests = |inventory: &Inventory| Manifests::read(&manifest_files(path, inventory)?);
-    let read = match Inventory::read(path) {
-        Ok(inventory) => manifests(&inventory).map(|manifests| (inventory, manifests)),
-        Err(errors) => Err(errors),
-    };
-    match (read, stored) {
-        (Ok((inventory, manifests)), Ok(stored)) => Ok((inventory, manifests, stored)),
-        (Ok(_), Err(error)) => Err(error.into()),
-        (Err(errors), stored) => Err(errors.into_iter().chain(stored.err()).collect::<Vec<_>>().into()),
-    }
+fn read_declared(path: &Path) -> Result<(Inventory, Manifests), Vec<InputError>> {
+    let inventory = Inventory::read(path)?;
+    let manifests = Manifests::read(&manifest_files(path, &inventory)?)?;
+    Ok((inventory, manifests))
 }
 
 fn manifest_files(inventory_path: &Path, inventory: &Inventory) -> Result<Vec<PathBuf>, Vec<InputError>> {

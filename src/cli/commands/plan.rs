@@ -37,7 +37,7 @@ struct Planned<'a> {
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
-    let lab = Lab::read(ui, common)?;
+    let lab = Lab::read_wanted(ui, common)?;
     let plan = make(&lab, common)?;
     show(ui, &lab, &plan, args.all);
     ui.text(ending(&plan));

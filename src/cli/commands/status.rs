@@ -23,7 +23,7 @@ struct Status<'a> {
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, _: &Args) -> Result<Exit, CliError> {
-    let lab = Lab::read(ui, common)?;
+    let lab = Lab::read_wanted(ui, common)?;
     let mut sightings = lab.sight(false)?;
     lab.hear_servers(common, &mut sightings)?;
     let verdict = verify::glance(&sightings);

@@ -21,7 +21,7 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
-    let lab = Lab::read(ui, common)?;
+    let lab = Lab::read_wanted(ui, common)?;
     let mut sightings = lab.sight(false)?;
     lab.hear_servers(common, &mut sightings)?;
     let verdict = if args.quick && !args.full {
