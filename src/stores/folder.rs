@@ -115,11 +115,11 @@ impl Store for FolderStore {
 
     fn observe(&self, artifact: &Artifact) -> Observed {
         let listed = self.list_crowded_folders(artifact);
-        let look = |file: &File| {
+        let look_at = |file: &File| {
             let control = listed.get(folder_of(file)).map(|names| names.contains(OsStr::new(file.path.file_name())));
             look_beside(file.path.under(&self.root), file, control)
         };
-        let files: Vec<FileState> = artifact.files.iter().map(look).collect();
+        let files: Vec<FileState> = look::at_each(&artifact.files, look_at);
         let absent = artifact.files.iter().zip(&files).find(|(_, state)| !matches!(state, FileState::Present(_)));
         let published = absent.map_or(Ok(()), |(file, _)| Err(Unpublished::Missing { what: file.path.to_string() }));
         Observed { files, published }

@@ -163,7 +163,7 @@ impl Store for HfCacheStore {
         let reference = read_ref(&repo);
         let commit = wanted_commit(&repo, &reference);
         let snapshot = commit.as_deref().map(|commit| repo.snapshot(commit));
-        let files: Vec<_> = artifact.files.iter().map(|file| file_state(&repo, snapshot.as_deref(), file)).collect();
+        let files = look::at_each(&artifact.files, |file| file_state(&repo, snapshot.as_deref(), file));
         let published = published(&repo, artifact, &files, &reference);
         Observed { files, published }
     }

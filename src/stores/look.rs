@@ -268,3 +268,23 @@ fn ignorable(error: walkdir::Error) -> io::Result<()> {
     let gone = |error: &io::Error| fsio::is_absent(error) || is_loop(error);
     if is_circle || error.io_error().is_some_and(gone) { Ok(()) } else { Err(error.into()) }
 }
+/// Fewer files than this are looked at faster than threads are started.
+const WORTH_THREADS: usize = 4096;
+
+/// Looks at each of `items`, on several processors where there are many; the answers come in order.
+pub(super) fn at_each<T: Sync, R: Send>(items: &[T], look: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if items.len() < WORTH_THREADS || processors == 1 {
+        return items.iter().map(look).collect();
+    }
+    let look = &look;
+    std::thread::scope(|scope| {
+        let parts = items.chunks(items.len().div_ceil(processors));
+        let threads: Vec<_> =
+            parts.map(|part| scope.spawn(move || part.iter().map(look).collect::<Vec<R>>())).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<R>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().flat_map(join).collect()
+    })
+}
