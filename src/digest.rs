@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use sha1::Sha1 as Sha1State;
 use sha2::{Digest as _, Sha256 as Sha256State};
 
+use crate::text::FromText;
+
 /// A text that is not a digest of the expected algorithm.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a {algorithm} digest: {expected} hexadecimal digits are needed, this has {actual} characters")]
@@ -76,8 +78,7 @@ macro_rules! digest_type {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
+                deserializer.deserialize_str(FromText::new())
             }
         }
     };

@@ -8,6 +8,7 @@ pub mod digest;
 pub mod monitor;
 pub mod relpath;
 pub mod size;
+mod text;
 // Floor 1: ground.
 pub mod artifact;
 pub mod fsio;

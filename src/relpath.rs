@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::FromText;
+
 /// A relative path with `/` between its parts that cannot lead out of the folder it is joined to.
 ///
 /// Names come from people and from servers. Refused: empty paths and parts, `.` and `..`, absolute
@@ -76,7 +78,8 @@ fn refusal(path: &str) -> Option<&'static str> {
     if path.contains('\\') {
         return Some("it contains a backslash");
     }
-    if path.chars().any(char::is_control) {
+    // Most names are ASCII, and locks have a hundred thousand of them.
+    if path.bytes().any(|byte| !(0x20..0x7f).contains(&byte)) && path.chars().any(char::is_control) {
         return Some("it contains a control character");
     }
     if path.as_bytes().get(1) == Some(&b':') && path.as_bytes()[0].is_ascii_alphabetic() {
@@ -104,8 +107,7 @@ impl fmt::Debug for RelPath {
 
 impl<'de> Deserialize<'de> for RelPath {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(FromText::new())
     }
 }
 

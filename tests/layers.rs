@@ -6,6 +6,7 @@ use std::path::Path;
 
 /// Top-level modules of `src/`, from the ground up. `docs/architecture.md` says what each floor is for.
 const FLOORS: &[&[&str]] = &[
+    &["text"],
     &["digest", "relpath", "size", "monitor"],
     &["artifact", "retry", "weights"],
     &["fsio"],

@@ -460,7 +460,7 @@ hint: larder writes this file: restore it from git; or remove it, and write it a
 error: inventory.lock:3:22: unknown field `colour`
 hint: a newer larder wrote it: use that one; or remove the lock, and write it anew with: larder lock
 ── path that leads out
-error: inventory.lock:3:17: "../a" cannot be used as a file name here: it has a part that is . or ..
+error: inventory.lock:3:16: "../a" cannot be used as a file name here: it has a part that is . or ..
 hint: larder writes this file: restore it from git; or remove it, and write it anew with: larder lock
 ── a source that is none
 error: inventory.lock:2:49: "nowhere" is not a source: write hf:OWNER/NAME[@REVISION][/PATH], ollama:MODEL:TAG, https://…, file:/PATH, local or unidentified

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::relpath::RelPath;
+use crate::text::FromText;
 
 /// Where something comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -212,9 +213,12 @@ fn parse_hub(text: &str) -> Result<Reference, String> {
     };
     if let Some(rest) = rest {
         // A revision may contain slashes only when percent-encoded, so the first slash begins the path.
+        let decoded = |revision: &str| {
+            if revision.contains('%') { revision.replace("%2F", "/").replace("%2f", "/") } else { revision.to_owned() }
+        };
         let (revision, path) = match rest.split_once('/') {
-            Some((revision, path)) => (revision.replace("%2F", "/").replace("%2f", "/"), Some(path)),
-            None => (rest.replace("%2F", "/").replace("%2f", "/"), None),
+            Some((revision, path)) => (decoded(revision), Some(path)),
+            None => (decoded(rest), None),
         };
         if revision.is_empty() || revision.contains("..") || revision.contains(char::is_whitespace) {
             return Err("the revision after @ is not a branch, tag or commit".to_owned());
@@ -293,8 +297,7 @@ impl Serialize for Reference {
 
 impl<'de> Deserialize<'de> for Reference {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(FromText::new())
     }
 }
 
