@@ -13,7 +13,7 @@ use crate::manifest::{InputError, Place};
 
 /// The format that this larder writes; one with another number cannot be read.
 pub const VERSION: u32 = 1;
-/// Grows when fields are added that older readers may ignore.
+/// Grows when fields are added. A reader refuses a field that it does not know, and names it.
 pub const REVISION: u32 = 0;
 
 /// What `inventory.lock` says.
