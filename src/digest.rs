@@ -10,6 +10,10 @@ use sha2::{Digest as _, Sha256 as Sha256State};
 
 use crate::text::FromText;
 
+mod chunks;
+
+pub use chunks::{CHUNK_LEN, ChunkDigests, ChunkHasher, chunk_count, chunk_range};
+
 /// A text that is not a digest of the expected algorithm.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a {algorithm} digest: {expected} hexadecimal digits are needed, this has {actual} characters")]
@@ -96,6 +100,18 @@ digest_type!(
     /// MD5, only because some consumers (MMAudio) check it themselves.
     Md5, 16, "md5"
 );
+
+digest_type!(
+    /// BLAKE3 of a part of the content: what larder finds faults by. No other program names content by it.
+    Blake3, 32, "blake3"
+);
+
+impl Blake3 {
+    /// The digest of bytes already in memory.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(blake3::hash(bytes).into())
+    }
+}
 
 impl Sha256 {
     /// The digest of bytes already in memory.
@@ -200,6 +216,7 @@ fn compare<T: PartialEq + ToString>(
 /// Hashes content as it passes by: SHA-256 always, the others where asked for.
 #[derive(Debug, Clone)]
 pub struct ContentHasher {
+    chunks: Option<Box<ChunkHasher>>,
     sha256: Sha256State,
     git_sha1: Option<Sha1State>,
     md5: Option<Md5State>,
@@ -208,7 +225,7 @@ pub struct ContentHasher {
 impl ContentHasher {
     /// Starts hashing with SHA-256 only.
     pub fn new() -> Self {
-        Self { sha256: Sha256State::new(), git_sha1: None, md5: None }
+        Self { sha256: Sha256State::new(), git_sha1: None, md5: None, chunks: None }
     }
 
     /// Starts hashing with everything that `expected` can be compared by.
@@ -239,15 +256,31 @@ impl ContentHasher {
         self
     }
 
+    /// Takes the digests of its chunks too, for [`ContentHasher::finish_with_chunks`].
+    #[must_use]
+    pub fn with_chunks(mut self) -> Self {
+        self.chunks = Some(Box::default());
+        self
+    }
+
     /// Takes the next bytes of the content.
     pub fn update(&mut self, bytes: &[u8]) {
         self.sha256.update(bytes);
+        if let Some(chunks) = &mut self.chunks {
+            chunks.update(bytes);
+        }
         if let Some(state) = &mut self.git_sha1 {
             state.update(bytes);
         }
         if let Some(state) = &mut self.md5 {
             state.update(bytes);
         }
+    }
+
+    /// The digests of everything taken so far, and those of its chunks where they were asked for.
+    pub fn finish_with_chunks(mut self) -> (Digests, Option<ChunkDigests>) {
+        let chunks = self.chunks.take().map(|chunks| chunks.finish());
+        (self.finish(), chunks)
     }
 
     /// The digests of everything taken so far.
