@@ -12,8 +12,10 @@ use crate::size::Bytes;
 
 mod check;
 mod fit;
+mod serving;
 
 pub use fit::fit;
+pub use serving::ServeConfig;
 
 /// What `inventory.toml` says.
 #[derive(Debug, Clone, Deserialize)]
@@ -39,6 +41,9 @@ pub struct Inventory {
     /// Where bytes may come from.
     #[serde(default)]
     pub sources: SourceConfig,
+    /// How artifacts are handed to other machines.
+    #[serde(default)]
+    pub serve: ServeConfig,
     /// What is forbidden and required.
     #[serde(default)]
     pub policy: Policy,

@@ -21,7 +21,24 @@ pub(super) fn check(inventory: &Inventory, outline: &Outline) -> Vec<InputError>
     check_machines(inventory, &mut wrong);
     check_profiles(inventory, &mut wrong);
     check_sources(inventory, &mut wrong);
+    check_serve(inventory, &mut wrong);
     errors
+}
+
+fn check_serve(inventory: &Inventory, wrong: &mut Report<'_>) {
+    let serve = &inventory.serve;
+    if serve.certificate.is_some() != serve.key.is_some() {
+        let (there, lacking) = if serve.key.is_some() { ("key", "certificate") } else { ("certificate", "key") };
+        let message = format!("`{there}` stands without `{lacking}`");
+        wrong(
+            &["serve", there],
+            message,
+            "name both, or leave out both and set tls = true for a certificate of larder's own",
+        );
+    }
+    for (key, path) in [("token-file", &serve.token_file), ("certificate", &serve.certificate), ("key", &serve.key)] {
+        path.iter().for_each(|path| check_path(&["serve", key], path, wrong));
+    }
 }
 
 fn check_stores(inventory: &Inventory, wrong: &mut Report<'_>) {

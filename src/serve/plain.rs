@@ -8,8 +8,8 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use crate::digest::Sha256;
-use crate::serve::answer::{error, typed};
+use crate::digest::{CHUNK_LEN, ChunkDigests, Sha256};
+use crate::serve::answer::{error, json as json_answer, typed};
 use crate::serve::catalog::{Catalog, Item};
 use crate::serve::{Site, content};
 
@@ -44,6 +44,27 @@ pub(crate) async fn blob(site: &Site, digest: &str, request: &Parts) -> Response
         Some(item) => send(site, item, request).await,
         None => error(StatusCode::NOT_FOUND, None, &format!("There is no content {digest:?}")),
     }
+}
+
+/// The chunk digests of a content that is served here: what others find the liar among their sources by.
+pub(crate) async fn chunks(site: &Site, digest: &str) -> Response {
+    let unknown = || error(StatusCode::NOT_FOUND, None, &format!("The chunks of {digest:?} are not known here"));
+    let Some(digest) = digest.parse::<Sha256>().ok().filter(|digest| site.catalog.blobs.contains_key(digest)) else {
+        return unknown();
+    };
+    let Some(facts) = site.facts.clone() else { return unknown() };
+    match tokio::task::spawn_blocking(move || facts.chunks(&digest)).await {
+        Ok(Ok(Some(chunks))) => json_answer(StatusCode::OK, &describe(&chunks)),
+        Ok(Ok(None)) | Err(_) => unknown(),
+        Ok(Err(cause)) => {
+            tracing::warn!(%cause, "chunk digests cannot be read");
+            unknown()
+        }
+    }
+}
+
+fn describe(chunks: &ChunkDigests) -> Value {
+    json!({ "size": chunks.content_len(), "chunk-len": CHUNK_LEN, "blake3": chunks.digests() })
 }
 
 async fn send(site: &Site, item: &Arc<Item>, request: &Parts) -> Response {

@@ -10,6 +10,7 @@ use crate::artifact::{HubKind, HubRepo};
 pub(crate) enum Route {
     Home,
     Lock,
+    Metrics,
     WhoAmI,
     /// Every way to read the path, the likelier first: `acme/refs` may be a repository or the refs of `acme`.
     Hub(Vec<HubRequest>),
@@ -23,6 +24,9 @@ pub(crate) enum Route {
         path: String,
     },
     Blob {
+        digest: String,
+    },
+    Chunks {
         digest: String,
     },
     Nothing,
@@ -50,7 +54,7 @@ pub(crate) enum RegistryItem {
 }
 
 impl Route {
-    /// Reads a path. The words `api`, `v2`, `files`, `blobs` and `lock` at its beginning are never a repository.
+    /// Reads a path. The words `api`, `v2`, `files`, `blobs`, `chunks`, `lock` and `metrics` at its beginning are never a repository.
     pub(crate) fn parse(path: &str) -> Self {
         parse(path).unwrap_or(Route::Nothing)
     }
@@ -73,6 +77,7 @@ fn parse(path: &str) -> Option<Route> {
     Some(match parts[..] {
         [""] => Route::Home,
         ["lock"] => Route::Lock,
+        ["metrics"] => Route::Metrics,
         ["api", "whoami-v2"] => Route::WhoAmI,
         ["api", kind, ref rest @ ..] => Route::Hub(api_requests(hub_kind(kind)?, rest)?),
         ["v2"] | ["v2", ""] => Route::RegistryVersion,
@@ -83,7 +88,8 @@ fn parse(path: &str) -> Option<Route> {
             Route::File { artifact: artifact.to_owned(), path: path.join("/") }
         }
         ["blobs", "sha256", digest] => Route::Blob { digest: digest.to_owned() },
-        ["api" | "v2" | "files" | "blobs" | "lock", ..] => return None,
+        ["chunks", "sha256", digest] => Route::Chunks { digest: digest.to_owned() },
+        ["api" | "v2" | "files" | "blobs" | "chunks" | "lock" | "metrics", ..] => return None,
         ["datasets", ref rest @ ..] => Route::Hub(resolve_requests(HubKind::Dataset, rest)?),
         ref rest => Route::Hub(resolve_requests(HubKind::Model, rest)?),
     })
