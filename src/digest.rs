@@ -148,6 +148,25 @@ pub struct Digests {
     pub md5: Option<Md5>,
 }
 
+/// A digest that names content for other programs and machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ContentName {
+    /// By the SHA-256 of the content.
+    Sha256(Sha256),
+    /// By git's blob id, where nothing else is known.
+    GitSha1(GitSha1),
+}
+
+/// `sha256:…` or `git-sha1:…`.
+impl fmt::Display for ContentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ContentName::Sha256(digest) => write!(f, "{}:{digest}", Sha256::ALGORITHM),
+            ContentName::GitSha1(digest) => write!(f, "{}:{digest}", GitSha1::ALGORITHM),
+        }
+    }
+}
+
 /// Content is not what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{algorithm} is {actual}, expected {expected}")]
@@ -174,6 +193,11 @@ impl Digests {
     /// Whether an algorithm that proves content (not only MD5) is known.
     pub fn proves_content(&self) -> bool {
         self.sha256.is_some() || self.git_sha1.is_some()
+    }
+
+    /// Every name that the content is known by, the stronger first.
+    pub fn names(&self) -> impl Iterator<Item = ContentName> {
+        self.sha256.map(ContentName::Sha256).into_iter().chain(self.git_sha1.map(ContentName::GitSha1))
     }
 
     /// Compares every digest known here with `measured`; one that was not measured is not compared.

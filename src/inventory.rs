@@ -12,10 +12,10 @@ use crate::size::Bytes;
 
 mod check;
 mod fit;
-mod serving;
+mod lan;
 
 pub use fit::fit;
-pub use serving::ServeConfig;
+pub use lan::{Peer, ServeConfig};
 
 /// What `inventory.toml` says.
 #[derive(Debug, Clone, Deserialize)]
@@ -145,6 +145,9 @@ pub struct SourceConfig {
     /// Folders with files under their store paths or named by digest.
     #[serde(default)]
     pub drives: Vec<PathBuf>,
+    /// Other machines that serve their artifacts, the preferred one first.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
     /// The hub, instead of `HF_ENDPOINT` or the public one.
     #[serde(default)]
     pub hub: Option<Url>,
@@ -189,6 +192,7 @@ impl Default for SourceConfig {
         Self {
             order: default_order(),
             drives: Vec::new(),
+            peers: Vec::new(),
             hub: None,
             ollama: None,
             ollama_version: None,
@@ -281,6 +285,8 @@ impl Inventory {
         if let Some(order) = own.and_then(|machine| machine.order.clone()) {
             sources.order = order;
         }
+        // Nobody asks himself, though the inventory is the same on every machine.
+        sources.peers.retain(|peer| peer.name != machine);
         if let Some(rate) = own.and_then(|machine| machine.max_rate.clone()) {
             sources.max_rate = Some(rate);
         }

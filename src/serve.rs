@@ -2,7 +2,7 @@
 //!
 //! One router with three faces: the Hugging Face hub's API (`HF_ENDPOINT=http://HOST:PORT`), the Ollama
 //! registry's API (`ollama pull --insecure HOST:PORT/library/qwen3:4b`), and larder's own: files by
-//! artifact and path, content by SHA-256, and the lock.
+//! artifact and path, content and chunk digests by digest, what there is, and the lock.
 //!
 //! What can be asked for is decided by an [`Index`] that the caller makes. A name in a request is looked
 //! up there and nowhere else: no part of a request ever becomes a path on the disk.
@@ -118,7 +118,8 @@ async fn dispatch(site: &Site, request: Request) -> Response {
         Route::RegistryVersion => registry::version(),
         Route::Registry { repository, item } => registry::answer(site, &repository, &item, request).await,
         Route::File { artifact, path } => plain::file(site, &artifact, &path, request).await,
-        Route::Blob { digest } => plain::blob(site, &digest, request).await,
+        Route::Blob { content } => plain::blob(site, &content, request).await,
+        Route::Have => json(StatusCode::OK, &plain::have(&site.catalog)),
         Route::Home => json(StatusCode::OK, &plain::home(&site.catalog)),
         Route::Lock => plain::lock(&site.catalog),
         Route::Chunks { digest } => plain::chunks(site, &digest).await,

@@ -169,7 +169,7 @@ fn every_key_of_the_files_is_described() {
     let manifest = [between("struct ManifestFile", "impl Declared"), between("/// A Python package", "impl Manifests")];
     let inventory = read("src/inventory.rs");
     let inventory = &inventory[..inventory.find("impl Inventory").unwrap()];
-    let serving = read("src/inventory/serving.rs");
+    let serving = read("src/inventory/lan.rs");
     let mut keys: Vec<String> = manifest.into_iter().chain([inventory, &serving]).flat_map(keys_of).collect();
     assert!(keys.len() > 60 && keys.contains(&"max-rate".to_owned()), "{keys:?}");
     keys.retain(|key| !formats.contains(&format!("`{key}`")));

@@ -4,6 +4,7 @@ use axum::http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::artifact::{HubKind, HubRepo};
+use crate::digest::ContentName;
 
 /// What is asked for. Names are decoded, but not yet looked up: they may be anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +24,9 @@ pub(crate) enum Route {
         artifact: String,
         path: String,
     },
+    Have,
     Blob {
-        digest: String,
+        content: ContentName,
     },
     Chunks {
         digest: String,
@@ -54,7 +56,7 @@ pub(crate) enum RegistryItem {
 }
 
 impl Route {
-    /// Reads a path. The words `api`, `v2`, `files`, `blobs`, `chunks`, `lock` and `metrics` at its beginning are never a repository.
+    /// Reads a path. The words `api`, `v2`, `files`, `blobs`, `chunks`, `have`, `lock` and `metrics` at its beginning are never a repository.
     pub(crate) fn parse(path: &str) -> Self {
         parse(path).unwrap_or(Route::Nothing)
     }
@@ -87,9 +89,11 @@ fn parse(path: &str) -> Option<Route> {
         ["files", artifact, ref path @ ..] if !path.is_empty() => {
             Route::File { artifact: artifact.to_owned(), path: path.join("/") }
         }
-        ["blobs", "sha256", digest] => Route::Blob { digest: digest.to_owned() },
+        ["have"] => Route::Have,
+        ["blobs", "sha256", digest] => Route::Blob { content: ContentName::Sha256(digest.parse().ok()?) },
+        ["blobs", "git-sha1", digest] => Route::Blob { content: ContentName::GitSha1(digest.parse().ok()?) },
         ["chunks", "sha256", digest] => Route::Chunks { digest: digest.to_owned() },
-        ["api" | "v2" | "files" | "blobs" | "chunks" | "lock" | "metrics", ..] => return None,
+        ["api" | "v2" | "files" | "blobs" | "chunks" | "have" | "lock" | "metrics", ..] => return None,
         ["datasets", ref rest @ ..] => Route::Hub(resolve_requests(HubKind::Dataset, rest)?),
         ref rest => Route::Hub(resolve_requests(HubKind::Model, rest)?),
     })

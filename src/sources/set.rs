@@ -3,13 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::Client;
+use reqwest::{Client, ClientBuilder};
 use url::Url;
 
 use super::body::unreachable;
 use super::trail::plain;
 use super::{
-    DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, OllamaConfig, OllamaSource, Source, SourceError,
+    DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, OllamaConfig, OllamaSource, PeerConfig, PeerSource,
+    Source, SourceError,
 };
 use crate::artifact::Reference;
 
@@ -31,6 +32,8 @@ pub struct SourceSettings {
     pub ollama_registry: Option<Url>,
     /// The Ollama version to present.
     pub ollama_version: Option<String>,
+    /// Other larders of the lab.
+    pub peers: Vec<PeerConfig>,
     /// When a silent server is given up.
     pub timeouts: Timeouts,
 }
@@ -44,6 +47,7 @@ impl fmt::Debug for SourceSettings {
             .field("offline", &self.offline)
             .field("ollama_registry", &self.ollama_registry.as_ref().map(Url::as_str))
             .field("ollama_version", &self.ollama_version)
+            .field("peers", &self.peers)
             .field("timeouts", &self.timeouts)
             .finish()
     }
@@ -71,6 +75,7 @@ pub struct Sources {
     http: HttpSource,
     ollama: OllamaSource,
     directory: DirectorySource,
+    peers: PeerSource,
     offline: bool,
 }
 
@@ -88,13 +93,20 @@ impl Sources {
         let hub = HubConfig { endpoint, token: settings.hub_token.clone(), offline: settings.offline };
         let ollama =
             OllamaConfig { registry: settings.ollama_registry.clone(), version: settings.ollama_version.clone() };
+        let peers = PeerSource::new(&settings.peers, settings.offline, &client, settings.timeouts)?;
         Ok(Self {
+            peers,
             hub: HubSource::new(hub, client.clone())?,
             http: HttpSource::new(HttpConfig { offline: settings.offline }, client.clone()),
             ollama: OllamaSource::new(ollama, client),
             directory: DirectorySource::new(),
             offline: settings.offline,
         })
+    }
+
+    /// Other larders of the lab.
+    pub fn peers(&self) -> &PeerSource {
+        &self.peers
     }
 
     /// The source that serves `reference`.
@@ -113,18 +125,22 @@ impl Sources {
             Reference::Hub { .. } => Ok(&self.hub),
             Reference::Url(_) => Ok(&self.http),
             Reference::Ollama(_) => Ok(&self.ollama),
+            Reference::Peer { .. } => Ok(&self.peers),
         }
     }
 }
 
 /// One client for all: redirects are followed by the sources themselves, and nothing is decoded on the way.
 fn client(timeouts: Timeouts) -> Result<Client, SourceError> {
+    builder(timeouts).build().map_err(|error| unreachable(&error, "The network"))
+}
+
+/// What all clients of ours have in common.
+pub(super) fn builder(timeouts: Timeouts) -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .connect_timeout(timeouts.connect)
         .read_timeout(timeouts.stall)
-        .build()
-        .map_err(|error| unreachable(&error, "The network"))
 }

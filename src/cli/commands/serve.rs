@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use listenfd::ListenFd;
 
 use crate::cli::error::CliError;
-use crate::cli::lab::Lab;
+use crate::cli::lab::{Lab, read_token};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit, env};
 use crate::inventory::{ServeConfig, expand_home};
@@ -108,9 +108,9 @@ fn guests(config: &ServeConfig, home: &Path) -> Result<Guests, CliError> {
 }
 
 fn token(path: &Path) -> Result<Token, CliError> {
-    let text = fs_err::read_to_string(path)?;
-    let problem = || CliError::usage(format!("{} holds no token: one word is needed", path.display()));
-    Token::new(&text).ok_or_else(|| problem().hint("make one with: head -c 24 /dev/urandom | base64 | tr -d / > FILE"))
+    let text = read_token(path)?;
+    let unfit = || CliError::usage(format!("The token in {} has characters that no header can carry", path.display()));
+    Token::new(&text).ok_or_else(unfit)
 }
 
 /// Takes the socket that systemd handed over, or the configured address.
