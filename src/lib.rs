@@ -35,6 +35,7 @@ pub mod apply;
 pub mod serve;
 // Floor 7: showing.
 pub mod demo;
+pub mod drive;
 // Floor 8: what is said.
 pub mod report;
 // Floor 9: the program.

@@ -36,7 +36,7 @@ mod route;
 mod tls;
 
 pub use guests::{Guests, Token};
-pub use listen::{Limits, ServeError, Server};
+pub use listen::{Limits, ServeError, Server, answer_at, answer_on};
 pub use metrics::Traffic;
 pub use tls::{Tls, TlsError};
 

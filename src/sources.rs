@@ -20,13 +20,15 @@ mod peer;
 mod pin;
 mod set;
 mod trail;
+mod tunnel;
 
-pub use directory::{DirectorySource, find_in_drive};
+pub use directory::{DirectorySource, drive_name, find_in_drive};
 pub use http::{HttpConfig, HttpSource};
 pub use hub::{HubConfig, HubSource, ParseTreeError, parse_tree};
 pub use ollama::{OllamaConfig, OllamaSource};
 pub use peer::{PeerConfig, PeerSource};
 pub use set::{SourceSettings, Sources, Timeouts};
+pub use tunnel::Tunnel;
 
 /// Somewhere artifacts come from.
 #[async_trait]

@@ -27,7 +27,13 @@ fn content(len: usize) -> Vec<u8> {
 
 fn config(mirror: &Mirror, token: Option<&str>, certificate: Option<Sha256>) -> PeerConfig {
     let url = if certificate.is_some() { mirror.url.replace("http:", "https:") } else { mirror.url.clone() };
-    PeerConfig { name: "pc2".to_owned(), url: url.parse().unwrap(), token: token.map(str::to_owned), certificate }
+    PeerConfig {
+        name: "pc2".to_owned(),
+        url: url.parse().unwrap(),
+        token: token.map(str::to_owned),
+        certificate,
+        socket: None,
+    }
 }
 
 fn sources(peer: PeerConfig) -> Sources {

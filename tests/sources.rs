@@ -487,7 +487,7 @@ fn a_drive_may_hold_content_in_three_ways() {
     let sha256 = Sha256::of(b"weights");
     let own = "sub/model.bin".parse().unwrap();
     let find = || -> Vec<String> {
-        let found = find_in_drive(dir.path(), Some(&sha256), Some(7), std::slice::from_ref(&own)).unwrap();
+        let found = find_in_drive(dir.path(), &Digests::sha256(sha256), Some(7), std::slice::from_ref(&own)).unwrap();
         found.iter().map(|f| f.path.file_name().unwrap().to_string_lossy().into_owned()).collect()
     };
     assert!(find().is_empty());

@@ -2,6 +2,7 @@
 
 pub(super) mod apply;
 pub(super) mod completions;
+pub(super) mod copy;
 pub(super) mod demo;
 pub(super) mod list;
 pub(super) mod lock;

@@ -205,9 +205,17 @@ impl Lab {
         }
         let peer = |peer: Peer| {
             let token = peer.token_file.map(|path| read_token(&expand_home(&path, &self.home))).transpose()?;
-            Ok(PeerConfig { name: peer.name, url: peer.url, token, certificate: peer.certificate })
+            Ok(PeerConfig { name: peer.name, url: peer.url, token, certificate: peer.certificate, socket: peer.socket })
         };
         config.peers.into_iter().map(peer).collect()
+    }
+
+    /// From now on, nothing is taken from anywhere but from `sources`.
+    pub(super) fn take_only_from(&mut self, sources: inventory::SourceConfig) {
+        if let Some(machine) = self.inventory.machines.get_mut(&self.machine) {
+            machine.order = None;
+        }
+        self.inventory.sources = sources;
     }
 
     /// Where bytes may come from; nobody is asked yet.

@@ -50,4 +50,7 @@ pub struct Peer {
     /// The SHA-256 of its certificate, as `larder serve --tls` prints it.
     #[serde(default)]
     pub certificate: Option<Sha256>,
+    /// A socket that leads there. Never written in an inventory: `larder copy` opens one for its run.
+    #[serde(skip)]
+    pub socket: Option<PathBuf>,
 }

@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service as _;
 
@@ -152,6 +152,46 @@ impl Server {
     }
 }
 
+/// Answers whoever connects to `listener`, for as long as the future is polled.
+pub async fn answer_at(listener: UnixListener, router: Router) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let (input, output) = stream.into_split();
+                    connections.spawn(answer_on(router.clone(), input, output));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(BREATH).await;
+                }
+            },
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+        }
+    }
+}
+
+fn protocol() -> http1::Builder {
+    let mut protocol = http1::Builder::new();
+    protocol.timer(TokioTimer::new()).max_buf_size(LONGEST_HEAD);
+    protocol
+}
+
+/// Answers the requests of one client until it ends: `input` and `output` are its connection.
+///
+/// Whoever could start this program may read what the router has; there is no limit to its patience.
+pub async fn answer_on(
+    router: Router,
+    input: impl AsyncRead + Unpin + Send + 'static,
+    output: impl AsyncWrite + Unpin + Send + 'static,
+) -> std::io::Result<()> {
+    let service = service_fn(move |request: Request<Incoming>| router.clone().call(request.map(Body::new)));
+    let stream = TokioIo::new(tokio::io::join(input, output));
+    let ended = protocol().header_read_timeout(None).serve_connection(stream, service).await;
+    ended.map_err(std::io::Error::other)
+}
+
 /// One client on one connection.
 struct Connection {
     peer: SocketAddr,
@@ -191,11 +231,8 @@ impl Connection {
             request.extensions_mut().insert(ConnectInfo(peer));
             router.clone().call(request)
         });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.head_patience)
-            .max_buf_size(LONGEST_HEAD)
-            .serve_connection(TokioIo::new(stream), service);
+        let connection =
+            protocol().header_read_timeout(self.limits.head_patience).serve_connection(TokioIo::new(stream), service);
         // Clients go when they please: that is no fault of ours, and nothing is left behind.
         if let Err(error) = self.watcher.watch(connection).await {
             tracing::debug!(%peer, %error, "the connection ended");

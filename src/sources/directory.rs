@@ -11,7 +11,7 @@ use walkdir::WalkDir;
 use super::body::{empty_body, is_empty, size_change};
 use super::{Body, ByteRange, Listing, Source, SourceError};
 use crate::artifact::{File, Found, Reference, Remote};
-use crate::digest::Sha256;
+use crate::digest::{ContentName, Digests};
 use crate::fsio;
 use crate::relpath::RelPath;
 
@@ -52,17 +52,19 @@ impl Source for DirectorySource {
 
 /// Where `root`, a drive in any of the usual arrangements, may hold a file: existing candidates of the right size.
 ///
-/// Looked for under `blobs/sha256/<hex>`, `blobs/sha256-<hex>`, and each of `paths`. The content is not
-/// read, so each candidate has still to be proven. Fails only where nothing is found and something could
-/// not be looked at.
+/// Looked for under `blobs/sha256-<hex>`, `blobs/sha256/<hex>`, `blobs/git-sha1-<hex>`, and each of `paths`. The
+/// content is not read, so each candidate has still to be proven. Fails only where nothing is found and
+/// something could not be looked at.
 pub fn find_in_drive(
     root: &Path,
-    sha256: Option<&Sha256>,
+    digests: &Digests,
     size: Option<u64>,
     paths: &[RelPath],
 ) -> Result<Vec<Found>, SourceError> {
-    let blobs = sha256.map(|hex| [root.join(format!("blobs/sha256/{hex}")), root.join(format!("blobs/sha256-{hex}"))]);
-    let places = blobs.into_iter().flatten().chain(paths.iter().map(|path| path.under(root)));
+    let blobs = root.join("blobs");
+    let named = digests.names().map(|name| blobs.join(drive_name(&name)));
+    let foldered = digests.sha256.map(|hex| blobs.join(format!("sha256/{hex}")));
+    let places = named.chain(foldered).chain(paths.iter().map(|path| path.under(root)));
     let mut found: Vec<Found> = Vec::new();
     let mut unseen = None;
     for place in places {
@@ -76,6 +78,11 @@ pub fn find_in_drive(
         Some(error) if found.is_empty() => Err(error),
         _ => Ok(found),
     }
+}
+
+/// What a content is called below `blobs` on a drive: a name that every file system can hold.
+pub fn drive_name(content: &ContentName) -> String {
+    content.to_string().replace(':', "-")
 }
 
 fn path(reference: &Reference) -> Result<&PathBuf, SourceError> {

@@ -4,6 +4,7 @@
 //! certificate, where it has one, is known by its fingerprint.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ use crate::artifact::{Reference, Remote};
 use crate::digest::{Blake3, CHUNK_LEN, ChunkDigests, ContentName, Sha256};
 use crate::sources::body::{empty_body, into_body, is_empty, number, range_header, refusal, size_change, unreachable};
 use crate::sources::pin::pinned;
+use crate::sources::set::builder;
 use crate::sources::trail::plain;
 use crate::sources::{Body, ByteRange, Listing, Source, SourceError, Timeouts};
 
@@ -36,6 +38,8 @@ pub struct PeerConfig {
     pub token: Option<String>,
     /// The SHA-256 of its certificate, where nobody else vouches for it.
     pub certificate: Option<Sha256>,
+    /// A socket on this machine that leads there, such as [`crate::sources::Tunnel::socket`].
+    pub socket: Option<PathBuf>,
 }
 
 /// Never prints the token.
@@ -46,6 +50,7 @@ impl std::fmt::Debug for PeerConfig {
             .field("url", &self.url.as_str())
             .field("token", &self.token.as_ref().map(|_| "(secret)"))
             .field("certificate", &self.certificate)
+            .field("socket", &self.socket)
             .finish()
     }
 }
@@ -55,6 +60,12 @@ impl std::fmt::Debug for PeerConfig {
 pub struct PeerSource {
     peers: BTreeMap<String, Peer>,
     offline: bool,
+}
+
+fn through(socket: &Path, timeouts: Timeouts) -> Result<Client, SourceError> {
+    // No proxy stands between a program and its own socket.
+    let client = builder(timeouts).no_proxy().unix_socket(socket).build();
+    client.map_err(|error| unreachable(&error, &socket.display().to_string()))
 }
 
 #[derive(Debug)]
@@ -67,9 +78,10 @@ impl PeerSource {
     /// Prepares the source; nobody is asked. `client` serves peers without a certificate of their own.
     pub fn new(peers: &[PeerConfig], offline: bool, client: &Client, timeouts: Timeouts) -> Result<Self, SourceError> {
         let prepared = peers.iter().map(|config| {
-            let client = match &config.certificate {
-                Some(certificate) => pinned(*certificate, timeouts)?,
-                None => client.clone(),
+            let client = match (&config.socket, &config.certificate) {
+                (Some(socket), _) => through(socket, timeouts)?,
+                (None, Some(certificate)) => pinned(*certificate, timeouts)?,
+                (None, None) => client.clone(),
             };
             Ok((config.name.clone(), Peer { config: config.clone(), client }))
         });
@@ -159,6 +171,9 @@ impl Source for PeerSource {
 impl Peer {
     /// How messages name it.
     fn what(&self) -> String {
+        if self.config.socket.is_some() {
+            return self.config.name.clone();
+        }
         format!("peer {} ({})", self.config.name, plain(&self.config.url))
     }
 

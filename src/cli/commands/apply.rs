@@ -11,6 +11,7 @@ use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::lock::Lock;
+use crate::plan::Plan;
 use crate::report::plan::ending;
 use crate::report::table::count;
 use crate::retry::RetryPolicy;
@@ -26,24 +27,30 @@ pub(in crate::cli) struct Args {
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?;
     let plan = plan::make(ui, &lab, common)?;
+    carry_out(ui, common, &lab, &plan, Command { name: "apply", yes: args.yes })
+}
+
+/// Which command carries a plan out, and whether it was agreed to beforehand.
+pub(super) struct Command {
+    pub(super) name: &'static str,
+    pub(super) yes: bool,
+}
+
+/// Shows the plan, asks, and does it.
+pub(super) fn carry_out(ui: &Ui, common: &Common, lab: &Lab, plan: &Plan, command: Command) -> Result<Exit, CliError> {
     if !ui.json {
-        plan::show(ui, &lab, &plan, false);
+        plan::show(ui, lab, plan, false);
     }
     if !plan.has_steps() {
-        ui.text(ending(&plan));
-        ui.object("apply", &Outcome::default());
+        ui.text(ending(plan));
+        ui.object(command.name, &Outcome::default());
         return Ok(if plan.is_settled() { Exit::InOrder } else { Exit::Partly });
     }
-    match (args.yes, ui.ask("Carry this out?")) {
-        (true, _) | (_, Some(true)) => {}
-        (false, Some(false)) => return Ok(Exit::InOrder),
-        (false, None) => {
-            return Err(CliError::usage("Nobody is there to ask, so nothing was changed")
-                .hint("say yes beforehand with: larder apply --yes"));
-        }
+    if !command.yes && !agreed(ui, command.name)? {
+        return Ok(Exit::InOrder);
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    let means = means(ui, &lab, lab.sources(common)?)?;
+    let means = means(ui, lab, lab.sources(common)?)?;
     let outcome = runtime.block_on(async {
         let (stop, first) = (means.stop.clone(), super::stop_signal()?);
         tokio::spawn(async move {
@@ -56,12 +63,20 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
                 crate::cli::exit::now(Exit::Interrupted);
             }
         });
-        Ok::<_, CliError>(apply::apply(&plan, &lab.wanted, means).await)
+        Ok::<_, CliError>(apply::apply(plan, &lab.wanted, means).await)
     })?;
-    keep_what_was_learned(&lab, &outcome)?;
+    keep_what_was_learned(lab, &outcome)?;
     ui.text(&text(&outcome));
-    ui.object("apply", &outcome);
+    ui.object(command.name, &outcome);
     Ok(exit(&outcome, plan.artifacts.iter().any(|entry| !entry.obstacles.is_empty())))
+}
+
+/// Whether somebody who was asked said yes.
+pub(super) fn agreed(ui: &Ui, command: &str) -> Result<bool, CliError> {
+    ui.ask("Carry this out?").ok_or_else(|| {
+        CliError::usage("Nobody is there to ask, so nothing was changed")
+            .hint(format!("say yes beforehand with: larder {command} --yes"))
+    })
 }
 
 fn means(ui: &Ui, lab: &Lab, sources: crate::sources::Sources) -> Result<Means, CliError> {

@@ -174,6 +174,6 @@ fn on_drives(lab: &Lab, sightings: &[Sighting<'_>]) -> HashMap<String, PathBuf> 
 /// Where `drive` holds a file's content, by digest or by path, with the right length.
 fn on_drive(drive: &Path, file: &File) -> Option<PathBuf> {
     // A drive that cannot be read is no reason not to fetch: the file comes from elsewhere then.
-    let found = find_in_drive(drive, file.digests.sha256.as_ref(), file.size, std::slice::from_ref(&file.path)).ok()?;
+    let found = find_in_drive(drive, &file.digests, file.size, std::slice::from_ref(&file.path)).ok()?;
     found.into_iter().next().map(|found| found.path)
 }

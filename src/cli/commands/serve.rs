@@ -14,7 +14,7 @@ use crate::cli::{Common, Exit, env};
 use crate::inventory::{ServeConfig, expand_home};
 use crate::observe::{Proof, Sighting};
 use crate::report::table::count;
-use crate::serve::{Guests, Index, Served, Server, Tls, Token, Traffic, router};
+use crate::serve::{Guests, Index, Served, Server, Tls, Token, Traffic, answer_on, router};
 use crate::stores::FileState;
 
 /// Where to listen when nobody says it: reachable from this machine only.
@@ -25,6 +25,10 @@ pub(in crate::cli) struct Args {
     /// Where to listen; port 0 lets the system choose [default: 127.0.0.1:8014]
     #[arg(long, value_name = "IP:PORT")]
     address: Option<SocketAddr>,
+
+    /// Serve one client on standard input and output, as larder copy does over ssh
+    #[arg(long, conflicts_with_all = ["address", "allow", "token_file", "tls", "certificate", "key", "gated"])]
+    stdio: bool,
 
     /// Network whose machines may read without a token, such as 192.168.7.0/24; may be repeated
     #[arg(long, value_name = "NETWORK")]
@@ -69,6 +73,9 @@ impl Args {
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?;
+    if args.stdio {
+        return serve_stdio(&lab);
+    }
     let config = args.over(&lab.inventory.serve);
     let guests = guests(&config, &lab.home)?;
     let sightings = lab.sight(false)?;
@@ -100,6 +107,23 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         Ok::<_, CliError>(())
     })?;
     Ok(Exit::InOrder)
+}
+
+/// Whoever could start this reads the files themselves, so nothing is withheld.
+fn serve_stdio(lab: &Lab) -> Result<Exit, CliError> {
+    let router = router(index(lab)?, Guests::default(), Arc::new(Traffic::default()));
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(answer_on(router, tokio::io::stdin(), tokio::io::stdout()))?;
+    // Standard input is read by a thread that nothing can interrupt.
+    runtime.shutdown_background();
+    Ok(Exit::InOrder)
+}
+
+/// Everything that is here and not known to be wrong.
+pub(super) fn index(lab: &Lab) -> Result<Index, CliError> {
+    let lock = lab.stored.as_ref().map(crate::lock::Lock::to_text);
+    let artifacts = artifacts(&lab.sight(false)?, &[]);
+    Ok(Index { lock, facts: Some(Arc::clone(&lab.facts)), artifacts })
 }
 
 fn guests(config: &ServeConfig, home: &Path) -> Result<Guests, CliError> {

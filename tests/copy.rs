@@ -1,0 +1,178 @@
+//! `larder copy`: over a real sshd in both directions, and by a drive that knows neither links nor owners.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+
+use larder::digest::Sha256;
+
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/skip.rs"]
+mod skip;
+#[path = "support/sshd.rs"]
+mod sshd;
+
+use program::{INVENTORY, Lab, Said};
+use sshd::{Sshd, remote_words};
+
+/// Paths and contents of the one artifact that every lab here wants. The last is large enough to be interrupted.
+fn contents() -> Vec<(&'static str, Vec<u8>)> {
+    let noise = |len: usize| (0..len as u64).flat_map(|n| *Sha256::of(&n.to_le_bytes()).as_bytes()).take(len).collect();
+    vec![("config.json", b"{}".to_vec()), ("sub/middle.bin", noise(100_000)), ("large.bin", noise(6 << 20))]
+}
+
+fn manifest(contents: &[(&str, Vec<u8>)]) -> String {
+    let head = "[[artifact]]\nname = \"tiny\"\nstore = \"plain\"\nsource = \"local\"\n";
+    let file = |(path, bytes): &(&str, Vec<u8>)| {
+        format!("[[artifact.file]]\npath = \"{path}\"\nsize = {}\nsha256 = \"{}\"\n", bytes.len(), Sha256::of(bytes))
+    };
+    format!("{head}{}", contents.iter().map(file).collect::<String>())
+}
+
+/// A machine with nothing on it.
+fn empty_machine() -> Lab {
+    Lab::new(INVENTORY, &manifest(&contents()))
+}
+
+/// A machine that has everything.
+fn full_machine() -> Lab {
+    let lab = empty_machine();
+    contents().iter().for_each(|(path, bytes)| lab.write(&format!("home/plain/{path}"), bytes));
+    lab
+}
+
+fn assert_has_all(lab: &Lab) {
+    for (path, bytes) in contents() {
+        assert!(std::fs::read(lab.path(&format!("home/plain/{path}"))).unwrap() == bytes, "{path}");
+    }
+}
+
+fn other(lab: &Lab) -> String {
+    remote_words(Path::new(env!("CARGO_BIN_EXE_larder")), &lab.path(""))
+}
+
+/// Runs larder on `lab`, with ssh as the way to the machine of `there`.
+fn run(lab: &Lab, sshd: &Sshd, there: &str, arguments: &[&str]) -> Said {
+    let client = sshd.client();
+    let mut command = lab.command(&["copy", "--ssh", &client, "--remote-larder", there]);
+    command.args(arguments).env("PATH", "/usr/bin:/bin");
+    program::said(&mut command, &lab.path(""))
+}
+
+#[test]
+fn a_machine_takes_from_another_what_it_lacks() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (here, there) = (empty_machine(), full_machine());
+    let words = other(&there);
+    let shown = run(&here, &sshd, &words, &["pc9:", "--dry-run"]);
+    assert_eq!(shown.code, 0, "{}{}", shown.out, shown.err);
+    assert!(shown.out.contains("pc9 (peer)"), "{}", shown.out);
+    assert!(!here.path("home/plain/config.json").exists());
+    let unasked = run(&here, &sshd, &words, &["pc9:"]);
+    assert_eq!(unasked.code, 2, "nobody is there to ask: {}", unasked.err);
+    let copied = run(&here, &sshd, &words, &["pc9:", "--yes"]);
+    assert_eq!(copied.code, 0, "{}{}", copied.out, copied.err);
+    assert_has_all(&here);
+    let again = run(&here, &sshd, &words, &["--from", "pc9:", "--yes"]);
+    assert_eq!(again.code, 0, "{}{}", again.out, again.err);
+    assert!(again.out.contains("Nothing to do") || again.out.contains("in order"), "{}", again.out);
+}
+
+#[test]
+fn a_machine_gives_to_another_what_that_lacks() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (here, there) = (full_machine(), empty_machine());
+    let words = other(&there);
+    let shown = run(&here, &sshd, &words, &["--to", "pc9:", "--dry-run"]);
+    assert_eq!(shown.code, 0, "{}{}", shown.out, shown.err);
+    assert!(shown.out.contains("tiny") && !there.path("home/plain/config.json").exists(), "{}", shown.out);
+    let given = run(&here, &sshd, &words, &["--to", "pc9:", "--yes"]);
+    assert_eq!(given.code, 0, "{}{}", given.out, given.err);
+    assert_has_all(&there);
+    let nothing = run(&here, &sshd, &words, &["--to", "pc9:", "--yes", "no-such-artifact"]);
+    assert_eq!(nothing.code, 2, "{}{}", nothing.out, nothing.err);
+}
+
+#[test]
+fn what_is_rotten_there_does_not_arrive_and_is_told() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (here, there) = (empty_machine(), full_machine());
+    there.write("home/plain/sub/middle.bin", vec![7; 100_000]);
+    let copied = run(&here, &sshd, &other(&there), &["pc9:", "--yes"]);
+    assert_eq!(copied.code, 4, "{}{}", copied.out, copied.err);
+    assert!(copied.err.contains("sub/middle.bin") || copied.out.contains("sub/middle.bin"), "{}", copied.out);
+    assert!(!here.path("home/plain/sub/middle.bin").exists() && here.path("home/plain/large.bin").exists());
+    there.write("home/plain/sub/middle.bin", &contents()[1].1);
+    let copied = run(&here, &sshd, &other(&there), &["pc9:", "--yes"]);
+    assert_eq!(copied.code, 0, "{}{}", copied.out, copied.err);
+    assert_has_all(&here);
+}
+
+#[test]
+fn a_machine_that_cannot_be_reached_or_has_no_larder_is_explained() {
+    let Some(sshd) = Sshd::start() else { return };
+    let here = empty_machine();
+    let none = run(&here, &sshd, "/nowhere/larder", &["pc9:", "--yes"]);
+    assert_eq!(none.code, 1, "{}", none.err);
+    assert!(none.err.contains("/nowhere/larder") && none.err.contains("larder must be there"), "{}", none.err);
+    let none = run(&here, &sshd, "/nowhere/larder", &["--to", "pc9:", "--yes"]);
+    assert_eq!(none.code, 1, "{}", none.err);
+    assert!(none.err.contains("there is no larder on pc9"), "{}", none.err);
+    let mut command = here.command(&["copy", "pc9:", "--yes", "--ssh", "/nowhere/ssh"]);
+    let unreachable = program::said(&mut command, &here.path(""));
+    assert_eq!(unreachable.code, 1, "{}", unreachable.err);
+    assert!(unreachable.err.contains("/nowhere/ssh cannot be started"), "{}", unreachable.err);
+}
+
+#[test]
+fn places_that_are_none_are_explained() {
+    let lab = empty_machine();
+    for (arguments, expected) in [
+        (&["copy"][..], "from where"),
+        (&["copy", "pc1"], "neither a machine nor a folder"),
+        (&["copy", "-oProxyCommand=x:"], "unexpected argument"),
+        (&["copy", "--to=-oProxyCommand=x:"], "is no machine"),
+        (&["copy", "--to", "/no/such/drive"], "is the drive mounted?"),
+        (&["copy", "--from", "/no/such/drive"], "is the drive mounted?"),
+        (&["copy", "--offline", "pc1:"], "--offline forbids"),
+    ] {
+        let said = lab.run(arguments);
+        assert_eq!(said.code, 2, "{arguments:?}: {}", said.err);
+        assert!(said.err.contains(expected), "{arguments:?}: {}", said.err);
+    }
+}
+
+#[test]
+fn a_drive_carries_everything_to_a_machine_without_a_network() {
+    let (from, to) = (full_machine(), empty_machine());
+    let drive = tempfile::tempdir().unwrap();
+    let folder = drive.path().to_str().unwrap();
+    let shown = from.run(&["copy", "--to", folder, "--dry-run"]);
+    assert_eq!((shown.code, std::fs::read_dir(drive.path()).unwrap().count()), (0, 0), "{}", shown.err);
+    let packed = from.run(&["copy", "--to", folder, "--yes"]);
+    assert_eq!(packed.code, 0, "{}{}", packed.out, packed.err);
+    let readme = std::fs::read_to_string(drive.path().join("README.txt")).unwrap();
+    assert!(readme.contains("larder copy --from"));
+    for entry in std::fs::read_dir(drive.path().join("blobs")).unwrap() {
+        let entry = entry.unwrap();
+        let digest = Sha256::of(&std::fs::read(entry.path()).unwrap());
+        assert_eq!(entry.file_name().to_str().unwrap(), format!("sha256-{digest}"));
+    }
+    let again = from.run(&["copy", "--to", folder, "--yes"]);
+    assert!(again.code == 0 && again.out.contains("3 there already"), "{}", again.out);
+    let taken = to.run(&["copy", "--from", folder, "--yes"]);
+    assert_eq!(taken.code, 0, "{}{}", taken.out, taken.err);
+    assert_has_all(&to);
+}
+
+#[test]
+fn what_is_rotten_here_does_not_go_on_a_drive() {
+    let from = full_machine();
+    from.write("home/plain/sub/middle.bin", vec![7; 100_000]);
+    let drive = tempfile::tempdir().unwrap();
+    let packed = from.run(&["copy", "--to", drive.path().to_str().unwrap(), "--yes"]);
+    assert_eq!(packed.code, 4, "{}{}", packed.out, packed.err);
+    assert!(packed.out.contains("sub/middle.bin"), "{}", packed.out);
+    let names = std::fs::read_dir(drive.path().join("blobs")).unwrap().count();
+    assert_eq!(names, 2, "nothing lies under a digest that it does not have");
+}

@@ -1,0 +1,96 @@
+//! A real sshd on loopback, with keys of its own, that lets nobody in but the test.
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// A running server, ended when dropped.
+pub(crate) struct Sshd {
+    folder: tempfile::TempDir,
+    server: Child,
+}
+
+impl Sshd {
+    /// Starts the server; `None` where there is none on this machine.
+    pub(crate) fn start() -> Option<Self> {
+        let program = Path::new("/usr/sbin/sshd");
+        if !program.exists() {
+            crate::skip::skipped("sshd is missing; install it with scripts/test-parts");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for key in ["host", "user"] {
+            let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(at(key)).status();
+            assert!(made.unwrap().success());
+        }
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let write = |name: &str, text: String| {
+            larder::fsio::write_atomic(&at(name), text.as_bytes(), &larder::fsio::WriteOptions::default()).unwrap();
+        };
+        let path = |name: &str| at(name).display().to_string();
+        write(
+            "sshd_config",
+            format!(
+                "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+                 StrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n",
+                path("host"),
+                path("user.pub")
+            ),
+        );
+        write(
+            "ssh_config",
+            format!(
+                "Host *\n  HostName 127.0.0.1\n  Port {port}\n  IdentityFile {}\n  IdentitiesOnly yes\n  BatchMode yes\n\
+                 \x20 StrictHostKeyChecking no\n  UserKnownHostsFile {}\n  LogLevel ERROR\n",
+                path("user"),
+                path("known_hosts")
+            ),
+        );
+        // As root, sshd wants the folder that its package's service makes.
+        let _ = Command::new("mkdir").args(["-p", "-m", "0755", "/run/sshd"]).status();
+        let server = Command::new(program)
+            .args(["-D", "-e", "-f"])
+            .arg(at("sshd_config"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let sshd = Self { folder, server };
+        sshd.wait_until_it_listens(port);
+        Some(sshd)
+    }
+
+    /// The client's command line.
+    pub(crate) fn client(&self) -> String {
+        format!("ssh -F {}", self.folder.path().join("ssh_config").display())
+    }
+
+    fn wait_until_it_listens(&self, port: u16) {
+        for _ in 0..2000 {
+            if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("sshd does not listen");
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// `program` as the other machine would start it: knowing only what the words say.
+pub(crate) fn remote_words(program: &Path, home: &Path) -> String {
+    let at = |name: &str| -> PathBuf { home.join(name) };
+    format!(
+        "env -i HOME={} LARDER_STATE={} {} --inventory {}",
+        at("home").display(),
+        at("state").display(),
+        program.display(),
+        at("inventory.toml").display()
+    )
+}
