@@ -113,12 +113,15 @@ class Lab:
     def call(self, *words: str) -> None:
         run(Contestant("larder", self.command(*words), self.env))
 
-    def declare(self, artifacts: list[tuple[str, str]]) -> None:
-        """Writes inventory and manifest for (name, hub repository) pairs, and a lock without files."""
+    def declare(self, artifacts: list[tuple[str, str]], more: str = "") -> None:
+        """Writes inventory and manifest for (name, hub repository) pairs, and a lock without files.
+
+        What `more` says is said of each artifact; `{name}` in it is the artifact's name.
+        """
         store = f'models = {{ layout = "{self.layout}", path = "{self.store}" }}'
         (self.folder / "inventory.toml").write_text(f'manifests = ["manifest.toml"]\n[stores]\n{store}\n')
         entry = '[[artifact]]\nname = "{}"\nsource = "hf:{}"\nstore = "models"\n'
-        manifest = "\n".join(entry.format(name, repo) for name, repo in artifacts)
+        manifest = "\n".join(entry.format(name, repo) + more.format(name=name) for name, repo in artifacts)
         (self.folder / "manifest.toml").write_text(manifest)
         (self.folder / "inventory.lock").unlink(missing_ok=True)
         self.call("lock", "--offline")
@@ -240,7 +243,7 @@ def plain_lab(options: argparse.Namespace) -> Lab:
         return lab
 
     def make() -> None:
-        lab.declare([(f"set-{one:03}", f"bench/set-{one:03}") for one in range(100)])
+        lab.declare([(f"set-{one:03}", f"bench/set-{one:03}") for one in range(100)], 'folder = "{name}"\n')
         files: dict[str, list[dict]] = {}
         for one in range(100):
             name = f"set-{one:03}"
@@ -260,9 +263,8 @@ def plain_lab(options: argparse.Namespace) -> Lab:
 
 
 def plain_file(name: str, path: str, content: bytes) -> dict:
-    sha256 = hashlib.sha256(content).hexdigest()
-    source = f"hf:bench/{name}@{COMMIT}/{path}"
-    return {"path": f"{name}/{path}", "size": len(content), "digests": {"sha256": sha256}, "source": source}
+    digests = {"sha256": hashlib.sha256(content).hexdigest()}
+    return {"path": f"{name}/{path}", "size": len(content), "digests": digests}
 
 
 def cache_lab(options: argparse.Namespace) -> Lab:
