@@ -135,7 +135,9 @@ fn join(sighting: &mut Sighting<'_>, known: &HashMap<&str, Known>) {
     let (Access::Open, Some(known)) = (&sighting.access, known.get(sighting.artifact.store.as_str())) else { return };
     let files = sighting.artifact.files.iter().zip(&sighting.observed.files);
     let mut known = known.in_turn();
-    sighting.proofs = files.map(|(file, state)| proof(&mut known, file, state)).collect();
+    for (into, (file, state)) in sighting.proofs.iter_mut().zip(files) {
+        *into = proof(&mut known, file, state);
+    }
 }
 
 fn proof(known: &mut InTurn<'_>, file: &File, state: &FileState) -> Proof {

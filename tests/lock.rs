@@ -32,7 +32,9 @@ fn origins(artifact: &Artifact) -> Vec<String> {
 }
 
 fn manifest(more: &str, files: &str) -> String {
-    format!("[[artifact]]\nname = \"set\"\nstore = \"plain\"\nsource = \"hf:acme/set@{COMMIT}\"\n{more}\nfile = [{files}]\n")
+    format!(
+        "[[artifact]]\nname = \"set\"\nstore = \"plain\"\nsource = \"hf:acme/set@{COMMIT}\"\n{more}\nfile = [{files}]\n"
+    )
 }
 
 #[test]

@@ -64,7 +64,13 @@ fn artifact() -> impl Strategy<Value = Artifact> {
     let pattern = prop::option::of(("\\PC{0,12}", 0..99usize).prop_map(|(glob, count)| Pattern { glob, count }));
     let place = (reference(), prop::option::of(clean_path()));
     (names, place, flags, pattern, vec(file(), 0..5)).prop_map(
-        |((name, store, declared, revision), (source, folder), (pins, complete, whole, irreplaceable), pattern, files)| {
+        |(
+            (name, store, declared, revision),
+            (source, folder),
+            (pins, complete, whole, irreplaceable),
+            pattern,
+            files,
+        )| {
             Artifact {
                 name,
                 store,
