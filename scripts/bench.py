@@ -9,206 +9,28 @@ import hashlib
 import json
 import os
 import random
-import shutil
-import signal
-import statistics
 import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Callable, NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-MIB = 1 << 20
-
-
-class Run(NamedTuple):
-    """One finished process: seconds, CPU seconds, greatest resident set in MiB."""
-
-    wall: float
-    cpu: float
-    rss: float
-
-
-class Contestant(NamedTuple):
-    """A command, and what puts the disk into the same state before each run."""
-
-    name: str
-    argv: list[str]
-    env: dict[str, str] = {}
-    before: Callable[[], None] = lambda: None
-    good: tuple[int, ...] = (0,)
-
-
-def run(contestant: Contestant) -> Run:
-    """Runs it to its end; its output goes to a file that is shown if it fails."""
-    contestant.before()
-    log = ROOT / "target/bench/output"
-    with open(log, "wb") as out:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            contestant.argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **contestant.env}
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in contestant.good:
-        sys.exit(f"{contestant.argv} ended with {process.returncode}:\n{log.read_text()[-2000:]}")
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
-
-
-def compare(title: str, contestants: list[Contestant], rounds: int, target: str) -> None:
-    """Runs all in turn and prints a table; the first one is larder, the ratios are larder's to the others'."""
-    for contestant in contestants:
-        run(contestant)  # Warms caches; not counted.
-    runs = {contestant.name: [] for contestant in contestants}
-    for _ in range(rounds):
-        for contestant in contestants:
-            runs[contestant.name].append(run(contestant))
-    print(f"\n### {title}\n\nTarget: {target}. {rounds} rounds.\n")
-    print("| command | wall, median (min to max) | CPU s | peak memory | larder ÷ this, wall (min to max) | larder ÷ this, CPU |")
-    print("|---|---|---|---|---|---|")
-    first = runs[contestants[0].name]
-    for contestant in contestants:
-        own = runs[contestant.name]
-        ratios = [ours.wall / theirs.wall for ours, theirs in zip(first, own)]
-        cpu = statistics.median(ours.cpu / max(theirs.cpu, 1e-3) for ours, theirs in zip(first, own))
-        ratio = f"{spread(ratios, '')} | {cpu:.2f}" if own is not first else "– | –"
-        rss = max(one.rss for one in own)
-        print(
-            f"| {contestant.name} | {spread([one.wall for one in own], ' s')} "
-            f"| {statistics.median(one.cpu for one in own):.3f} | {rss:.0f} MiB | {ratio} |",
-            flush=True,
-        )
-
-
-def spread(values: list[float], unit: str) -> str:
-    digits = 3 if statistics.median(values) < 1 else 2
-    return f"**{statistics.median(values):.{digits}f}{unit}** ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def apart(work: Callable[[], None]) -> None:
-    """Does the work in a process of its own: a child's peak memory begins with that of this one."""
-    child = os.fork()
-    if child == 0:
-        work()
-        os._exit(0)
-    if os.waitpid(child, 0)[1] != 0:
-        sys.exit("the files to measure with cannot be made")
-
-
-class Lab:
-    """An inventory with one store and its own facts, below target/bench."""
-
-    def __init__(self, larder: Path, folder: Path, layout: str) -> None:
-        self.larder, self.folder, self.store = larder, folder, folder / "store"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.layout = layout
-        self.env = {"LARDER_STATE": str(folder / "state"), "HOME": str(folder), "HF_HUB_OFFLINE": "0"}
-
-    def command(self, *words: str) -> list[str]:
-        return [str(self.larder), "--inventory", str(self.folder / "inventory.toml"), *words]
-
-    def call(self, *words: str) -> None:
-        run(Contestant("larder", self.command(*words), self.env))
-
-    def declare(self, artifacts: list[tuple[str, str]]) -> None:
-        """Writes inventory and manifest for (name, hub repository) pairs, and a lock without files."""
-        store = f'models = {{ layout = "{self.layout}", path = "{self.store}" }}'
-        (self.folder / "inventory.toml").write_text(f'manifests = ["manifest.toml"]\n[stores]\n{store}\n')
-        entry = '[[artifact]]\nname = "{}"\nsource = "hf:{}"\nstore = "models"\n'
-        manifest = "\n".join(entry.format(name, repo) for name, repo in artifacts)
-        (self.folder / "manifest.toml").write_text(manifest)
-        (self.folder / "inventory.lock").unlink(missing_ok=True)
-        self.call("lock", "--offline")
-
-    def fill_lock(self, files: dict[str, list[dict]]) -> None:
-        """Adds revision and files, as `larder lock` writes them, to the entries of the lock."""
-        path = self.folder / "inventory.lock"
-        lock = json.loads(path.read_text())
-        for artifact in lock["artifacts"]:
-            del artifact["files"]
-            artifact |= {"revision": COMMIT, "origin": "upstream", "complete": True, "whole": True}
-        # One line for each file, as larder writes it.
-        entries = ",\n".join(
-            compact(one)[:-1] + ',"files":[\n  ' + ",\n  ".join(map(compact, files[one["name"]])) + "]}"
-            for one in lock["artifacts"]
-        )
-        path.write_text(f'{{"version": 1, "revision": {lock["revision"]}, "artifacts": [\n{entries}\n]}}\n')
-
-    def hub_file(self, repo: str, path: str, content: bytes, lfs: bool) -> dict:
-        """Puts a file into the cache as the hub's own client does; returns the lock's line for it."""
-        digest = hashlib.sha256(content).hexdigest() if lfs else git_sha1(content)
-        folder = self.store / f"models--{repo.replace('/', '--')}"
-        entry, blob = folder / "snapshots" / COMMIT / path, folder / "blobs" / digest
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        (folder / "refs").mkdir(exist_ok=True)
-        (folder / "refs/main").write_text(COMMIT)
-        blob.write_bytes(content)
-        entry.symlink_to(os.path.relpath(blob, entry.parent))
-        digests = {"sha256" if lfs else "git-sha1": digest}
-        return {"path": path, "size": len(content), "digests": digests, "lfs": lfs}
-
-
-def compact(value: dict) -> str:
-    return json.dumps(value, separators=(",", ":"))
-
-
-def git_sha1(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-class Serve:
-    """`larder serve` while a block runs; prints what it took."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-
-    def __enter__(self) -> str:
-        self.process = subprocess.Popen(
-            self.lab.command("serve", "--address", "127.0.0.1:0"),
-            stderr=subprocess.PIPE,
-            env={**os.environ, **self.lab.env},
-        )
-        line = self.process.stderr.readline().decode()
-        if " at http://" not in line:
-            sys.exit(f"larder serve: {line}")
-        return line.rsplit(" at ", 1)[1].strip()
-
-    def __exit__(self, *_: object) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        _, status, usage = os.wait4(self.process.pid, 0)
-        self.process.returncode = os.waitstatus_to_exitcode(status)
-        cpu = usage.ru_utime + usage.ru_stime
-        print(f"\n`larder serve` during all of these: {cpu:.2f} CPU s, peak memory {usage.ru_maxrss / 1024:.0f} MiB.")
-
-
-def fresh(work: Path, *folders: Path) -> Callable[[], None]:
-    """Moves away what the last run left, and lets the disk finish with it before the clock starts.
-
-    Nothing is removed between runs: file systems are slow to use again what was removed a moment ago.
-    """
-
-    def clean() -> None:
-        for folder in filter(Path.exists, folders):
-            trash = work / "trash" / str(time.monotonic_ns())
-            trash.mkdir(parents=True)
-            folder.rename(trash / folder.name)
-        os.sync()
-
-    return clean
-
-
-def sweep(work: Path) -> None:
-    shutil.rmtree(work / "trash", ignore_errors=True)
-
-
-def drop_caches() -> None:
-    os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text("3")
-
+import bench_fetch
+from bench_parts import (
+    COMMIT,
+    MIB,
+    RESULTS,
+    ROOT,
+    Contestant,
+    Lab,
+    Serve,
+    apart,
+    compare,
+    drop_caches,
+    fresh,
+    hf_download,
+    prove,
+    ready,
+    run,
+    sweep,
+)
 
 # ── a. status against find ──────────────────────────────────────────────────────────────────────
 
@@ -240,7 +62,7 @@ def plain_lab(options: argparse.Namespace) -> Lab:
         return lab
 
     def make() -> None:
-        lab.declare([(f"set-{one:03}", f"bench/set-{one:03}") for one in range(100)])
+        lab.declare([(f"set-{one:03}", f"bench/set-{one:03}") for one in range(100)], 'folder = "{name}"\n')
         files: dict[str, list[dict]] = {}
         for one in range(100):
             name = f"set-{one:03}"
@@ -260,9 +82,8 @@ def plain_lab(options: argparse.Namespace) -> Lab:
 
 
 def plain_file(name: str, path: str, content: bytes) -> dict:
-    sha256 = hashlib.sha256(content).hexdigest()
-    source = f"hf:bench/{name}@{COMMIT}/{path}"
-    return {"path": f"{name}/{path}", "size": len(content), "digests": {"sha256": sha256}, "source": source}
+    digests = {"sha256": hashlib.sha256(content).hexdigest()}
+    return {"path": f"{name}/{path}", "size": len(content), "digests": digests}
 
 
 def cache_lab(options: argparse.Namespace) -> Lab:
@@ -285,23 +106,6 @@ def cache_lab(options: argparse.Namespace) -> Lab:
 
     apart(make)
     return prove(lab)
-
-
-def ready(lab: Lab) -> bool:
-    """Whether an earlier run made the files; otherwise clears the ground."""
-    if (lab.folder / "ready").exists():
-        return True
-    shutil.rmtree(lab.folder)
-    lab.folder.mkdir()
-    return False
-
-
-def prove(lab: Lab) -> Lab:
-    """Reads everything once: `status` then has as much to tell as it ever has."""
-    lab.call("verify", "--full")
-    (lab.folder / "ready").touch()
-    os.sync()
-    return lab
 
 
 # ── b. plan against --version ───────────────────────────────────────────────────────────────────
@@ -359,21 +163,6 @@ def make_small(lab: Lab) -> None:
     lab.fill_lock({"small": files})
 
 
-def hf_download(options: argparse.Namespace, version: str, endpoint: str, repo: str) -> Contestant:
-    home = options.work / version
-    python = Path(os.environ["LARDER_TEST_PARTS"]) / version / "bin"
-    env = {
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
-    what = "from importlib.metadata import version; print(version('huggingface_hub'))"
-    number = subprocess.run([python / "python", "-c", what], capture_output=True, text=True, check=True).stdout.strip()
-    return Contestant(f"hf download ({number})", [str(python / "hf"), "download", repo], env, fresh(options.work, home))
-
-
 # ── d. one large file ───────────────────────────────────────────────────────────────────────────
 
 
@@ -428,12 +217,13 @@ def make_large(lab: Lab, size: int) -> None:
 
 
 def main() -> None:
-    measurements = {"status": status, "plan": plan, "small": small, "large": large}
+    measurements = {"status": status, "plan": plan, "small": small, "large": large, **bench_fetch.MEASUREMENTS}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--larder", type=Path, required=True, help="the program to measure")
     parser.add_argument("--only", choices=measurements, action="append", help="this measurement; may be repeated")
     parser.add_argument("-n", "--rounds", type=int, default=5)
     parser.add_argument("--large", type=int, default=2048, metavar="MIB", help="size of the large file")
+    parser.add_argument("--many", type=int, default=200, metavar="FILES", help="how many files of 10 MiB fetch-many has")
     parser.add_argument("--cold", action="store_true", help="also measure with empty caches (root)")
     parser.add_argument("--work", type=Path, default=ROOT / "target/bench", help="where the files to measure with go")
     options = parser.parse_args()
@@ -445,6 +235,7 @@ def main() -> None:
     print(f"Peak memory below {floor.rss:.0f} MiB cannot be told apart: that is what starting a process counts as.")
     for name in options.only or measurements:
         measurements[name](options)
+    (options.work / "results.json").write_text(json.dumps(RESULTS, indent=1) + "\n")
 
 
 if __name__ == "__main__":

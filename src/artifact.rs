@@ -35,7 +35,7 @@ pub struct File {
     /// What an Ollama layer is: `config`, or the end of its media type such as `model`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-    /// Where this file comes from, if not from the artifact's own source under its own path.
+    /// Where this file comes from, if not from the artifact's own source: see [`Artifact::source_of`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Reference>,
     /// Other places with the same bytes.
@@ -105,6 +105,9 @@ pub struct Artifact {
     pub name: String,
     /// The store it belongs in, by its name in the inventory.
     pub store: String,
+    /// The folder of the store that stands for the top of the source; none where paths are the same in both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<RelPath>,
     /// Where it comes from.
     pub source: Reference,
     /// Fingerprint of what the manifest says; differs once the manifest was changed after locking.
@@ -160,6 +163,7 @@ impl Artifact {
         Self {
             name: self.name.clone(),
             store: self.store.clone(),
+            folder: self.folder.clone(),
             source: self.source.clone(),
             declared: self.declared.clone(),
             revision: self.revision.clone(),
@@ -179,12 +183,22 @@ impl Artifact {
         (known, self.complete && self.files.iter().all(|file| file.size.is_some()))
     }
 
+    /// Where `file` comes from: what it names itself, else its path without the artifact's folder at the
+    /// artifact's source and revision.
+    pub fn source_of(&self, file: &File) -> Option<Reference> {
+        if file.source.is_some() {
+            return file.source.clone();
+        }
+        let inner = self.folder.as_ref().and_then(|folder| file.path.within(folder));
+        self.source.file(inner.as_ref().unwrap_or(&file.path), self.revision.as_deref())
+    }
+
     /// Everywhere `file` can be fetched from, the artifact's own source first.
     ///
     /// Empty for files without upstream. References to the hub carry the locked revision.
     pub fn remotes(&self, file: &File) -> Vec<Remote> {
-        let own = file.source.clone().or_else(|| self.source.file(&file.path, self.revision.as_deref()));
-        own.into_iter()
+        self.source_of(file)
+            .into_iter()
             .chain(file.mirrors.iter().cloned())
             .filter(Reference::has_upstream)
             .map(|reference| Remote { reference, size: file.size, digests: file.digests })

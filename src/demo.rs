@@ -77,6 +77,7 @@ impl Miniature {
         let mut artifact = Artifact {
             name: model.name.to_owned(),
             store: "upstream".to_owned(),
+            folder: None,
             declared: String::new(),
             revision: is_hub.then(|| COMMIT.to_owned()),
             origin: Origin::Upstream,

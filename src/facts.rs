@@ -4,6 +4,7 @@
 //! a cache: when it is deleted, files count as unproven until they are read again.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -177,9 +178,14 @@ impl Facts {
         let mut end = first.clone();
         end.push(b'/' + 1);
         self.database(|connection| {
-            let mut statement = connection.prepare_cached("SELECT * FROM measured WHERE path >= ?1 AND path < ?2")?;
-            let rows = statement.query_map(params![first, end], read_row)?;
-            Ok(Known { rows: rows.collect::<Result<_, _>>()? })
+            let question = "SELECT * FROM measured WHERE path >= ?1 AND path < ?2 ORDER BY path";
+            let mut statement = connection.prepare_cached(question)?;
+            let mut rows = statement.query(params![first, end])?;
+            let mut known = Known::default();
+            while let Some(row) = rows.next()? {
+                known.push(row)?;
+            }
+            Ok(known)
         })
     }
 
@@ -243,12 +249,16 @@ impl Facts {
 /// Measurements read at one moment.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// By the bytes of the path: hashing and comparing a `Path` goes component by component.
-    rows: HashMap<Vec<u8>, Stored>,
+    /// The bytes of all paths, one after the other: a hundred thousand of them are one piece of memory.
+    paths: Vec<u8>,
+    /// By path, in the order of its bytes.
+    rows: Vec<Stored>,
 }
 
 #[derive(Debug)]
 struct Stored {
+    /// Where the path is in [`Known::paths`].
+    path: Range<usize>,
     identity: [i64; 4],
     measurement: Measurement,
 }
@@ -256,13 +266,54 @@ struct Stored {
 impl Known {
     /// What was measured of exactly this file: same path, length, time of change, inode and device.
     pub fn of(&self, found: &Found) -> Option<Measurement> {
-        let stored = self.rows.get(found.path.as_os_str().as_bytes())?;
-        (stored.identity == identity(found)).then_some(stored.measurement)
+        self.in_turn().of(found)
     }
 
     /// What was measured at this path, though the file there may be another one by now.
     pub fn before(&self, path: &Path) -> Option<Measurement> {
-        self.rows.get(path.as_os_str().as_bytes()).map(|stored| stored.measurement)
+        let row = self.find(path.as_os_str().as_bytes())?;
+        Some(self.rows[row].measurement)
+    }
+
+    /// Answers like [`Known::of`], at once where one file after the other is asked for in the order of their paths.
+    pub fn in_turn(&self) -> InTurn<'_> {
+        InTurn { known: self, next: 0 }
+    }
+
+    fn push(&mut self, row: &Row<'_>) -> Result<(), rusqlite::Error> {
+        let start = self.paths.len();
+        self.paths.extend_from_slice(row.get_ref(0)?.as_blob()?);
+        let path = start..self.paths.len();
+        self.rows.push(Stored { path, identity: identity_in(row)?, measurement: measurement_in(row)? });
+        Ok(())
+    }
+
+    fn path(&self, stored: &Stored) -> &[u8] {
+        &self.paths[stored.path.clone()]
+    }
+
+    fn find(&self, path: &[u8]) -> Option<usize> {
+        self.rows.binary_search_by(|stored| self.path(stored).cmp(path)).ok()
+    }
+}
+
+/// [`Known`] as it is asked for many files in turn.
+#[derive(Debug)]
+pub struct InTurn<'a> {
+    known: &'a Known,
+    /// The row after the last answer: most probably the next one.
+    next: usize,
+}
+
+impl InTurn<'_> {
+    /// See [`Known::of`].
+    pub fn of(&mut self, found: &Found) -> Option<Measurement> {
+        let path = found.path.as_os_str().as_bytes();
+        let is_next = self.known.rows.get(self.next).is_some_and(|stored| self.known.path(stored) == path);
+        let row = if is_next { self.next } else { self.known.find(path)? };
+        self.next = row + 1;
+        let stored = &self.known.rows[row];
+        (stored.identity == identity(found)).then_some(stored.measurement)
     }
 }
 
@@ -293,16 +344,17 @@ fn insert(connection: &Connection, found: &Found, digests: &Digests, at: i64) ->
         .map(|_| ())
 }
 
-fn read_row(row: &Row<'_>) -> Result<(Vec<u8>, Stored), rusqlite::Error> {
-    let path = row.get(0)?;
-    let identity = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+fn identity_in(row: &Row<'_>) -> Result<[i64; 4], rusqlite::Error> {
+    Ok([row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?])
+}
+
+fn measurement_in(row: &Row<'_>) -> Result<Measurement, rusqlite::Error> {
     let digests = Digests {
         sha256: Some(Sha256::from_bytes(row.get(5)?)),
         git_sha1: row.get::<_, Option<[u8; 20]>>(6)?.map(GitSha1::from_bytes),
         md5: row.get::<_, Option<[u8; 16]>>(7)?.map(Md5::from_bytes),
     };
-    let measurement = Measurement { digests, at: row.get(8)? };
-    Ok((path, Stored { identity, measurement }))
+    Ok(Measurement { digests, at: row.get(8)? })
 }
 
 fn is_foreign(error: &rusqlite::Error) -> bool {
@@ -343,6 +395,25 @@ mod tests {
         assert_eq!(facts.chunks(&content).unwrap(), None);
         facts.record_chunks(&content, &chunks).unwrap();
         assert_eq!(facts.chunks(&content).unwrap(), Some(chunks));
+    }
+
+    #[test]
+    fn measurements_are_found_in_any_order_and_beside_others() {
+        let facts = Facts::in_memory().unwrap();
+        let names = ["/s/a", "/s/a/b", "/s/a.b", "/s/c", "/s/d", "/s/é"];
+        for (at, name) in names.iter().enumerate() {
+            facts.record(&found(name, 5), &Digests::sha256(Sha256::of(name.as_bytes())), at as i64).unwrap();
+        }
+        let known = facts.below(Path::new("/s")).unwrap();
+        let at = |reader: &mut InTurn<'_>, name: &str| reader.of(&found(name, 5)).map(|measured| measured.at);
+        let mut reader = known.in_turn();
+        for asked in [["/s/a", "/s/a.b", "/s/a/b"], ["/s/é", "/s/0", "/s/a"], ["/s/c", "/s/d", "/s/z"]] {
+            for name in asked {
+                let expected = names.iter().position(|known| *known == name).map(|at| at as i64);
+                assert_eq!(at(&mut reader, name), expected, "{name}");
+                assert_eq!(known.before(Path::new(name)).map(|measured| measured.at), expected, "{name}");
+            }
+        }
     }
 
     #[test]

@@ -6,10 +6,11 @@
 //! for many files ([`sync_dir`]). A kill at any instant leaves the old state or the new.
 
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use fs_err::os::unix::fs::{self as unix_fs, OpenOptionsExt as _};
+use rustix::fs::{FileType, Stat};
 
 mod access;
 mod lock;
@@ -229,23 +230,22 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 ///
 /// A link that leads nowhere is `None` too; use `symlink_metadata` to tell them apart.
 pub fn find(path: &Path) -> io::Result<Option<Found>> {
-    let metadata = match fs_err::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if is_absent(&error) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    Ok(metadata.is_file().then(|| found(path.to_owned(), &metadata)))
+    match rustix::fs::stat(path).map_err(io::Error::from) {
+        Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode).is_file().then(|| found(path.to_owned(), &stat))),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(io::Error::new(error.kind(), format!("cannot look at {}: {error}", path.display()))),
+    }
 }
 
-/// What `metadata` says of the content behind `path`.
-pub fn found(path: PathBuf, metadata: &std::fs::Metadata) -> Found {
+/// What `stat` says of the content behind `path`.
+pub fn found(path: PathBuf, stat: &Stat) -> Found {
     Found {
         path,
-        size: metadata.len(),
-        mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
-        inode: metadata.ino(),
-        device: metadata.dev(),
-        owner: (metadata.uid(), metadata.gid()),
+        size: stat.st_size.cast_unsigned(),
+        mtime_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+        inode: stat.st_ino,
+        device: stat.st_dev,
+        owner: (stat.st_uid, stat.st_gid),
     }
 }
 
@@ -297,7 +297,7 @@ mod tests {
         write_atomic(&path, b"one", &WriteOptions::default()).unwrap();
         write_atomic(&path, b"two", &WriteOptions { mode: Some(0o600), ..WriteOptions::default() }).unwrap();
         assert_eq!(fs_err::read(&path).unwrap(), b"two");
-        assert_eq!(fs_err::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs_err::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let names: Vec<_> = fs_err::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["lock"]);
         assert!(write_atomic(&path.join("below-a-file"), b"x", &WriteOptions::default()).is_err());

@@ -1,7 +1,8 @@
 //! The lock: the exact revision, files, sizes and digests of every artifact, written by larder.
 //!
-//! JSON with one file per line, in the manifests' order, so that a change is a small diff. Readers
-//! accept any `revision` of a `version` they know.
+//! JSON with one file per line, in the manifests' order, so that a change is a small diff. What
+//! follows from the artifact's own line is not said again for each file. Readers refuse another
+//! `version`, and a field that they do not know.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use crate::manifest::{InputError, Place};
 /// The format that this larder writes; one with another number cannot be read.
 pub const VERSION: u32 = 1;
 /// Grows when fields are added. A reader refuses a field that it does not know, and names it.
-pub const REVISION: u32 = 0;
+pub const REVISION: u32 = 1;
 
 /// What `inventory.lock` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

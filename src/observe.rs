@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::artifact::{Artifact, File, Found};
 use crate::digest::DigestMismatch;
-use crate::facts::{Facts, FactsError, Known};
+use crate::facts::{Facts, FactsError, InTurn, Known};
 use crate::fsio::{self, Space};
 use crate::inventory::Layout;
 use crate::stores::{Absence, FileState, Observed, OpenStore, Stores, Unpublished, look_for_root};
@@ -134,10 +134,13 @@ fn known_of<'a>(views: &HashMap<&'a str, View<'_>>, facts: &Facts) -> Result<Has
 fn join(sighting: &mut Sighting<'_>, known: &HashMap<&str, Known>) {
     let (Access::Open, Some(known)) = (&sighting.access, known.get(sighting.artifact.store.as_str())) else { return };
     let files = sighting.artifact.files.iter().zip(&sighting.observed.files);
-    sighting.proofs = files.map(|(file, state)| proof(known, file, state)).collect();
+    let mut known = known.in_turn();
+    for (into, (file, state)) in sighting.proofs.iter_mut().zip(files) {
+        *into = proof(&mut known, file, state);
+    }
 }
 
-fn proof(known: &Known, file: &File, state: &FileState) -> Proof {
+fn proof(known: &mut InTurn<'_>, file: &File, state: &FileState) -> Proof {
     let (FileState::Present(found) | FileState::Staged(found)) = state else { return Proof::Unknown };
     let Some(measured) = known.of(found) else { return Proof::Unknown };
     let at = measured.at;

@@ -50,6 +50,12 @@ impl RelPath {
         root.join(&self.0)
     }
 
+    /// What follows `folder/` in this path; `None` where it does not lie in `folder`.
+    pub fn within(&self, folder: &RelPath) -> Option<RelPath> {
+        let rest = self.0.strip_prefix(folder.as_str())?.strip_prefix('/')?;
+        Some(RelPath(rest.to_owned()))
+    }
+
     /// `child` below this path.
     #[must_use]
     pub fn join(&self, child: &RelPath) -> RelPath {
@@ -121,6 +127,14 @@ mod tests {
             assert!(bad.parse::<RelPath>().is_err(), "{bad:?} was accepted");
         }
         assert!("x".repeat(256).parse::<RelPath>().is_err());
+    }
+
+    #[test]
+    fn only_whole_parts_count_as_the_folder() {
+        let path = |text: &str| text.parse::<RelPath>().unwrap();
+        assert_eq!(path("a/b/c").within(&path("a/b")), Some(path("c")));
+        assert_eq!(path("a/bc").within(&path("a/b")), None);
+        assert_eq!(path("a").within(&path("a")), None);
     }
 
     #[test]

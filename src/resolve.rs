@@ -115,6 +115,7 @@ pub fn from_pins(declared: &Declared, layout: Layout) -> Artifact {
     let mut artifact = Artifact {
         name: declared.name.clone(),
         store: declared.store.clone(),
+        folder: declared.folder.clone().filter(|_| layout == Layout::Folder),
         declared: fingerprint(declared),
         revision: pinned_revision(&source),
         origin: Origin::Pins,
@@ -126,7 +127,7 @@ pub fn from_pins(declared: &Declared, layout: Layout) -> Artifact {
         files: Vec::new(),
         source,
     };
-    artifact.files = declared.file.iter().map(|file| pinned_file(declared, &artifact, file, layout)).collect();
+    artifact.files = declared.file.iter().map(|file| pinned_file(declared, &artifact, file)).collect();
     if artifact.files.is_empty() {
         artifact.files.extend(file_of_url(declared, &artifact.source));
         artifact.complete |= !artifact.files.is_empty();
@@ -184,25 +185,15 @@ fn pins_are_complete(declared: &Declared, source: &Reference) -> bool {
     }
 }
 
-fn in_folder(declared: &Declared, path: &RelPath, layout: Layout) -> RelPath {
-    match &declared.folder {
-        Some(folder) if layout == Layout::Folder => folder.join(path),
-        _ => path.clone(),
-    }
+fn in_folder(artifact: &Artifact, path: &RelPath) -> RelPath {
+    artifact.folder.as_ref().map_or_else(|| path.clone(), |folder| folder.join(path))
 }
 
-fn pinned_file(declared: &Declared, artifact: &Artifact, file: &DeclaredFile, layout: Layout) -> File {
-    let own = file.source.clone().or_else(|| match (layout, &artifact.source) {
-        // In a plain folder the path on disk need not be the path in the repository.
-        (Layout::Folder, Reference::Hub { .. } | Reference::Directory(_)) => {
-            artifact.source.file(&file.path, artifact.revision.as_deref())
-        }
-        _ => None,
-    });
+fn pinned_file(declared: &Declared, artifact: &Artifact, file: &DeclaredFile) -> File {
     let path = match (&artifact.source, file.sha256) {
         // People name a layer by its digest; in the store it is a blob.
         (Reference::Ollama(_), Some(digest)) => blob_path(digest),
-        _ => in_folder(declared, &file.path, layout),
+        _ => in_folder(artifact, &file.path),
     };
     let mirrored = declared.mirrors.iter().filter_map(|mirror| mirror.file(&file.path, None));
     File {
@@ -212,7 +203,7 @@ fn pinned_file(declared: &Declared, artifact: &Artifact, file: &DeclaredFile, la
         first_use: false,
         lfs: None,
         role: file.role.clone(),
-        source: own,
+        source: file.source.clone(),
         mirrors: file.mirrors.iter().cloned().chain(mirrored).collect(),
     }
 }
@@ -269,13 +260,13 @@ async fn resolve_listing(
     let wanted = Selection::new(declared);
     let mut files = Vec::new();
     for listed in listing.files.into_iter().filter(|file| wanted.has(&file.path)) {
-        let path = in_folder(declared, &listed.path, layout);
+        let path = in_folder(artifact, &listed.path);
         let mut file = pinned.iter().find(|file| file.path == path).cloned().unwrap_or_else(|| {
             let bare = DeclaredFile::named(listed.path.clone());
-            pinned_file(declared, artifact, &bare, layout)
+            pinned_file(declared, artifact, &bare)
         });
         if layout == Layout::Folder {
-            file.source = artifact.source.file(&listed.path, artifact.revision.as_deref());
+            file.source = None; // It was listed at the artifact's own source.
         }
         compare(&artifact.name, &file, &listed)?;
         merge(&mut file, &listed);

@@ -41,6 +41,7 @@ fn artifact(name: &str, whole: bool) -> Artifact {
         origin: Origin::Upstream,
         complete: true,
         whole,
+        folder: None,
         irreplaceable: false,
         ollama: None,
         pattern: None,

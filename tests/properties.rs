@@ -62,11 +62,19 @@ fn artifact() -> impl Strategy<Value = Artifact> {
     let names = ("[a-z][a-z0-9:.+-]{0,10}", "[a-z]{1,8}", "\\PC{0,16}", prop::option::of("[0-9a-f]{40}"));
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let pattern = prop::option::of(("\\PC{0,12}", 0..99usize).prop_map(|(glob, count)| Pattern { glob, count }));
-    (names, reference(), flags, pattern, vec(file(), 0..5)).prop_map(
-        |((name, store, declared, revision), source, (pins, complete, whole, irreplaceable), pattern, files)| {
+    let place = (reference(), prop::option::of(clean_path()));
+    (names, place, flags, pattern, vec(file(), 0..5)).prop_map(
+        |(
+            (name, store, declared, revision),
+            (source, folder),
+            (pins, complete, whole, irreplaceable),
+            pattern,
+            files,
+        )| {
             Artifact {
                 name,
                 store,
+                folder,
                 source,
                 declared,
                 revision,
@@ -286,6 +294,7 @@ fn world(free: impl Strategy<Value = u64>) -> impl Strategy<Value = World> {
                     origin: Origin::Upstream,
                     complete: true,
                     whole: false,
+                    folder: None,
                     irreplaceable: false,
                     ollama: None,
                     pattern: None,

@@ -43,6 +43,7 @@ fn artifact(name: &str, source: &str, files: Vec<File>) -> Artifact {
         origin: Origin::Upstream,
         complete: true,
         whole: false,
+        folder: None,
         irreplaceable: false,
         ollama: None,
         pattern: None,

@@ -1,27 +1,25 @@
 //! What this process may do with a path, asked without opening it.
 
-use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags, accessat, statvfs};
+use rustix::fs::{Access, AtFlags, CWD, Stat, StatVfsMountFlags, accessat, statvfs};
 
 use super::running_as;
 
 const READ_BY_ALL: u32 = 0o444;
 const READ_BY_OWNER: u32 = 0o400;
 
-/// Whether the file that `metadata` was read from, at `path`, may be read.
+/// Whether the file that `stat` describes, at `path`, may be read.
 ///
 /// The system is asked only where the permission bits leave it open.
-pub fn may_read(path: &Path, metadata: &Metadata) -> io::Result<()> {
-    if metadata.mode() & READ_BY_ALL == READ_BY_ALL {
+pub fn may_read(path: &Path, stat: &Stat) -> io::Result<()> {
+    if stat.st_mode & READ_BY_ALL == READ_BY_ALL {
         return Ok(());
     }
     let own = running_as().uid;
-    let is_ours = metadata.uid() == own && metadata.mode() & READ_BY_OWNER != 0;
+    let is_ours = stat.st_uid == own && stat.st_mode & READ_BY_OWNER != 0;
     if own == 0 || is_ours { Ok(()) } else { ask(path, Access::READ_OK) }
 }
 

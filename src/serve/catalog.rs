@@ -216,19 +216,20 @@ struct HubPlace {
 impl HubPlace {
     /// Where `file` comes from on the hub; `None` for other sources, and where the commit is not known.
     fn of(artifact: &Artifact, file: &File) -> Option<Self> {
-        let source = file.source.as_ref().unwrap_or(&artifact.source);
-        let Reference::Hub { repo, revision, path } = source else {
+        let Reference::Hub { repo, revision: asked, .. } = file.source.as_ref().unwrap_or(&artifact.source) else {
+            return None;
+        };
+        let Some(Reference::Hub { path: Some(path), .. }) = artifact.source_of(file) else {
             return None;
         };
         let locked = artifact.revision.as_ref().filter(|_| is_repository_of(artifact, repo));
-        let named = revision.as_ref().filter(|revision| is_commit(revision));
+        let named = asked.as_ref().filter(|revision| is_commit(revision));
         let commit = named.or(locked).filter(|commit| is_commit(commit))?.clone();
-        let name = match revision {
+        let name = match asked {
             None => Some("main".to_owned()),
             Some(revision) => Some(revision.clone()).filter(|revision| !is_commit(revision)),
         };
-        let path = path.as_ref().unwrap_or(&file.path).to_string();
-        Some(Self { claim: Claim { repo: repo.clone(), name, commit }, path })
+        Some(Self { claim: Claim { repo: repo.clone(), name, commit }, path: path.to_string() })
     }
 }
 

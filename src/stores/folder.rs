@@ -1,14 +1,12 @@
 //! A plain folder: files under their own names, as SwarmUI, ComfyUI, MMAudio and HeartMuLa read them.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::artifact::{Artifact, File, Found, Pattern};
 use crate::fsio::{self, Owner, Proven};
 use crate::inventory::Layout;
-use crate::stores::look::{self, look_beside};
+use crate::stores::look::{self, CrowdedFolder, look_beside};
 use crate::stores::{FileState, Observed, Store, StoreError, Unpublished};
 
 /// Our own folder at the root, which the programs that scan for models pass over for its dot.
@@ -17,7 +15,7 @@ const OWN_FOLDER: &str = ".larder";
 /// The ending of the control file that aria2 keeps beside an unfinished download.
 const ARIA2: &str = "aria2";
 
-/// From so many files of one artifact in one folder, the folder is listed instead of asked.
+/// From so many neighbours of one artifact, their folder is listed instead of asked.
 const CROWDED: usize = 32;
 
 /// A folder whose files lie at the artifact's own paths.
@@ -39,15 +37,15 @@ impl FolderStore {
         move |source| StoreError::Io { store, what, source }
     }
 
-    /// Lists each folder that holds many of the artifact's files, which costs less than asking for each
-    /// file whether aria2 is still at it.
-    fn list_crowded_folders<'a>(&self, artifact: &'a Artifact) -> HashMap<&'a str, HashSet<OsString>> {
-        let mut counts = HashMap::<&str, usize>::new();
-        artifact.files.iter().for_each(|file| *counts.entry(folder_of(file)).or_default() += 1);
-        let crowded = counts.into_iter().filter(|(_, count)| *count >= CROWDED).map(|(folder, _)| folder);
-        // A folder that cannot be listed is asked file by file, which tells what is wrong with it.
-        let list = |folder| Some((folder, look::controlled_by_aria2(&self.root.join(folder)).ok()?));
-        crowded.filter_map(list).collect()
+    /// Looks at `files` of one folder, which is listed where they are many: that costs less than asking
+    /// for each file whether aria2 is still at it.
+    fn look_at_neighbours(&self, files: &[File]) -> Vec<FileState> {
+        let crowded = files.first().filter(|_| files.len() >= CROWDED).map(|file| self.root.join(folder_of(file)));
+        match crowded.map(CrowdedFolder::open) {
+            Some(Ok(folder)) => files.iter().map(|file| folder.look(file)).collect(),
+            // Where the folder cannot be listed, asking file by file tells what is wrong with it.
+            None | Some(Err(_)) => files.iter().map(|file| look_beside(&file.path.under(&self.root), file)).collect(),
+        }
     }
 
     /// Keeps what lies in the place of `file`, unless it is worthless.
@@ -114,12 +112,10 @@ impl Store for FolderStore {
     }
 
     fn observe(&self, artifact: &Artifact) -> Observed {
-        let listed = self.list_crowded_folders(artifact);
-        let look_at = |file: &File| {
-            let control = listed.get(folder_of(file)).map(|names| names.contains(OsStr::new(file.path.file_name())));
-            look_beside(file.path.under(&self.root), file, control)
-        };
-        let files: Vec<FileState> = look::at_each(&artifact.files, look_at);
+        let files = look::in_parts(&artifact.files, |part| {
+            let neighbours = part.chunk_by(|one, next| folder_of(one) == folder_of(next));
+            neighbours.flat_map(|files| self.look_at_neighbours(files)).collect()
+        });
         let absent = artifact.files.iter().zip(&files).find(|(_, state)| !matches!(state, FileState::Present(_)));
         let published = absent.map_or(Ok(()), |(file, _)| Err(Unpublished::Missing { what: file.path.to_string() }));
         Observed { files, published }

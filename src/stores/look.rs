@@ -1,14 +1,13 @@
 //! Judging what lies at a path by its name, length, links and, where those leave it open, first bytes.
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
-use std::fs::Metadata;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use globset::{GlobBuilder, GlobMatcher};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use walkdir::WalkDir;
 
 use crate::artifact::{File, Found};
@@ -21,6 +20,9 @@ const PEEK_BELOW: u64 = 4096;
 /// The git-lfs specification keeps pointers below this length.
 const POINTER_BELOW: u64 = 1024;
 
+/// Bytes of names that the system tells at once; one name is much shorter.
+const LISTING_BUFFER: usize = 32 << 10;
+
 /// Endings that downloaders give to files they have not finished.
 const UNFINISHED_ENDINGS: [&str; 7] = ["aria2", "part", "partial", "incomplete", "tmp", "crdownload", "download"];
 
@@ -28,8 +30,13 @@ const UNFINISHED_ENDINGS: [&str; 7] = ["aria2", "part", "partial", "incomplete",
 ///
 /// Never answers [`FileState::Staged`]. Makes one system call for a file that is in order.
 pub(super) fn look_at(path: PathBuf, file: &File) -> FileState {
-    match std::fs::metadata(&path) {
-        Ok(metadata) => judge(path, &metadata, file),
+    let seen = rustix::fs::stat(&path);
+    tell(path, seen, file)
+}
+
+fn tell(path: PathBuf, seen: rustix::io::Result<Stat>, file: &File) -> FileState {
+    match seen.map_err(io::Error::from) {
+        Ok(stat) => judge(path, &stat, file),
         Err(error) if fsio::is_absent(&error) || is_loop(&error) => look_at_link(path, &error),
         Err(error) => unreadable(path, &error),
     }
@@ -60,14 +67,14 @@ pub(super) fn reason(error: &io::Error) -> String {
     text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
-fn judge(path: PathBuf, metadata: &Metadata, file: &File) -> FileState {
-    if !metadata.is_file() {
+fn judge(path: PathBuf, stat: &Stat, file: &File) -> FileState {
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
         return FileState::Wrong { defect: Defect::NotAFile, found: None };
     }
-    if let Err(error) = fsio::may_read(&path, metadata) {
+    if let Err(error) = fsio::may_read(&path, stat) {
         return unreadable(path, &error);
     }
-    let found = fsio::found(path, metadata);
+    let found = fsio::found(path, stat);
     match defect_of(&found, file) {
         Ok(None) => FileState::Present(found),
         Ok(Some(defect)) => FileState::Wrong { defect, found: Some(found) },
@@ -129,17 +136,18 @@ fn unfinished_evidence(path: &Path, endings: &[&str]) -> Option<String> {
 }
 
 /// [`look_at`] for folders that other downloaders write into.
-///
-/// `control` says whether aria2's control file lies beside the file, where that is known already.
-pub(super) fn look_beside(path: PathBuf, file: &File, control: Option<bool>) -> FileState {
-    let state = look_at(path.clone(), file);
+pub(super) fn look_beside(path: &Path, file: &File) -> FileState {
+    unless_unfinished(look_at(path.to_owned(), file), path, file)
+}
+
+/// What `state` says of the file at `path`, or that another downloader is not finished with it.
+fn unless_unfinished(state: FileState, path: &Path, file: &File) -> FileState {
     let endings = match &state {
-        FileState::Present(_) if file.size.is_some() && control == Some(false) => return state,
         FileState::Present(_) if file.size.is_some() => &UNFINISHED_ENDINGS[..1],
         FileState::Unreadable { .. } => return state,
         _ => &UNFINISHED_ENDINGS[..],
     };
-    let Some(evidence) = unfinished_evidence(&path, endings) else {
+    let Some(evidence) = unfinished_evidence(path, endings) else {
         return state;
     };
     let found = match state {
@@ -150,14 +158,40 @@ pub(super) fn look_beside(path: PathBuf, file: &File, control: Option<bool>) -> 
     FileState::Wrong { defect: Defect::Unfinished { evidence }, found }
 }
 
-/// Names of the files in `dir` that aria2 has not finished, by their control files.
-pub(super) fn controlled_by_aria2(dir: &Path) -> io::Result<HashSet<OsString>> {
-    let mut names = HashSet::new();
-    for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        if let Some(file) = name.as_bytes().strip_suffix(b".aria2") {
-            names.insert(OsStr::from_bytes(file).to_owned());
+/// A folder in which many files are looked at: the way to it is gone once, and it is listed once.
+#[derive(Debug)]
+pub(super) struct CrowdedFolder {
+    path: PathBuf,
+    open: OwnedFd,
+    /// Names of the files that aria2 has not finished, by their control files.
+    controlled: HashSet<Vec<u8>>,
+}
+
+impl CrowdedFolder {
+    /// Opens and lists the folder at `path`.
+    pub(super) fn open(path: PathBuf) -> io::Result<Self> {
+        let open = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let controlled = controlled_by_aria2(&open)?;
+        Ok(Self { path, open, controlled })
+    }
+
+    /// [`look_beside`] for a `file` of this folder.
+    pub(super) fn look(&self, file: &File) -> FileState {
+        let name = file.path.file_name();
+        let state = tell(self.path.join(name), rustix::fs::statat(&self.open, name, AtFlags::empty()), file);
+        match &state {
+            FileState::Present(_) if file.size.is_some() && !self.controlled.contains(name.as_bytes()) => state,
+            _ => unless_unfinished(state, &self.path.join(name), file),
         }
+    }
+}
+
+fn controlled_by_aria2(folder: &OwnedFd) -> io::Result<HashSet<Vec<u8>>> {
+    let mut buffer = Vec::with_capacity(LISTING_BUFFER);
+    let mut entries = RawDir::new(folder, buffer.spare_capacity_mut());
+    let mut names = HashSet::new();
+    while let Some(entry) = entries.next() {
+        names.extend(entry?.file_name().to_bytes().strip_suffix(b".aria2").map(<[u8]>::to_vec));
     }
     Ok(names)
 }
@@ -252,7 +286,7 @@ fn match_entry(root: &Path, matcher: &GlobMatcher, path: &Path) -> io::Result<Op
     if is_unfinished || !matcher.is_match(relative) {
         return Ok(None);
     }
-    match look_beside(path.to_owned(), &File::named(name), None) {
+    match look_beside(path, &File::named(name)) {
         FileState::Present(found) => Ok(Some(found)),
         FileState::Unreadable { path, reason } => {
             let message = format!("{} cannot be read: {reason}", path.display());
@@ -268,20 +302,25 @@ fn ignorable(error: walkdir::Error) -> io::Result<()> {
     let gone = |error: &io::Error| fsio::is_absent(error) || is_loop(error);
     if is_circle || error.io_error().is_some_and(gone) { Ok(()) } else { Err(error.into()) }
 }
+
 /// Fewer files than this are looked at faster than threads are started.
 const WORTH_THREADS: usize = 4096;
 
 /// Looks at each of `items`, on several processors where there are many; the answers come in order.
 pub(super) fn at_each<T: Sync, R: Send>(items: &[T], look: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    if items.len() < WORTH_THREADS || processors == 1 {
-        return items.iter().map(look).collect();
+    in_parts(items, |part| part.iter().map(&look).collect())
+}
+
+/// Looks at `items`, on several processors in parts where there are many; the answers come in order.
+pub(super) fn in_parts<T: Sync, R: Send>(items: &[T], look: impl Fn(&[T]) -> Vec<R> + Sync) -> Vec<R> {
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    if items.len() < WORTH_THREADS {
+        return look(items);
     }
     let look = &look;
     std::thread::scope(|scope| {
-        let parts = items.chunks(items.len().div_ceil(processors));
-        let threads: Vec<_> =
-            parts.map(|part| scope.spawn(move || part.iter().map(look).collect::<Vec<R>>())).collect();
+        let parts = items.chunks(items.len().div_ceil(processors()));
+        let threads: Vec<_> = parts.map(|part| scope.spawn(move || look(part))).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<R>>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };

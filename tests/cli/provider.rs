@@ -73,6 +73,7 @@ fn index(folder: &Path) -> Index {
         origin: Origin::Upstream,
         complete: true,
         whole: true,
+        folder: None,
         irreplaceable: false,
         ollama: None,
         pattern: None,

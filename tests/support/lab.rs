@@ -316,6 +316,7 @@ fn serve(root: &Path, model: &Model) -> Served {
         origin: Origin::Upstream,
         complete: true,
         whole: is_hub,
+        folder: None,
         irreplaceable: false,
         ollama: None,
         pattern: None,

@@ -39,6 +39,7 @@ pub(crate) fn served(name: &str, source: &str, revision: Option<&str>, files: Ve
         origin: Origin::Upstream,
         complete: true,
         whole: true,
+        folder: None,
         irreplaceable: false,
         ollama: None,
         pattern: None,

@@ -62,6 +62,7 @@ impl Image {
             origin: Origin::Upstream,
             complete: true,
             whole: true,
+            folder: None,
             irreplaceable: false,
             ollama: Some(OllamaManifest { digest: self.digest(), bytes: Some(self.manifest.clone()) }),
             pattern: None,

@@ -1,0 +1,79 @@
+//! What a lock says of where files come from, and what it leaves to be derived.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+
+use larder::artifact::Artifact;
+use larder::inventory::Layout;
+use larder::lock::Lock;
+use larder::manifest::Manifests;
+use larder::resolve;
+
+const COMMIT: &str = "0123456789012345678901234567890123456789";
+
+/// What `larder lock --offline` writes for the artifact of `manifest`, read again.
+fn locked(manifest: &str, layout: Layout) -> (String, Artifact) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("manifest.toml");
+    larder::fsio::write_atomic(&path, manifest.as_bytes(), &Default::default()).unwrap();
+    let declared = Manifests::read(&[path]).unwrap().artifacts.remove(0);
+    let text = Lock { artifacts: vec![resolve::from_pins(&declared, layout)] }.to_text();
+    let artifact = parse(&text).artifacts.remove(0);
+    (text, artifact)
+}
+
+fn parse(text: &str) -> Lock {
+    Lock::parse(Path::new("inventory.lock"), text).unwrap()
+}
+
+fn origins(artifact: &Artifact) -> Vec<String> {
+    let first = |file| artifact.remotes(file).first().map(|remote| remote.reference.to_string());
+    artifact.files.iter().map(|file| first(file).unwrap_or_default()).collect()
+}
+
+fn manifest(more: &str, files: &str) -> String {
+    format!(
+        "[[artifact]]\nname = \"set\"\nstore = \"plain\"\nsource = \"hf:acme/set@{COMMIT}\"\n{more}\nfile = [{files}]\n"
+    )
+}
+
+#[test]
+fn a_source_that_follows_from_the_artifact_is_not_written_for_each_file() {
+    let files = "{ path = \"a.bin\" }, { path = \"in/b.bin\" }";
+    for (more, layout) in
+        [("folder = \"models/set\"", Layout::Folder), ("", Layout::Folder), ("folder = \"unused\"", Layout::HfCache)]
+    {
+        let (text, artifact) = locked(&manifest(more, files), layout);
+        assert_eq!(text.matches("hf:acme/set").count(), 1, "{text}");
+        let expected = ["a.bin", "in/b.bin"].map(|path| format!("hf:acme/set@{COMMIT}/{path}"));
+        assert_eq!(origins(&artifact), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_source_of_its_own_is_written() {
+    let files = "{ path = \"a.bin\", source = \"hf:acme/other/weights.bin\" }, { path = \"b.bin\" }";
+    let (text, artifact) = locked(&manifest("folder = \"models\"", files), Layout::Folder);
+    assert!(text.contains(r#"{"path":"models/a.bin","source":"hf:acme/other/weights.bin"}"#), "{text}");
+    assert_eq!(origins(&artifact), ["hf:acme/other/weights.bin".to_owned(), format!("hf:acme/set@{COMMIT}/b.bin")]);
+}
+
+#[test]
+fn files_of_a_drive_are_found_below_the_drive() {
+    let manifest = "[[artifact]]\nname = \"set\"\nstore = \"plain\"\nsource = \"file:/mnt/drive/set\"\nfolder = \"here\"\n\
+        file = [{ path = \"a/b.bin\" }]\n";
+    assert_eq!(origins(&locked(manifest, Layout::Folder).1), ["file:/mnt/drive/set/a/b.bin"]);
+}
+
+/// Locks of revision 0 say for each file of a plain folder where it comes from.
+#[test]
+fn a_lock_of_an_older_larder_means_the_same() {
+    let old = parse(&format!(
+        r#"{{"version": 1, "revision": 0, "artifacts": [
+{{"name":"set","store":"plain","source":"hf:acme/set","declared":"x","revision":"{COMMIT}","origin":"upstream","complete":true,"files":[
+  {{"path":"models/set/a.bin","source":"hf:acme/set@{COMMIT}/a.bin"}}]}}
+]}}"#
+    ));
+    assert_eq!(origins(&old.artifacts[0]), [format!("hf:acme/set@{COMMIT}/a.bin")]);
+    assert_eq!(parse(&old.to_text()), old, "nothing is lost when it is written again");
+}
