@@ -1,6 +1,7 @@
 //! All sources of a run, and which of them serves a reference.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Client;
@@ -33,6 +34,9 @@ pub struct SourceSettings {
     pub ollama_version: Option<String>,
     /// When a silent server is given up.
     pub timeouts: Timeouts,
+    /// Content that the hub keeps in Xet is read from there, and the library that does it has this folder for
+    /// its own use (it makes empty folders). `None` turns it off, as does a build without the feature `xet`.
+    pub xet: Option<PathBuf>,
 }
 
 /// Never prints the token.
@@ -45,6 +49,7 @@ impl fmt::Debug for SourceSettings {
             .field("ollama_registry", &self.ollama_registry.as_ref().map(Url::as_str))
             .field("ollama_version", &self.ollama_version)
             .field("timeouts", &self.timeouts)
+            .field("xet", &self.xet)
             .finish()
     }
 }
@@ -65,9 +70,8 @@ impl Default for Timeouts {
 }
 
 /// All sources of a run. One HTTP client and one pacing budget for all of them.
-#[derive(Debug)]
 pub struct Sources {
-    hub: HubSource,
+    hub: Box<dyn Source>,
     http: HttpSource,
     ollama: OllamaSource,
     directory: DirectorySource,
@@ -89,7 +93,7 @@ impl Sources {
         let ollama =
             OllamaConfig { registry: settings.ollama_registry.clone(), version: settings.ollama_version.clone() };
         Ok(Self {
-            hub: HubSource::new(hub, client.clone())?,
+            hub: with_xet(HubSource::new(hub, client.clone())?, settings),
             http: HttpSource::new(HttpConfig { offline: settings.offline }, client.clone()),
             ollama: OllamaSource::new(ollama, client),
             directory: DirectorySource::new(),
@@ -110,11 +114,30 @@ impl Sources {
             Reference::Directory(_) => Ok(&self.directory),
             Reference::Local | Reference::Unidentified => Err(SourceError::NoUpstream { what: what() }),
             _ if self.offline => Err(SourceError::Offline { what: what() }),
-            Reference::Hub { .. } => Ok(&self.hub),
+            Reference::Hub { .. } => Ok(self.hub.as_ref()),
             Reference::Url(_) => Ok(&self.http),
             Reference::Ollama(_) => Ok(&self.ollama),
         }
     }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("offline", &self.offline).finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "xet")]
+fn with_xet(hub: HubSource, settings: &SourceSettings) -> Box<dyn Source> {
+    match &settings.xet {
+        Some(scratch) => Box::new(super::xet::XetSource::new(hub, scratch.clone(), settings.timeouts)),
+        None => Box::new(hub),
+    }
+}
+
+#[cfg(not(feature = "xet"))]
+fn with_xet(hub: HubSource, _settings: &SourceSettings) -> Box<dyn Source> {
+    Box::new(hub)
 }
 
 /// One client for all: redirects are followed by the sources themselves, and nothing is decoded on the way.
