@@ -20,7 +20,7 @@ use crate::sources::hub::Announced;
 use crate::sources::{ByteRange, Source as _, SourceError};
 
 /// Decoded bytes of all stretches together.
-pub(super) const BUDGET: u64 = 32 << 20;
+pub(super) const BUDGET: u64 = 24 << 20;
 /// The longest stretch: more would not be faster, and fewer questions hardly matter then.
 pub(super) const LONGEST_STRETCH: u64 = 16 << 20;
 /// The length of the first stretch of a run.
@@ -49,6 +49,12 @@ enum Now {
     Stretch(Stretch),
     Plain(Plain),
     Ended,
+}
+
+enum Step {
+    Begun,
+    Piece(Bytes),
+    Complete,
 }
 
 /// What the library was asked for.
@@ -95,16 +101,17 @@ impl Reading {
                 Now::Ended => return None,
                 Now::Plain(plain) => return plain.next().await,
                 Now::BetweenStretches if self.left.is_empty() => return None,
-                Now::BetweenStretches => self.begin().await.map(|()| None),
-                Now::Stretch(stretch) => stretch.next().await,
+                Now::BetweenStretches => self.begin().await.map(|()| Step::Begun),
+                Now::Stretch(stretch) => stretch.next().await.map(|piece| piece.map_or(Step::Complete, Step::Piece)),
             };
             match step {
-                Ok(Some(piece)) => {
+                Ok(Step::Begun) => {}
+                Ok(Step::Piece(piece)) => {
                     self.left.start += piece.len() as u64;
                     self.refused = None;
                     return Some(Ok(piece));
                 }
-                Ok(None) => self.end_stretch(),
+                Ok(Step::Complete) => self.end_stretch(),
                 Err(trouble) => {
                     if let Err(error) = self.recover(&trouble).await {
                         self.now = Now::Ended;
@@ -172,7 +179,7 @@ impl Stretch {
                 Some(bytes) if bytes.len() as u64 <= self.missing => self.rest = bytes,
                 Some(_) => return Err(Trouble::new("it sends more than was asked for")),
                 None if self.missing == 0 => return Ok(None),
-                None => return Err(Trouble::new("it ended early")),
+                None => return Err(Trouble::silent()),
             }
         }
         let piece = self.rest.split_to(self.rest.len().min(PIECE));

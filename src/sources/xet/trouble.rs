@@ -11,13 +11,18 @@ use crate::sources::body::printable;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Trouble {
     reason: String,
-    /// The store did not accept the pass: a fresh one may help.
+    /// The store did not accept the pass, or may not have accepted it: a fresh one may help.
     pub(super) refused: bool,
 }
 
 impl Trouble {
     pub(super) fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), refused: false }
+    }
+
+    /// The library ended a stream early. Its own error can come after that, so it may be any trouble.
+    pub(super) fn silent() -> Self {
+        Self { reason: "it ended early".to_owned(), refused: true }
     }
 }
 
