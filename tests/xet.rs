@@ -4,10 +4,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use larder::artifact::Remote;
 use larder::digest::{Digests, Sha256};
-use larder::sources::{Body, ByteRange, Listing, Source, SourceError, SourceSettings, Sources};
+use larder::sources::{Body, ByteRange, Listing, Source, SourceError, SourceSettings, Sources, Timeouts};
 
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/cas.rs"]
@@ -68,10 +70,15 @@ impl World {
     }
 
     fn sources(&self) -> Arc<Sources> {
+        self.sources_with(Timeouts::default())
+    }
+
+    fn sources_with(&self, timeouts: Timeouts) -> Arc<Sources> {
         let settings = SourceSettings {
             hub_endpoint: Some(self.hub.origin.parse().unwrap()),
             hub_token: Some("hf_secret".to_owned()),
             xet: Some(self.dir.path().join("xet")),
+            timeouts,
             ..SourceSettings::default()
         };
         Arc::new(Sources::new(&settings).unwrap())
@@ -257,6 +264,21 @@ async fn a_store_that_dies_in_the_middle_is_left_where_it_died() {
     let from: u64 = range.strip_prefix("bytes=").unwrap().split('-').next().unwrap().parse().unwrap();
     assert!((1 << 20..5 << 20).contains(&from), "continued at {range}");
     assert_eq!(plain[0].sent, content.len() as u64 - from, "nothing comes twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_falls_silent_is_left_before_anybody_loses_patience() {
+    let content = noise(4 << 20, 17);
+    let world = tokio::task::block_in_place(|| World::with(&[("model.bin", &content)]));
+    world.cas.stall_at(2 << 20);
+    let stall = Duration::from_secs(3);
+    let sources = world.sources_with(Timeouts { connect: stall, stall });
+    let (mut stream, mut bytes) = (open(&sources, &remote("model.bin", &content), 0, None).await.stream, Vec::new());
+    while let Some(piece) = tokio::time::timeout(stall, stream.next()).await.expect("the caller's patience") {
+        bytes.extend_from_slice(&piece.unwrap());
+    }
+    assert!(bytes == content);
+    assert_eq!(world.plain(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

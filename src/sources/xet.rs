@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -41,6 +42,8 @@ struct Shared {
     told: AtomicBool,
     /// Stretches that are on their way: they share the memory.
     on_their_way: AtomicUsize,
+    /// How long the library may stay silent: less than callers wait for a body, so that plain ranges come in time.
+    patience: Duration,
     /// Bytes of a stretch that took about as long as it should, lately.
     stretch: AtomicU64,
 }
@@ -62,6 +65,7 @@ impl XetSource {
             failed: AtomicUsize::new(0),
             told: AtomicBool::new(false),
             on_their_way: AtomicUsize::new(0),
+            patience: timeouts.stall * 2 / 3,
             stretch: AtomicU64::new(reading::FIRST_STRETCH),
         }))
     }

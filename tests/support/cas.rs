@@ -65,6 +65,8 @@ struct Faults {
     wrong_byte: bool,
     /// The store is gone once so many bytes of content were sent.
     dies_at: Option<u64>,
+    /// No more content once so many bytes of it were sent; connections stay.
+    stalls_at: Option<u64>,
     /// Before each piece of content.
     pause: Duration,
 }
@@ -176,6 +178,11 @@ impl Cas {
     /// The store goes, listener and connections, once so many bytes of content were sent.
     pub(crate) fn die_at(&self, sent: u64) {
         self.shared.faults.lock().unwrap().dies_at = Some(sent);
+    }
+
+    /// No more content comes once so many bytes of it were sent; connections stay.
+    pub(crate) fn stall_at(&self, sent: u64) {
+        self.shared.faults.lock().unwrap().stalls_at = Some(sent);
     }
 
     /// The store goes now.
@@ -296,7 +303,7 @@ fn is_good(shared: &Shared, authorization: Option<&str>) -> bool {
 /// Content on its way, with whatever fault is switched on.
 fn content(shared: &Arc<Shared>, bytes: Bytes, entry: usize) -> Body {
     let faults = shared.faults.lock().unwrap();
-    let (dies_at, pause) = (faults.dies_at, faults.pause);
+    let (dies_at, stalls_at, pause) = (faults.dies_at, faults.stalls_at, faults.pause);
     let mut bytes = bytes.to_vec();
     if faults.wrong_byte {
         let middle = bytes.len() / 2;
@@ -309,6 +316,9 @@ fn content(shared: &Arc<Shared>, bytes: Bytes, entry: usize) -> Body {
         async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
+            }
+            if stalls_at.is_some_and(|at| shared.sent() >= at) {
+                std::future::pending::<()>().await;
             }
             if dies_at.is_some_and(|at| shared.sent() >= at) {
                 shared.die();

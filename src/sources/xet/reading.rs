@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::time::timeout;
 use xet::xet_session::{XetDownloadStream, XetFileInfo};
 
 use super::trouble::Trouble;
@@ -102,7 +103,10 @@ impl Reading {
                 Now::Plain(plain) => return plain.next().await,
                 Now::BetweenStretches if self.left.is_empty() => return None,
                 Now::BetweenStretches => self.begin().await.map(|()| Step::Begun),
-                Now::Stretch(stretch) => stretch.next().await.map(|piece| piece.map_or(Step::Complete, Step::Piece)),
+                Now::Stretch(stretch) => match timeout(self.shared.patience, stretch.next()).await {
+                    Ok(piece) => piece.map(|piece| piece.map_or(Step::Complete, Step::Piece)),
+                    Err(_) => Err(Trouble::new("no sign of life for too long")),
+                },
             };
             match step {
                 Ok(Step::Begun) => {}
