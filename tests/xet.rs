@@ -22,6 +22,11 @@ mod hub;
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/machine.rs"]
 mod machine;
+#[path = "support/parts.rs"]
+mod parts;
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/python.rs"]
+mod python;
 
 use cas::Cas;
 use contract::{Case, read, suite};
@@ -53,6 +58,8 @@ fn weights(len: usize) -> Vec<u8> {
 struct World {
     hub: Hub,
     cas: Cas,
+    /// Names in Xet by sha256.
+    hashes: HashMap<String, String>,
     dir: tempfile::TempDir,
 }
 
@@ -63,10 +70,17 @@ impl World {
         let contents: Vec<&[u8]> = files.iter().map(|(_, bytes)| *bytes).collect();
         let names = cas.upload(&contents);
         let hashes: HashMap<String, String> = contents.iter().map(|bytes| hub::sha256(bytes)).zip(names).collect();
-        hub.keep_in_xet(Xet { address: cas.address.clone(), hashes, pass: cas.passes() });
         let files: Vec<(&str, &[u8], bool)> = files.iter().map(|(path, bytes)| (*path, *bytes, true)).collect();
         hub.commit("acme/tiny", &files);
-        Self { hub, cas, dir: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() }
+        let world = Self { hub, cas, hashes, dir: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() };
+        world.announce_at(&world.cas.address);
+        world
+    }
+
+    /// Lets the hub call the store by this address.
+    fn announce_at(&self, address: &str) {
+        let (address, hashes) = (address.to_owned(), self.hashes.clone());
+        self.hub.keep_in_xet(Xet { address, hashes, pass: self.cas.passes() });
     }
 
     fn sources(&self) -> Arc<Sources> {
@@ -298,8 +312,7 @@ async fn a_hub_that_gives_no_usable_pass_is_asked_for_plain_ranges() {
     for address in [format!("local://{}", trap.display()), "memory://".to_owned(), "http://a:b@127.0.0.1:1".to_owned()]
     {
         let world = tokio::task::block_in_place(|| World::with(&[("model.bin", &content)]));
-        let hashes = HashMap::from([(hub::sha256(&content), "0".repeat(64))]);
-        world.hub.keep_in_xet(Xet { address, hashes, pass: world.cas.passes() });
+        world.announce_at(&address);
         assert!(get(&world.sources(), &remote("model.bin", &content), 0, None).await == content);
         assert_eq!((world.plain(), world.passes()), (1, 1));
     }
@@ -308,7 +321,8 @@ async fn a_hub_that_gives_no_usable_pass_is_asked_for_plain_ranges() {
     let hub = Hub::start();
     hub.commit("acme/tiny", &[("model.bin", &content, true)]);
     hub.advertise_xet();
-    let world = World { hub, cas: tokio::task::block_in_place(|| Cas::start(None)), dir: folder };
+    let cas = tokio::task::block_in_place(|| Cas::start(None));
+    let world = World { hub, cas, hashes: HashMap::new(), dir: folder };
     assert!(get(&world.sources(), &remote("model.bin", &content), 7, None).await == content[7..]);
     assert_eq!((world.plain(), world.passes()), (1, 1));
 }
@@ -397,6 +411,19 @@ fn the_program_leaves_the_store_alone_where_it_is_switched_off() {
 }
 
 #[test]
+fn the_store_is_asked_through_the_proxy_that_is_set() {
+    let content = noise(1 << 20, 19);
+    let world = World::with(&[("model.bin", &content)]);
+    let machine = machine(&world, "");
+    world.announce_at("http://store.invalid");
+    let proxy = [("HTTP_PROXY", world.cas.address.as_str()), ("NO_PROXY", "127.0.0.1,localhost")];
+    machine.larder_with(&proxy, &["apply", "--yes"]).must_be(0);
+    assert!(fs_err::read(blob(&machine, &content)).unwrap() == content);
+    assert_eq!(world.plain(), 0);
+    assert!(world.cas.count(cas::Logged::is_question) > 0);
+}
+
+#[test]
 fn wrong_bytes_from_the_store_are_caught_and_come_again_by_plain_ranges() {
     let content = noise(5 << 20, 14);
     let world = World::with(&[("model.bin", &content)]);
@@ -419,4 +446,21 @@ fn a_failing_store_is_told_of_once_and_only_to_those_who_ask() {
     assert!(!said.to_string().contains("secret-"), "{said}");
     let said = machine(&world, "").larder(&["apply", "--yes"]).must_be(0);
     assert!(!said.to_string().contains("Xet"), "{said}");
+}
+
+/// The hub and the store of these tests are what the real client expects of the real ones.
+#[test]
+fn the_real_client_reads_the_same_content_from_the_same_store() {
+    let contents = [noise(3 << 20, 18), weights(3 << 20)];
+    let world = World::with(&[("noise.bin", &contents[0]), ("weights.bin", &contents[1])]);
+    let Some(hf) = parts::part("hf-latest/bin/hf") else { return };
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut download = python::client(&hf, home.path());
+    download.env_remove("HF_HUB_OFFLINE").env("HF_ENDPOINT", &world.hub.origin);
+    python::output(download.args(["download", "acme/tiny", "--local-dir"]).arg(home.path().join("here")));
+    for (name, content) in ["noise.bin", "weights.bin"].iter().zip(&contents) {
+        assert!(fs_err::read(home.path().join("here").join(name)).unwrap() == *content, "{name}");
+    }
+    assert_eq!(world.plain(), 0);
+    assert!(world.cas.count(|asked| asked.is_content() && !asked.user_agent.starts_with("larder")) > 0);
 }
