@@ -10,6 +10,10 @@ use sha2::{Digest as _, Sha256 as Sha256State};
 
 use crate::text::FromText;
 
+mod chunks;
+
+pub use chunks::{CHUNK_LEN, ChunkDigests, ChunkHasher, chunk_count, chunk_range};
+
 /// A text that is not a digest of the expected algorithm.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a {algorithm} digest: {expected} hexadecimal digits are needed, this has {actual} characters")]
@@ -97,6 +101,18 @@ digest_type!(
     Md5, 16, "md5"
 );
 
+digest_type!(
+    /// BLAKE3 of a part of the content: what larder finds faults by. No other program names content by it.
+    Blake3, 32, "blake3"
+);
+
+impl Blake3 {
+    /// The digest of bytes already in memory.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(blake3::hash(bytes).into())
+    }
+}
+
 impl Sha256 {
     /// The digest of bytes already in memory.
     pub fn of(bytes: &[u8]) -> Self {
@@ -132,6 +148,25 @@ pub struct Digests {
     pub md5: Option<Md5>,
 }
 
+/// A digest that names content for other programs and machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ContentName {
+    /// By the SHA-256 of the content.
+    Sha256(Sha256),
+    /// By git's blob id, where nothing else is known.
+    GitSha1(GitSha1),
+}
+
+/// `sha256:…` or `git-sha1:…`.
+impl fmt::Display for ContentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ContentName::Sha256(digest) => write!(f, "{}:{digest}", Sha256::ALGORITHM),
+            ContentName::GitSha1(digest) => write!(f, "{}:{digest}", GitSha1::ALGORITHM),
+        }
+    }
+}
+
 /// Content is not what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{algorithm} is {actual}, expected {expected}")]
@@ -158,6 +193,11 @@ impl Digests {
     /// Whether an algorithm that proves content (not only MD5) is known.
     pub fn proves_content(&self) -> bool {
         self.sha256.is_some() || self.git_sha1.is_some()
+    }
+
+    /// Every name that the content is known by, the stronger first.
+    pub fn names(&self) -> impl Iterator<Item = ContentName> {
+        self.sha256.map(ContentName::Sha256).into_iter().chain(self.git_sha1.map(ContentName::GitSha1))
     }
 
     /// Compares every digest known here with `measured`; one that was not measured is not compared.
@@ -200,6 +240,7 @@ fn compare<T: PartialEq + ToString>(
 /// Hashes content as it passes by: SHA-256 always, the others where asked for.
 #[derive(Debug, Clone)]
 pub struct ContentHasher {
+    chunks: Option<Box<ChunkHasher>>,
     sha256: Sha256State,
     git_sha1: Option<Sha1State>,
     md5: Option<Md5State>,
@@ -208,7 +249,7 @@ pub struct ContentHasher {
 impl ContentHasher {
     /// Starts hashing with SHA-256 only.
     pub fn new() -> Self {
-        Self { sha256: Sha256State::new(), git_sha1: None, md5: None }
+        Self { sha256: Sha256State::new(), git_sha1: None, md5: None, chunks: None }
     }
 
     /// Starts hashing with everything that `expected` can be compared by.
@@ -239,15 +280,31 @@ impl ContentHasher {
         self
     }
 
+    /// Takes the digests of its chunks too, for [`ContentHasher::finish_with_chunks`].
+    #[must_use]
+    pub fn with_chunks(mut self) -> Self {
+        self.chunks = Some(Box::default());
+        self
+    }
+
     /// Takes the next bytes of the content.
     pub fn update(&mut self, bytes: &[u8]) {
         self.sha256.update(bytes);
+        if let Some(chunks) = &mut self.chunks {
+            chunks.update(bytes);
+        }
         if let Some(state) = &mut self.git_sha1 {
             state.update(bytes);
         }
         if let Some(state) = &mut self.md5 {
             state.update(bytes);
         }
+    }
+
+    /// The digests of everything taken so far, and those of its chunks where they were asked for.
+    pub fn finish_with_chunks(mut self) -> (Digests, Option<ChunkDigests>) {
+        let chunks = self.chunks.take().map(|chunks| chunks.finish());
+        (self.finish(), chunks)
     }
 
     /// The digests of everything taken so far.

@@ -12,11 +12,11 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::artifact::Found;
-use crate::digest::{Digests, GitSha1, Md5, Sha256};
+use crate::digest::{CHUNK_LEN, ChunkDigests, Digests, GitSha1, Md5, Sha256};
 use crate::fsio;
 
 /// Grows with every change of the tables; a database of another version is set aside.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS measured (
@@ -29,6 +29,12 @@ CREATE TABLE IF NOT EXISTS measured (
     git_sha1 BLOB,
     md5      BLOB,
     at       INTEGER NOT NULL   -- seconds since 1970
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS chunks (
+    sha256    BLOB PRIMARY KEY,  -- of the whole content: chunks belong to it, wherever it lies
+    size      INTEGER NOT NULL,
+    chunk_len INTEGER NOT NULL,
+    digests   BLOB NOT NULL      -- BLAKE3 of each chunk, one after the other
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS store_mark (
     root BLOB PRIMARY KEY,
@@ -177,6 +183,31 @@ impl Facts {
         })
     }
 
+    /// Remembers the chunk digests of the content that `sha256` names.
+    pub fn record_chunks(&self, sha256: &Sha256, chunks: &ChunkDigests) -> Result<(), FactsError> {
+        self.database(|connection| {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO chunks VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![
+                    sha256.as_bytes(),
+                    as_stored(chunks.content_len()),
+                    as_stored(CHUNK_LEN),
+                    chunks.to_bytes()
+                ])
+                .map(|_| ())
+        })
+    }
+
+    /// The chunk digests of the content that `sha256` names, where they were taken once.
+    pub fn chunks(&self, sha256: &Sha256) -> Result<Option<ChunkDigests>, FactsError> {
+        let ask = "SELECT size, digests FROM chunks WHERE sha256 = ?1 AND chunk_len = ?2";
+        self.database(|connection| {
+            let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?));
+            let row = connection.query_row(ask, params![sha256.as_bytes(), as_stored(CHUNK_LEN)], read).optional()?;
+            Ok(row.and_then(|(size, digests)| ChunkDigests::from_bytes(size.cast_unsigned(), &digests)))
+        })
+    }
+
     /// The id of the mark that the store at `root` had when larder last wrote there.
     pub fn store_mark(&self, root: &Path) -> Result<Option<String>, FactsError> {
         self.database(|connection| {
@@ -283,6 +314,7 @@ fn is_foreign(error: &rusqlite::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::ChunkHasher;
 
     fn found(path: &str, mtime_ns: i128) -> Found {
         Found { path: path.into(), size: 3, mtime_ns, inode: u64::MAX, device: 1, owner: (0, 0) }
@@ -299,6 +331,18 @@ mod tests {
         assert_eq!(known.of(&found("/s/a", 6)), None, "changed since");
         assert!(known.before(Path::new("/s/a")).is_some());
         assert_eq!(known.of(&found("/s0", 5)), None, "not below the root");
+    }
+
+    #[test]
+    fn chunk_digests_belong_to_content() {
+        let facts = Facts::in_memory().unwrap();
+        let mut hasher = ChunkHasher::default();
+        hasher.update(&vec![7; CHUNK_LEN as usize + 1]);
+        let chunks = hasher.finish();
+        let content = Sha256::of(b"stands for it");
+        assert_eq!(facts.chunks(&content).unwrap(), None);
+        facts.record_chunks(&content, &chunks).unwrap();
+        assert_eq!(facts.chunks(&content).unwrap(), Some(chunks));
     }
 
     #[test]

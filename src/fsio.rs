@@ -77,7 +77,12 @@ pub fn write_atomic(path: &Path, bytes: &[u8], options: &WriteOptions<'_>) -> io
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.{:x}.tmp", unique()));
     let written = (|| {
-        let mut file = fs_err::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        // A secret must not be readable for others even while it is written.
+        let mut file = fs_err::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(options.mode.unwrap_or(0o666))
+            .open(&temporary)?;
         file.write_all(bytes)?;
         if let Some(mode) = options.mode {
             file.set_permissions(std::fs::Permissions::from_mode(mode))?;

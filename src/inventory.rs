@@ -12,8 +12,10 @@ use crate::size::Bytes;
 
 mod check;
 mod fit;
+mod lan;
 
 pub use fit::fit;
+pub use lan::{Peer, ServeConfig};
 
 /// What `inventory.toml` says.
 #[derive(Debug, Clone, Deserialize)]
@@ -39,6 +41,9 @@ pub struct Inventory {
     /// Where bytes may come from.
     #[serde(default)]
     pub sources: SourceConfig,
+    /// How artifacts are handed to other machines.
+    #[serde(default)]
+    pub serve: ServeConfig,
     /// What is forbidden and required.
     #[serde(default)]
     pub policy: Policy,
@@ -140,6 +145,9 @@ pub struct SourceConfig {
     /// Folders with files under their store paths or named by digest.
     #[serde(default)]
     pub drives: Vec<PathBuf>,
+    /// Other machines that serve their artifacts, the preferred one first.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
     /// The hub, instead of `HF_ENDPOINT` or the public one.
     #[serde(default)]
     pub hub: Option<Url>,
@@ -191,6 +199,7 @@ impl Default for SourceConfig {
         Self {
             order: default_order(),
             drives: Vec::new(),
+            peers: Vec::new(),
             hub: None,
             ollama: None,
             ollama_version: None,
@@ -284,6 +293,8 @@ impl Inventory {
         if let Some(order) = own.and_then(|machine| machine.order.clone()) {
             sources.order = order;
         }
+        // Nobody asks himself, though the inventory is the same on every machine.
+        sources.peers.retain(|peer| peer.name != machine);
         if let Some(rate) = own.and_then(|machine| machine.max_rate.clone()) {
             sources.max_rate = Some(rate);
         }

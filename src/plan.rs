@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::artifact::Remote;
+use crate::artifact::{Artifact, File, Reference, Remote};
+use crate::digest::ContentName;
 use crate::fsio::Space;
 use crate::inventory::Layout;
 use crate::observe::{Access, Proof, Sighting};
@@ -27,6 +28,10 @@ pub struct Outlook {
     pub refusals: HashMap<String, Refusal>,
     /// Files that a drive holds: content key to path.
     pub on_drives: HashMap<String, PathBuf>,
+    /// Content that peers have: by its name, the peers that have it, the preferred one first.
+    pub on_peers: HashMap<ContentName, Vec<String>>,
+    /// Whether peers are asked before the places where artifacts were published.
+    pub peers_first: bool,
     /// Free space of each store's file system, by store.
     pub spaces: HashMap<String, Space>,
     /// Artifact names that policy forbids.
@@ -47,6 +52,8 @@ impl Default for Outlook {
         Self {
             refusals: HashMap::new(),
             on_drives: HashMap::new(),
+            on_peers: HashMap::new(),
+            peers_first: true,
             spaces: HashMap::new(),
             denied: Vec::new(),
             reuse: true,
@@ -360,7 +367,7 @@ fn plan_file(
         Ok(Some(need)) => need,
         Err(refusal) => return entry.obstacles.push(Obstacle { path: Some(wanted.path.clone()), refusal }),
     };
-    let remotes = if outlook.upstream { artifact.remotes(wanted) } else { Vec::new() };
+    let remotes = remotes(artifact, wanted, outlook);
     let refused: Vec<&Refusal> =
         remotes.iter().filter_map(|remote| outlook.refusals.get(&remote.reference.authority())).collect();
     let open: Vec<Remote> = remotes
@@ -384,6 +391,19 @@ fn plan_file(
         let refusal = refused.first().map_or_else(otherwise, |refusal| (*refusal).clone());
         entry.obstacles.push(Obstacle { path: Some(path), refusal });
     }
+}
+
+/// Where a file can be fetched from, the preferred place first.
+fn remotes(artifact: &Artifact, file: &File, outlook: &Outlook) -> Vec<Remote> {
+    let upstream = if outlook.upstream { artifact.remotes(file) } else { Vec::new() };
+    let holders = file.digests.names().find_map(|name| Some((name, outlook.on_peers.get(&name)?)));
+    let peers = holders.into_iter().flat_map(|(content, peers)| peers.iter().map(move |peer| (content, peer)));
+    let peers = peers.map(|(content, peer)| Remote {
+        reference: Reference::Peer { peer: peer.clone(), content },
+        size: file.size,
+        digests: file.digests,
+    });
+    if outlook.peers_first { peers.chain(upstream).collect() } else { upstream.into_iter().chain(peers).collect() }
 }
 
 /// Whether what lies in a file's place is kept: not when it is nothing, nor where its name tells what it should have been.

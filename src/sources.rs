@@ -16,6 +16,8 @@ mod directory;
 mod http;
 mod hub;
 pub mod ollama;
+mod peer;
+mod pin;
 mod set;
 mod trail;
 #[cfg(feature = "xet")]
@@ -25,6 +27,7 @@ pub use directory::{DirectorySource, find_in_drive};
 pub use http::{HttpConfig, HttpSource};
 pub use hub::{HubConfig, HubSource, ParseTreeError, parse_tree};
 pub use ollama::{OllamaConfig, OllamaSource};
+pub use peer::{PeerConfig, PeerSource};
 pub use set::{SourceSettings, Sources, Timeouts};
 
 /// Somewhere artifacts come from.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::digest::ContentName;
 use crate::relpath::RelPath;
 use crate::text::FromText;
 
@@ -28,6 +29,13 @@ pub enum Reference {
     Url(Url),
     /// A file or folder on this machine or on a drive.
     Directory(PathBuf),
+    /// Content that another larder of the lab has today. Plans name it; no file does.
+    Peer {
+        /// The peer, as the inventory calls it.
+        peer: String,
+        /// The content.
+        content: ContentName,
+    },
     /// Made in the lab: there is no upstream.
     Local,
     /// Known by name only.
@@ -138,6 +146,7 @@ impl Reference {
             Reference::Ollama(name) => format!("ollama:{name}"),
             Reference::Url(url) => url.origin().ascii_serialization(),
             Reference::Directory(path) => format!("file:{}", path.display()),
+            Reference::Peer { peer, .. } => format!("peer:{peer}"),
             Reference::Local | Reference::Unidentified => self.to_string(),
         }
     }
@@ -155,6 +164,7 @@ impl fmt::Display for Reference {
             Reference::Ollama(name) => write!(f, "ollama:{name}"),
             Reference::Url(url) => write!(f, "{url}"),
             Reference::Directory(path) => write!(f, "file:{}", path.display()),
+            Reference::Peer { peer, content } => write!(f, "peer:{peer}/{content}"),
             Reference::Local => f.write_str("local"),
             Reference::Unidentified => f.write_str("unidentified"),
         }

@@ -12,13 +12,13 @@ use super::ui::Ui;
 use super::{Common, env};
 use crate::artifact::Artifact;
 use crate::facts::Facts;
-use crate::inventory::{self, Inventory, Layout, Selector, SourceKind, expand_home};
+use crate::inventory::{self, Inventory, Layout, Peer, Selector, SourceKind, expand_home};
 use crate::lock::Lock;
 use crate::manifest::{Declared, InputError, Manifests, did_you_mean};
 use crate::observe::{self, Sighting};
 use crate::plan::Outlook;
 use crate::resolve;
-use crate::sources::{SourceSettings, Sources};
+use crate::sources::{PeerConfig, SourceSettings, Sources};
 use crate::stores::Stores;
 
 /// One machine of a lab, as its files describe it.
@@ -185,14 +185,29 @@ impl Lab {
         let mut spaces = observe::spaces(&self.stores);
         spaces.retain(|name, _| !is_elsewhere(name));
         let order = self.inventory.sources_of(&self.machine).order;
+        let rank = |kind| order.iter().position(|other| *other == kind).unwrap_or(usize::MAX);
         Ok(Outlook {
             upstream: order.contains(&SourceKind::Upstream),
+            peers_first: rank(SourceKind::Peer) < rank(SourceKind::Upstream),
             spaces,
             denied: denied.collect(),
             reuse: self.inventory.policy.reuse == crate::inventory::Reuse::Copy,
             served_stores: served.map(|(name, _)| name.to_owned()).collect(),
             ..Outlook::default()
         })
+    }
+
+    /// The other machines that this one may take from.
+    fn peers(&self) -> Result<Vec<PeerConfig>, CliError> {
+        let config = self.inventory.sources_of(&self.machine);
+        if !config.order.contains(&SourceKind::Peer) {
+            return Ok(Vec::new());
+        }
+        let peer = |peer: Peer| {
+            let token = peer.token_file.map(|path| read_token(&expand_home(&path, &self.home))).transpose()?;
+            Ok(PeerConfig { name: peer.name, url: peer.url, token, certificate: peer.certificate })
+        };
+        config.peers.into_iter().map(peer).collect()
     }
 
     /// Where bytes may come from; nobody is asked yet.
@@ -208,11 +223,23 @@ impl Lab {
             hub_token: env::hub_token(&self.home),
             offline: common.offline || env::hub_is_offline(),
             ollama_registry: config.ollama.clone(),
+            peers: self.peers()?,
             ollama_version: config.ollama_version.clone(),
             xet: (config.xet && !env::xet_is_off()).then(|| state_dir(common, &self.home).join("xet")),
             ..SourceSettings::default()
         };
         Ok(Sources::new(&settings)?)
+    }
+}
+
+/// A token that the inventory names a file for.
+pub(super) fn read_token(path: &Path) -> Result<String, CliError> {
+    let text = fs_err::read_to_string(path)?;
+    let mut words = text.split_whitespace();
+    match (words.next(), words.next()) {
+        (Some(token), None) => Ok(token.to_owned()),
+        _ => Err(CliError::usage(format!("{} holds no token: one word is needed", path.display()))
+            .hint("make one with: head -c 24 /dev/urandom | base64 | tr -d / > FILE")),
     }
 }
 

@@ -21,7 +21,24 @@ pub(super) fn check(inventory: &Inventory, outline: &Outline) -> Vec<InputError>
     check_machines(inventory, &mut wrong);
     check_profiles(inventory, &mut wrong);
     check_sources(inventory, &mut wrong);
+    check_serve(inventory, &mut wrong);
     errors
+}
+
+fn check_serve(inventory: &Inventory, wrong: &mut Report<'_>) {
+    let serve = &inventory.serve;
+    if serve.certificate.is_some() != serve.key.is_some() {
+        let (there, lacking) = if serve.key.is_some() { ("key", "certificate") } else { ("certificate", "key") };
+        let message = format!("`{there}` stands without `{lacking}`");
+        wrong(
+            &["serve", there],
+            message,
+            "name both, or leave out both and set tls = true for a certificate of larder's own",
+        );
+    }
+    for (key, path) in [("token-file", &serve.token_file), ("certificate", &serve.certificate), ("key", &serve.key)] {
+        path.iter().for_each(|path| check_path(&["serve", key], path, wrong));
+    }
 }
 
 fn check_stores(inventory: &Inventory, wrong: &mut Report<'_>) {
@@ -97,8 +114,26 @@ fn check_sources(inventory: &Inventory, wrong: &mut Report<'_>) {
     if sources.parallel == 0 {
         wrong(&["sources", "parallel"], "`parallel` is 0: nothing could be fetched".into(), "write at least 1");
     }
+    check_peers(inventory, wrong);
     check_address(&["sources", "hub"], sources.hub.as_ref(), wrong);
     check_address(&["sources", "ollama"], sources.ollama.as_ref(), wrong);
+}
+
+fn check_peers(inventory: &Inventory, wrong: &mut Report<'_>) {
+    let peers = &inventory.sources.peers;
+    for (index, peer) in peers.iter().enumerate() {
+        let number = index.to_string();
+        let keys = |key| ["sources", "peers", number.as_str(), key];
+        if peers[..index].iter().any(|other| other.name == peer.name) {
+            wrong(&keys("name"), format!("two peers are called `{}`", peer.name), "give each its own name");
+        }
+        if peer.certificate.is_some() && peer.url.scheme() != "https" {
+            let message = format!("peer `{}` has a certificate, but its address is not https", peer.name);
+            wrong(&keys("certificate"), message, "begin the url with https://, and serve there with --tls");
+        }
+        check_address(&keys("url"), Some(&peer.url), wrong);
+        peer.token_file.iter().for_each(|path| check_path(&keys("token-file"), path, wrong));
+    }
 }
 
 /// A path that means the same wherever larder is started.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::table::{self, count};
+use crate::artifact::Reference;
 use crate::plan::{ArtifactPlan, Need, Obstacle, Origin, Plan, Room, Step};
 use crate::size::Bytes;
 
@@ -127,7 +128,7 @@ fn places(entry: &ArtifactPlan) -> String {
     let mut places: Vec<String> = Vec::new();
     for step in &entry.steps {
         let place = match step {
-            Step::Fetch { from, .. } => from.first().map(|remote| remote.reference.authority()),
+            Step::Fetch { from, .. } => from.first().map(|remote| place(&remote.reference)),
             Step::Reuse { .. } => Some("this machine".to_owned()),
             _ => None,
         };
@@ -138,6 +139,14 @@ fn places(entry: &ArtifactPlan) -> String {
     match places.len() {
         0..=2 => places.join(" and "),
         more => format!("{} and {} more places", places[0], more - 1),
+    }
+}
+
+/// A place as people call it.
+fn place(reference: &Reference) -> String {
+    match reference {
+        Reference::Peer { peer, .. } => format!("{peer} (peer)"),
+        other => other.authority(),
     }
 }
 
@@ -201,6 +210,7 @@ fn scheme(authority: &str) -> String {
         Some(("hf", _)) => "the hub".to_owned(),
         Some(("ollama", _)) => "the Ollama registry".to_owned(),
         Some(("file", _)) => "this machine's drives".to_owned(),
+        Some(("peer", name)) => name.to_owned(),
         _ => authority.to_owned(),
     }
 }

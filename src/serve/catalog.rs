@@ -1,13 +1,14 @@
 //! Everything that can be asked for, by the names that each face knows it by.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::artifact::{Artifact, File, HubRepo, OLLAMA_HOST, OllamaName, Reference};
-use crate::digest::{Digests, GitSha1, Sha256};
+use crate::digest::{ContentName, Digests, GitSha1, Sha256};
 use crate::serve::{Index, Served};
 
 /// One file that an artifact has, whether its bytes are here or not.
@@ -83,7 +84,7 @@ pub(crate) struct Catalog {
     pub(crate) lock: Option<String>,
     pub(crate) summaries: Vec<Summary>,
     pub(crate) files: HashMap<String, HashMap<String, Arc<Item>>>,
-    pub(crate) blobs: HashMap<Sha256, Arc<Item>>,
+    pub(crate) blobs: HashMap<ContentName, Arc<Item>>,
     pub(crate) hub: HashMap<HubRepo, Repository>,
     pub(crate) registry: HashMap<String, Images>,
 }
@@ -110,9 +111,7 @@ impl Catalog {
         let files = self.files.entry(artifact.name.clone()).or_default();
         for (file, item) in artifact.files.iter().zip(items) {
             files.entry(file.path.to_string()).or_insert_with(|| Arc::clone(item));
-            if let Some(digest) = item.digests.sha256 {
-                keep_better(&mut self.blobs, digest, item);
-            }
+            item.digests.names().for_each(|name| keep_better(&mut self.blobs, name, item));
         }
     }
 
@@ -164,8 +163,8 @@ impl Catalog {
 }
 
 /// One name is enough for many copies: the first one that is here.
-fn keep_better(known: &mut HashMap<Sha256, Arc<Item>>, digest: Sha256, item: &Arc<Item>) {
-    let entry = known.entry(digest).or_insert_with(|| Arc::clone(item));
+fn keep_better<Name: Hash + Eq>(known: &mut HashMap<Name, Arc<Item>>, name: Name, item: &Arc<Item>) {
+    let entry = known.entry(name).or_insert_with(|| Arc::clone(item));
     if entry.content.is_none() {
         *entry = Arc::clone(item);
     }

@@ -1,5 +1,6 @@
 //! larder's own face: files by artifact and path, content by digest, the lock, and what there is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
@@ -8,8 +9,8 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use crate::digest::Sha256;
-use crate::serve::answer::{error, typed};
+use crate::digest::{CHUNK_LEN, ChunkDigests, ContentName, GitSha1, Sha256};
+use crate::serve::answer::{error, json as json_answer, typed};
 use crate::serve::catalog::{Catalog, Item};
 use crate::serve::{Site, content};
 
@@ -39,11 +40,52 @@ pub(crate) async fn file(site: &Site, artifact: &str, path: &str, request: &Part
     }
 }
 
-pub(crate) async fn blob(site: &Site, digest: &str, request: &Parts) -> Response {
-    match digest.parse::<Sha256>().ok().and_then(|digest| site.catalog.blobs.get(&digest)) {
+pub(crate) async fn blob(site: &Site, name: &ContentName, request: &Parts) -> Response {
+    match site.catalog.blobs.get(name) {
         Some(item) => send(site, item, request).await,
-        None => error(StatusCode::NOT_FOUND, None, &format!("There is no content {digest:?}")),
+        None => error(StatusCode::NOT_FOUND, None, &format!("There is no content {name}")),
     }
+}
+
+/// The names of all content that is here: what another larder asks before it plans.
+pub(crate) fn have(catalog: &Catalog) -> Value {
+    let here = || catalog.blobs.iter().filter(|(_, item)| item.content.is_some()).map(|(name, _)| *name);
+    let sha256: BTreeSet<Sha256> = here()
+        .filter_map(|name| match name {
+            ContentName::Sha256(digest) => Some(digest),
+            ContentName::GitSha1(_) => None,
+        })
+        .collect();
+    let git_sha1: BTreeSet<GitSha1> = here()
+        .filter_map(|name| match name {
+            ContentName::Sha256(_) => None,
+            ContentName::GitSha1(digest) => Some(digest),
+        })
+        .collect();
+    json!({ "sha256": sha256, "git-sha1": git_sha1 })
+}
+
+/// The chunk digests of a content that is served here: what others find the liar among their sources by.
+pub(crate) async fn chunks(site: &Site, digest: &str) -> Response {
+    let unknown = || error(StatusCode::NOT_FOUND, None, &format!("The chunks of {digest:?} are not known here"));
+    let Some(digest) =
+        digest.parse::<Sha256>().ok().filter(|digest| site.catalog.blobs.contains_key(&ContentName::Sha256(*digest)))
+    else {
+        return unknown();
+    };
+    let Some(facts) = site.facts.clone() else { return unknown() };
+    match tokio::task::spawn_blocking(move || facts.chunks(&digest)).await {
+        Ok(Ok(Some(chunks))) => json_answer(StatusCode::OK, &describe(&chunks)),
+        Ok(Ok(None)) | Err(_) => unknown(),
+        Ok(Err(cause)) => {
+            tracing::warn!(%cause, "chunk digests cannot be read");
+            unknown()
+        }
+    }
+}
+
+fn describe(chunks: &ChunkDigests) -> Value {
+    json!({ "size": chunks.content_len(), "chunk-len": CHUNK_LEN, "blake3": chunks.digests() })
 }
 
 async fn send(site: &Site, item: &Arc<Item>, request: &Parts) -> Response {

@@ -4,12 +4,14 @@ use axum::http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::artifact::{HubKind, HubRepo};
+use crate::digest::ContentName;
 
 /// What is asked for. Names are decoded, but not yet looked up: they may be anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
     Home,
     Lock,
+    Metrics,
     WhoAmI,
     /// Every way to read the path, the likelier first: `acme/refs` may be a repository or the refs of `acme`.
     Hub(Vec<HubRequest>),
@@ -22,7 +24,11 @@ pub(crate) enum Route {
         artifact: String,
         path: String,
     },
+    Have,
     Blob {
+        content: ContentName,
+    },
+    Chunks {
         digest: String,
     },
     Nothing,
@@ -50,7 +56,7 @@ pub(crate) enum RegistryItem {
 }
 
 impl Route {
-    /// Reads a path. The words `api`, `v2`, `files`, `blobs` and `lock` at its beginning are never a repository.
+    /// Reads a path. The words `api`, `v2`, `files`, `blobs`, `chunks`, `have`, `lock` and `metrics` at its beginning are never a repository.
     pub(crate) fn parse(path: &str) -> Self {
         parse(path).unwrap_or(Route::Nothing)
     }
@@ -73,6 +79,7 @@ fn parse(path: &str) -> Option<Route> {
     Some(match parts[..] {
         [""] => Route::Home,
         ["lock"] => Route::Lock,
+        ["metrics"] => Route::Metrics,
         ["api", "whoami-v2"] => Route::WhoAmI,
         ["api", kind, ref rest @ ..] => Route::Hub(api_requests(hub_kind(kind)?, rest)?),
         ["v2"] | ["v2", ""] => Route::RegistryVersion,
@@ -82,8 +89,11 @@ fn parse(path: &str) -> Option<Route> {
         ["files", artifact, ref path @ ..] if !path.is_empty() => {
             Route::File { artifact: artifact.to_owned(), path: path.join("/") }
         }
-        ["blobs", "sha256", digest] => Route::Blob { digest: digest.to_owned() },
-        ["api" | "v2" | "files" | "blobs" | "lock", ..] => return None,
+        ["have"] => Route::Have,
+        ["blobs", "sha256", digest] => Route::Blob { content: ContentName::Sha256(digest.parse().ok()?) },
+        ["blobs", "git-sha1", digest] => Route::Blob { content: ContentName::GitSha1(digest.parse().ok()?) },
+        ["chunks", "sha256", digest] => Route::Chunks { digest: digest.to_owned() },
+        ["api" | "v2" | "files" | "blobs" | "chunks" | "have" | "lock" | "metrics", ..] => return None,
         ["datasets", ref rest @ ..] => Route::Hub(resolve_requests(HubKind::Dataset, rest)?),
         ref rest => Route::Hub(resolve_requests(HubKind::Model, rest)?),
     })

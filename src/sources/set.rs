@@ -4,13 +4,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::Client;
+use reqwest::{Client, ClientBuilder};
 use url::Url;
 
 use super::body::unreachable;
 use super::trail::plain;
 use super::{
-    DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, OllamaConfig, OllamaSource, Source, SourceError,
+    DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, OllamaConfig, OllamaSource, PeerConfig, PeerSource,
+    Source, SourceError,
 };
 use crate::artifact::Reference;
 
@@ -32,6 +33,8 @@ pub struct SourceSettings {
     pub ollama_registry: Option<Url>,
     /// The Ollama version to present.
     pub ollama_version: Option<String>,
+    /// Other larders of the lab.
+    pub peers: Vec<PeerConfig>,
     /// When a silent server is given up.
     pub timeouts: Timeouts,
     /// Content that the hub keeps in Xet is read from there, and the library that does it has this folder for
@@ -48,6 +51,7 @@ impl fmt::Debug for SourceSettings {
             .field("offline", &self.offline)
             .field("ollama_registry", &self.ollama_registry.as_ref().map(Url::as_str))
             .field("ollama_version", &self.ollama_version)
+            .field("peers", &self.peers)
             .field("timeouts", &self.timeouts)
             .field("xet", &self.xet)
             .finish()
@@ -75,6 +79,7 @@ pub struct Sources {
     http: HttpSource,
     ollama: OllamaSource,
     directory: DirectorySource,
+    peers: PeerSource,
     offline: bool,
 }
 
@@ -92,13 +97,20 @@ impl Sources {
         let hub = HubConfig { endpoint, token: settings.hub_token.clone(), offline: settings.offline };
         let ollama =
             OllamaConfig { registry: settings.ollama_registry.clone(), version: settings.ollama_version.clone() };
+        let peers = PeerSource::new(&settings.peers, settings.offline, &client, settings.timeouts)?;
         Ok(Self {
+            peers,
             hub: with_xet(HubSource::new(hub, client.clone())?, settings),
             http: HttpSource::new(HttpConfig { offline: settings.offline }, client.clone()),
             ollama: OllamaSource::new(ollama, client),
             directory: DirectorySource::new(),
             offline: settings.offline,
         })
+    }
+
+    /// Other larders of the lab.
+    pub fn peers(&self) -> &PeerSource {
+        &self.peers
     }
 
     /// The source that serves `reference`.
@@ -117,6 +129,7 @@ impl Sources {
             Reference::Hub { .. } => Ok(self.hub.as_ref()),
             Reference::Url(_) => Ok(&self.http),
             Reference::Ollama(_) => Ok(&self.ollama),
+            Reference::Peer { .. } => Ok(&self.peers),
         }
     }
 }
@@ -142,12 +155,15 @@ fn with_xet(hub: HubSource, _settings: &SourceSettings) -> Box<dyn Source> {
 
 /// One client for all: redirects are followed by the sources themselves, and nothing is decoded on the way.
 fn client(timeouts: Timeouts) -> Result<Client, SourceError> {
+    builder(timeouts).build().map_err(|error| unreachable(&error, "The network"))
+}
+
+/// What all clients of ours have in common.
+pub(super) fn builder(timeouts: Timeouts) -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .connect_timeout(timeouts.connect)
         .read_timeout(timeouts.stall)
-        .build()
-        .map_err(|error| unreachable(&error, "The network"))
 }

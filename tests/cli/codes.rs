@@ -24,9 +24,21 @@ fn zero_when_in_order() {
 #[test]
 fn one_when_it_could_not_be_done() {
     let lab = Lab::new(INVENTORY, UNREACHABLE);
-    let said = lab.run(&["serve", "--address", "192.0.2.1:1"]);
+    let said = lab.run(&["serve", "--address", "192.0.2.1:1", "--allow", "192.0.2.0/24"]);
     assert_eq!(said.code, 1, "{}", said.err);
     assert!(said.err.starts_with("error: ") && said.err.contains("192.0.2.1:1"), "{}", said.err);
+}
+
+#[test]
+fn two_where_models_would_be_put_on_a_network_for_everybody() {
+    let lab = Lab::new(INVENTORY, UNREACHABLE);
+    let said = lab.run(&["serve", "--address", "0.0.0.0:0"]);
+    assert_eq!(said.code, 2, "{}", said.err);
+    assert!(
+        said.err.contains("Everybody who can reach 0.0.0.0:0") && said.err.contains("--token-file"),
+        "{}",
+        said.err
+    );
 }
 
 #[test]

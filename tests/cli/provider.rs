@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use larder::artifact::{Artifact, File, Origin};
 use larder::digest::Sha256;
-use larder::serve::{Index, Served, Server, Traffic, router};
+use larder::serve::{Guests, Index, Served, Server, Traffic, router};
 
 use crate::program::{INVENTORY, Lab};
 
@@ -28,7 +28,7 @@ impl Provider {
         let traffic = Arc::new(Traffic::default());
         let server = runtime.block_on(Server::bind((Ipv4Addr::LOCALHOST, 0).into())).unwrap();
         let address = format!("http://{}", server.local_addr());
-        let app = router(index(content.path()), traffic.clone());
+        let app = router(index(content.path()), Guests::default(), traffic.clone());
         runtime.spawn(server.run(app, std::future::pending()));
         Self { address, traffic, _runtime: runtime, _content: content }
     }
@@ -78,5 +78,5 @@ fn index(folder: &Path) -> Index {
         pattern: None,
         files: files.to_vec(),
     };
-    Index { artifacts: vec![Served { artifact, content }], lock: None }
+    Index { artifacts: vec![Served { artifact, content }], lock: None, facts: None }
 }

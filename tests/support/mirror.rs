@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use larder::artifact::{Artifact, File, OllamaManifest, Origin, Reference};
 use larder::digest::{ContentHasher, Sha256};
-use larder::serve::{Index, Served, Server, Traffic, router};
+use larder::serve::{Guests, Index, Served, Server, Traffic, router};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -84,16 +84,22 @@ pub(crate) struct Mirror {
 
 impl Mirror {
     pub(crate) async fn open(artifacts: Vec<Served>, lock: Option<&str>) -> Self {
+        let index = Index { artifacts, lock: lock.map(str::to_owned), facts: None };
+        Self::open_for(index, Guests::default(), |server| server).await
+    }
+
+    /// A server for `guests` only, set up by `set_up`.
+    pub(crate) async fn open_for(index: Index, guests: Guests, set_up: impl FnOnce(Server) -> Server) -> Self {
         let traffic = Arc::new(Traffic::default());
-        let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let server = set_up(Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap());
         let url = format!("http://{}", server.local_addr());
-        let router = router(Index { artifacts, lock: lock.map(str::to_owned) }, Arc::clone(&traffic));
+        let router = router(index, guests, Arc::clone(&traffic));
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(async move {
             let shutdown = async move {
                 let _ = stopped.await;
             };
-            server.run(router, shutdown).await.unwrap();
+            server.run(router, shutdown).await;
         });
         Self { url, traffic, _stop: stop, _running: running }
     }

@@ -12,7 +12,7 @@ use axum::http::{Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::stream::{self, StreamExt};
-use larder::serve::{Index, Server, Traffic, router};
+use larder::serve::{Guests, Index, Server, Traffic, router};
 use tokio::sync::{oneshot, watch};
 
 /// Content passes in pieces of this length.
@@ -60,10 +60,10 @@ impl Upstream {
             runtime.block_on(async move {
                 let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
                 tell.send(server.local_addr()).unwrap();
-                let metered = router(index, Arc::new(Traffic::default()))
+                let metered = router(index, Guests::default(), Arc::new(Traffic::default()))
                     .layer(axum::middleware::from_fn_with_state(shared, meter));
                 tokio::select! {
-                    result = server.run(metered, std::future::pending()) => result.unwrap(),
+                    () = server.run(metered, std::future::pending()) => (),
                     _ = stopped => {}
                 }
             });

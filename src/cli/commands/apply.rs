@@ -25,7 +25,7 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?;
-    let plan = plan::make(&lab, common)?;
+    let plan = plan::make(ui, &lab, common)?;
     if !ui.json {
         plan::show(ui, &lab, &plan, false);
     }

@@ -13,7 +13,7 @@ use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::demo::{Damage, Miniature, plant};
-use crate::serve::{Server, Traffic, router};
+use crate::serve::{Guests, Server, Traffic, router};
 use crate::verify::{Verdict, full};
 
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let server = runtime.block_on(Server::bind((Ipv4Addr::LOCALHOST, 0).into())).map_err(|e| CliError::failed(&e))?;
     let address = server.local_addr();
     // Ends with the runtime, when the demo ends.
-    runtime.spawn(server.run(router(miniature.index(), traffic.clone()), std::future::pending()));
+    runtime.spawn(server.run(router(miniature.index(), Guests::default(), traffic.clone()), std::future::pending()));
     let inventory = miniature.write_lab(address)?;
     ui.text(&format!("A miniature lab is served at http://{address}, its machine lives in {}\n", root.display()));
     let shown = Common { inventory: Some(inventory), state: Some(root.join("state")), ..here(common) };

@@ -1,6 +1,6 @@
 //! `larder plan`: what would be done; changes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -11,11 +11,12 @@ use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
+use crate::digest::ContentName;
 use crate::inventory::SourceKind;
 use crate::observe::{Access, Sighting};
 use crate::plan::{self, Outlook, Plan, Refusal};
 use crate::report::plan::{Heading, ending, text};
-use crate::sources::{Sources, find_in_drive};
+use crate::sources::{PeerSource, Sources, find_in_drive};
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -38,7 +39,7 @@ struct Planned<'a> {
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read_wanted(ui, common)?;
-    let plan = make(&lab, common)?;
+    let plan = make(ui, &lab, common)?;
     show(ui, &lab, &plan, args.all);
     ui.text(ending(&plan));
     Ok(if args.check && !plan.is_settled() { Exit::Differences } else { Exit::InOrder })
@@ -52,7 +53,7 @@ pub(in crate::cli) fn show(ui: &Ui, lab: &Lab, plan: &Plan, everything: bool) {
 }
 
 /// Looks, decides, asks every place that would be fetched from, and decides again with the answers.
-pub(in crate::cli) fn make(lab: &Lab, common: &Common) -> Result<Plan, CliError> {
+pub(in crate::cli) fn make(ui: &Ui, lab: &Lab, common: &Common) -> Result<Plan, CliError> {
     let mut sightings = lab.sight(true)?;
     lab.hear_servers(common, &mut sightings)?;
     let mut outlook = lab.outlook()?;
@@ -62,13 +63,53 @@ pub(in crate::cli) fn make(lab: &Lab, common: &Common) -> Result<Plan, CliError>
     if !outlook.silent_servers.is_empty() {
         draft = plan::plan(&sightings, &outlook);
     }
-    if common.offline || draft.remotes_to_check().is_empty() {
+    let may_ask_peers = !lab.inventory.sources_of(&lab.machine).peers.is_empty() && wants_content(&draft);
+    if common.offline || (draft.remotes_to_check().is_empty() && !may_ask_peers) {
         return Ok(draft);
     }
     // Preparing sources loads the system's certificates: only who asks somebody pays for it.
     let sources = lab.sources(common)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    Ok(runtime.block_on(asked(&sightings, outlook, draft, &sources)))
+    runtime.block_on(async {
+        if may_ask_peers {
+            outlook.on_peers = on_peers(ui, lab, sources.peers()).await;
+            draft = plan::plan(&sightings, &outlook);
+        }
+        Ok(asked(&sightings, outlook, draft, &sources).await)
+    })
+}
+
+/// Whether anything is to be fetched, or cannot be had so far.
+fn wants_content(draft: &Plan) -> bool {
+    let lacks = |step: &plan::Step| matches!(step, plan::Step::Fetch { .. } | plan::Step::Reuse { .. });
+    draft.artifacts.iter().any(|entry| !entry.obstacles.is_empty() || entry.steps.iter().any(lacks))
+}
+
+/// What each peer has, in the order of the inventory. A peer that does not answer has nothing today.
+async fn on_peers(ui: &Ui, lab: &Lab, peers: &PeerSource) -> HashMap<ContentName, Vec<String>> {
+    let wanted: HashSet<ContentName> = lab
+        .wanted
+        .artifacts
+        .iter()
+        .flat_map(|artifact| &artifact.files)
+        .flat_map(|file| file.digests.names())
+        .collect();
+    let names = lab.inventory.sources_of(&lab.machine).peers.into_iter().map(|peer| peer.name);
+    let asked = names.filter(|name| peers.names().any(|known| known == name)).map(|name| async {
+        let holdings = peers.holdings(&name).await;
+        (name, holdings)
+    });
+    let mut found: HashMap<ContentName, Vec<String>> = HashMap::new();
+    for (name, holdings) in futures_util::future::join_all(asked).await {
+        match holdings {
+            Ok(holdings) => holdings
+                .into_iter()
+                .filter(|content| wanted.contains(content))
+                .for_each(|content| found.entry(content).or_default().push(name.clone())),
+            Err(error) => ui.warn(&format!("{error}; nothing is taken from there")),
+        }
+    }
+    found
 }
 
 /// Servers that would have to install something and cannot; those that were heard already are not asked again.

@@ -1,49 +1,160 @@
 //! `larder serve`: hands this machine's artifacts to others, read-only.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+use listenfd::ListenFd;
+
 use crate::cli::error::CliError;
-use crate::cli::lab::Lab;
+use crate::cli::lab::{Lab, read_token};
 use crate::cli::ui::Ui;
-use crate::cli::{Common, Exit};
+use crate::cli::{Common, Exit, env};
+use crate::inventory::{ServeConfig, expand_home};
 use crate::observe::{Proof, Sighting};
 use crate::report::table::count;
-use crate::serve::{Index, Served, Server, Traffic, router};
+use crate::serve::{Guests, Index, Served, Server, Tls, Token, Traffic, router};
 use crate::stores::FileState;
+
+/// Where to listen when nobody says it: reachable from this machine only.
+const USUAL_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8014);
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// Where to listen; port 0 lets the system choose
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8014")]
-    address: SocketAddr,
+    /// Where to listen; port 0 lets the system choose [default: 127.0.0.1:8014]
+    #[arg(long, value_name = "IP:PORT")]
+    address: Option<SocketAddr>,
+
+    /// Network whose machines may read without a token, such as 192.168.7.0/24; may be repeated
+    #[arg(long, value_name = "NETWORK")]
+    allow: Vec<IpNet>,
+
+    /// File with the token that everybody else must send (for Hugging Face's tools: HF_TOKEN)
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// Speak https, with a certificate that larder makes where none is given
+    #[arg(long)]
+    tls: bool,
+
+    /// Certificate chain for https, as PEM
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+
+    /// The certificate's private key, as PEM
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+
+    /// Also hand out artifacts whose licence every user must accept himself
+    #[arg(long)]
+    gated: bool,
+}
+
+impl Args {
+    /// What was asked for, completed by what the inventory says.
+    fn over(&self, config: &ServeConfig) -> ServeConfig {
+        let given = |file: &Option<PathBuf>, config: &Option<PathBuf>| file.clone().or_else(|| config.clone());
+        ServeConfig {
+            address: self.address.or(config.address),
+            allow: if self.allow.is_empty() { config.allow.clone() } else { self.allow.clone() },
+            token_file: given(&self.token_file, &config.token_file),
+            tls: self.tls || config.tls,
+            certificate: given(&self.certificate, &config.certificate),
+            key: given(&self.key, &config.key),
+            gated: self.gated || config.gated,
+        }
+    }
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?;
-    let index = index(&lab.sight(false)?, lab.stored.as_ref().map(crate::lock::Lock::to_text));
+    let config = args.over(&lab.inventory.serve);
+    let guests = guests(&config, &lab.home)?;
+    let sightings = lab.sight(false)?;
+    let withheld = if config.gated { Vec::new() } else { gated(&lab, &sightings) };
+    let lock = lab.stored.as_ref().map(crate::lock::Lock::to_text);
+    let index = Index { lock, facts: Some(Arc::clone(&lab.facts)), artifacts: artifacts(&sightings, &withheld) };
     let files: usize = index.artifacts.iter().map(|served| served.content.iter().flatten().count()).sum();
     let artifacts = index.artifacts.len();
+    let tls = tls(&config, &lab, &env::state_dir(&lab.home))?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        let server = Server::bind(args.address).await.map_err(|error| CliError::failed(&error))?;
+        let mut server = listen(&config, &guests).await?;
         let address = server.local_addr();
-        ui.note(&format!("serving {} ({}) at http://{address}", count(artifacts, "artifact"), count(files, "file")));
-        if !address.ip().is_loopback() {
-            ui.warn("everybody who can reach this address can read these models, gated ones too");
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        ui.note(&format!(
+            "serving {} ({}) at {scheme}://{address}",
+            count(artifacts, "artifact"),
+            count(files, "file")
+        ));
+        if let Some(tls) = tls {
+            ui.note(&format!("certificate: sha256:{}", tls.fingerprint()));
+            server = server.with_tls(tls);
+        }
+        if !withheld.is_empty() {
+            ui.note(&format!("withheld, because each user must accept the licence himself: {}", withheld.join(", ")));
         }
         let shutdown = super::stop_signal()?;
-        server
-            .run(router(index, Arc::new(Traffic::default())), shutdown)
-            .await
-            .map_err(|error| CliError::failed(&error))
+        server.run(router(index, guests, Arc::new(Traffic::default())), shutdown).await;
+        Ok::<_, CliError>(())
     })?;
     Ok(Exit::InOrder)
 }
 
-/// Everything that is here and not known to be wrong.
-fn index(sightings: &[Sighting<'_>], lock: Option<String>) -> Index {
-    let served = sightings.iter().map(|sighting| {
+fn guests(config: &ServeConfig, home: &Path) -> Result<Guests, CliError> {
+    let token = config.token_file.as_ref().map(|path| token(&expand_home(path, home))).transpose()?;
+    Ok(Guests { networks: config.allow.clone(), token })
+}
+
+fn token(path: &Path) -> Result<Token, CliError> {
+    let text = read_token(path)?;
+    let unfit = || CliError::usage(format!("The token in {} has characters that no header can carry", path.display()));
+    Token::new(&text).ok_or_else(unfit)
+}
+
+/// Takes the socket that systemd handed over, or the configured address.
+async fn listen(config: &ServeConfig, guests: &Guests) -> Result<Server, CliError> {
+    if let Some(listener) = ListenFd::from_env().take_tcp_listener(0)? {
+        let server = Server::inherit(listener)?;
+        check_reach(server.local_addr(), guests)?;
+        return Ok(server);
+    }
+    let address = config.address.unwrap_or(USUAL_ADDRESS);
+    check_reach(address, guests)?;
+    Server::bind(address).await.map_err(|error| CliError::failed(&error))
+}
+
+/// Models are not put on a network for everybody by one short option.
+fn check_reach(address: SocketAddr, guests: &Guests) -> Result<(), CliError> {
+    if address.ip().is_loopback() || !guests.are_everybody() {
+        return Ok(());
+    }
+    Err(CliError::usage(format!("Everybody who can reach {address} could read these models")).hint(
+        "say who may: --allow 192.168.7.0/24, or --token-file FILE (or both; or --allow 0.0.0.0/0 for everybody)",
+    ))
+}
+
+fn tls(config: &ServeConfig, lab: &Lab, state: &Path) -> Result<Option<Tls>, CliError> {
+    let made = match (&config.certificate, &config.key) {
+        (Some(certificate), Some(key)) => {
+            Some(Tls::read(&expand_home(certificate, &lab.home), &expand_home(key, &lab.home)))
+        }
+        _ => config.tls.then(|| Tls::of_own(state, vec![lab.machine.clone(), "localhost".to_owned()])),
+    };
+    made.transpose().map_err(|error| CliError::failed(&error))
+}
+
+/// Names of the artifacts here whose licence every user must accept himself.
+fn gated(lab: &Lab, sightings: &[Sighting<'_>]) -> Vec<String> {
+    let declared = lab.manifests.artifacts.iter().filter(|declared| declared.gated);
+    let here = |name: &str| sightings.iter().any(|sighting| sighting.artifact.name == name);
+    declared.filter(|declared| here(&declared.name)).map(|declared| declared.name.clone()).collect()
+}
+
+/// Everything that is here, not known to be wrong, and not withheld.
+fn artifacts(sightings: &[Sighting<'_>], withheld: &[String]) -> Vec<Served> {
+    let served = sightings.iter().filter(|sighting| !withheld.contains(&sighting.artifact.name)).map(|sighting| {
         let files = sighting.observed.files.iter().zip(&sighting.proofs);
         let content = files.map(|(state, proof)| match (state, proof) {
             (_, Proof::Refuted { .. }) => None,
@@ -52,5 +163,5 @@ fn index(sightings: &[Sighting<'_>], lock: Option<String>) -> Index {
         });
         Served { artifact: sighting.artifact.clone(), content: content.collect() }
     });
-    Index { artifacts: served.collect(), lock }
+    served.collect()
 }

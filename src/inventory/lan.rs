@@ -1,0 +1,53 @@
+//! How the lab's machines hand artifacts to each other: `[serve]` and `[[sources.peers]]`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use url::Url;
+
+use crate::digest::Sha256;
+
+/// How `larder serve` serves, unless its options say otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ServeConfig {
+    /// Where to listen; by default on loopback only.
+    #[serde(default)]
+    pub address: Option<SocketAddr>,
+    /// Networks whose machines need no token.
+    #[serde(default)]
+    pub allow: Vec<IpNet>,
+    /// A file with the token that everybody else must send.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// Speak https, with a certificate that larder makes where none is given.
+    #[serde(default)]
+    pub tls: bool,
+    /// The certificate chain (PEM) for https.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    /// Also hand out artifacts whose licence every user must accept himself.
+    #[serde(default)]
+    pub gated: bool,
+}
+
+/// A machine that serves its artifacts.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Peer {
+    /// What people call it; the machine of this name does not ask itself.
+    pub name: String,
+    /// Where its `larder serve` listens.
+    pub url: Url,
+    /// A file with the token that it asks for.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// The SHA-256 of its certificate, as `larder serve --tls` prints it.
+    #[serde(default)]
+    pub certificate: Option<Sha256>,
+}

@@ -1,0 +1,222 @@
+//! Another larder of the lab: content by its digest.
+//!
+//! A peer is trusted with nothing. What it sends is compared with the lock like everything else; its
+//! certificate, where it has one, is known by its fingerprint.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, RANGE};
+use reqwest::{Client, Method, Response, StatusCode};
+use serde::Deserialize;
+use url::Url;
+
+use crate::artifact::{Reference, Remote};
+use crate::digest::{Blake3, CHUNK_LEN, ChunkDigests, ContentName, Sha256};
+use crate::sources::body::{empty_body, into_body, is_empty, number, range_header, refusal, size_change, unreachable};
+use crate::sources::pin::pinned;
+use crate::sources::trail::plain;
+use crate::sources::{Body, ByteRange, Listing, Source, SourceError, Timeouts};
+
+/// The longest list that is read from a peer: names of a million files.
+const LONGEST_LIST: usize = 128 << 20;
+/// How long a peer may take for a list. It knows it by heart.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How one peer is reached.
+#[derive(Clone)]
+pub struct PeerConfig {
+    /// What people call it.
+    pub name: String,
+    /// Where its `larder serve` listens.
+    pub url: Url,
+    /// The token that it asks for. Never logged, never written.
+    pub token: Option<String>,
+    /// The SHA-256 of its certificate, where nobody else vouches for it.
+    pub certificate: Option<Sha256>,
+}
+
+/// Never prints the token.
+impl std::fmt::Debug for PeerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerConfig")
+            .field("name", &self.name)
+            .field("url", &self.url.as_str())
+            .field("token", &self.token.as_ref().map(|_| "(secret)"))
+            .field("certificate", &self.certificate)
+            .finish()
+    }
+}
+
+/// The peers of this machine.
+#[derive(Debug)]
+pub struct PeerSource {
+    peers: BTreeMap<String, Peer>,
+    offline: bool,
+}
+
+#[derive(Debug)]
+struct Peer {
+    config: PeerConfig,
+    client: Client,
+}
+
+impl PeerSource {
+    /// Prepares the source; nobody is asked. `client` serves peers without a certificate of their own.
+    pub fn new(peers: &[PeerConfig], offline: bool, client: &Client, timeouts: Timeouts) -> Result<Self, SourceError> {
+        let prepared = peers.iter().map(|config| {
+            let client = match &config.certificate {
+                Some(certificate) => pinned(*certificate, timeouts)?,
+                None => client.clone(),
+            };
+            Ok((config.name.clone(), Peer { config: config.clone(), client }))
+        });
+        Ok(Self { peers: prepared.collect::<Result<_, SourceError>>()?, offline })
+    }
+
+    /// The names of the peers, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.peers.keys().map(String::as_str)
+    }
+
+    /// Everything that `peer` has, by digest.
+    pub async fn holdings(&self, peer: &str) -> Result<HashSet<ContentName>, SourceError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Holdings {
+            sha256: Vec<Sha256>,
+            git_sha1: Vec<crate::digest::GitSha1>,
+        }
+        let held: Holdings = self.peer(peer)?.object("have").await?;
+        let (large, small) = (held.sha256.into_iter(), held.git_sha1.into_iter());
+        Ok(large.map(ContentName::Sha256).chain(small.map(ContentName::GitSha1)).collect())
+    }
+
+    /// The chunk digests that `peer` took of a content; they are that peer's word until the whole is proven.
+    pub async fn chunks(&self, peer: &str, content: &Sha256) -> Result<ChunkDigests, SourceError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Told {
+            size: u64,
+            chunk_len: u64,
+            blake3: Vec<Blake3>,
+        }
+        let peer = self.peer(peer)?;
+        let told: Told = peer.object(&format!("chunks/sha256/{content}")).await?;
+        let chunks = (told.chunk_len == CHUNK_LEN).then(|| ChunkDigests::new(told.size, told.blake3)).flatten();
+        chunks.ok_or_else(|| peer.nonsense("its chunk digests do not fit the length"))
+    }
+
+    fn peer(&self, name: &str) -> Result<&Peer, SourceError> {
+        let what = || format!("peer {name}");
+        if self.offline {
+            return Err(SourceError::Offline { what: what() });
+        }
+        self.peers.get(name).ok_or_else(|| SourceError::NoUpstream { what: what() })
+    }
+
+    fn content<'a>(&self, reference: &'a Reference) -> Result<(&Peer, &'a ContentName), SourceError> {
+        match reference {
+            Reference::Peer { peer, content } => Ok((self.peer(peer)?, content)),
+            other => Err(SourceError::NoUpstream { what: other.to_string() }),
+        }
+    }
+}
+
+#[async_trait]
+impl Source for PeerSource {
+    async fn list(&self, reference: &Reference) -> Result<Listing, SourceError> {
+        Err(SourceError::NoUpstream { what: reference.to_string() })
+    }
+
+    async fn check(&self, remote: &Remote) -> Result<(), SourceError> {
+        let (peer, content) = self.content(&remote.reference)?;
+        let response = peer.ask(Method::HEAD, &peer.blob(content)?, HeaderMap::new()).await?;
+        if response.status() != StatusCode::OK {
+            return Err(peer.refusal(&response));
+        }
+        size_change(number(response.headers(), &CONTENT_LENGTH), remote.size, &peer.what()).map_or(Ok(()), Err)
+    }
+
+    async fn open(&self, remote: &Remote, range: ByteRange) -> Result<Body, SourceError> {
+        let (peer, content) = self.content(&remote.reference)?;
+        if is_empty(range) {
+            return Ok(empty_body(range.start, remote.size));
+        }
+        let headers = range_header(range).map(|range| (RANGE, range)).into_iter().collect();
+        let response = peer.ask(Method::GET, &peer.blob(content)?, headers).await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                into_body(response, &peer.what(), range, remote.size)
+            }
+            _ => Err(peer.refusal(&response)),
+        }
+    }
+}
+
+impl Peer {
+    /// How messages name it.
+    fn what(&self) -> String {
+        format!("peer {} ({})", self.config.name, plain(&self.config.url))
+    }
+
+    fn nonsense(&self, reason: &str) -> SourceError {
+        SourceError::Protocol { what: self.what(), reason: reason.to_owned() }
+    }
+
+    fn address(&self, path: &str) -> Result<Url, SourceError> {
+        let base = self.config.url.as_str().trim_end_matches('/');
+        format!("{base}/{path}").parse().map_err(|_| self.nonsense("its address cannot be completed"))
+    }
+
+    fn blob(&self, content: &ContentName) -> Result<Url, SourceError> {
+        self.address(&match content {
+            ContentName::Sha256(digest) => format!("blobs/sha256/{digest}"),
+            ContentName::GitSha1(digest) => format!("blobs/git-sha1/{digest}"),
+        })
+    }
+
+    /// Redirects are answers like others here: a larder never redirects.
+    async fn ask(&self, method: Method, url: &Url, mut headers: HeaderMap) -> Result<Response, SourceError> {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let request = self.client.request(method, url.clone()).headers(headers);
+        let request = self.config.token.iter().fold(request, |request, token| request.bearer_auth(token));
+        request.send().await.map_err(|error| unreachable(&error, &self.what()))
+    }
+
+    async fn object<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<T, SourceError> {
+        let asked = async {
+            let response = self.ask(Method::GET, &self.address(path)?, HeaderMap::new()).await?;
+            if response.status() != StatusCode::OK {
+                return Err(self.refusal(&response));
+            }
+            self.text(response).await
+        };
+        let late = |_| SourceError::Unreachable { what: self.what(), reason: "it takes too long to answer".to_owned() };
+        let text = tokio::time::timeout(PATIENCE, asked).await.map_err(late)??;
+        serde_json::from_slice(&text).map_err(|error| self.nonsense(&error.to_string()))
+    }
+
+    async fn text(&self, response: Response) -> Result<Vec<u8>, SourceError> {
+        let mut text = Vec::new();
+        let mut pieces = response.bytes_stream();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| unreachable(&error, &self.what()))?;
+            if text.len() + piece.len() > LONGEST_LIST {
+                return Err(self.nonsense("its answer does not end"));
+            }
+            text.extend_from_slice(&piece);
+        }
+        Ok(text)
+    }
+
+    fn refusal(&self, response: &Response) -> SourceError {
+        match (response.status(), &self.config.token) {
+            (StatusCode::UNAUTHORIZED, None) => SourceError::TokenMissing { what: self.what() },
+            (StatusCode::UNAUTHORIZED, Some(_)) => SourceError::TokenRefused { what: self.what() },
+            (status, _) => refusal(status, response.headers(), &self.what()),
+        }
+    }
+}
