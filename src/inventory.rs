@@ -163,6 +163,9 @@ pub struct SourceConfig {
     /// Files that are fetched at the same time.
     #[serde(default = "default_parallel")]
     pub parallel: usize,
+    /// Whether content that the hub keeps in Xet is read from there.
+    #[serde(default = "default_xet")]
+    pub xet: bool,
 }
 
 /// The kinds of source that `order` ranks.
@@ -187,6 +190,10 @@ fn default_parallel() -> usize {
     8
 }
 
+fn default_xet() -> bool {
+    true
+}
+
 impl Default for SourceConfig {
     fn default() -> Self {
         Self {
@@ -198,6 +205,7 @@ impl Default for SourceConfig {
             ollama_version: None,
             max_rate: None,
             parallel: default_parallel(),
+            xet: default_xet(),
         }
     }
 }

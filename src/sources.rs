@@ -21,6 +21,8 @@ mod pin;
 mod set;
 mod trail;
 mod tunnel;
+#[cfg(feature = "xet")]
+mod xet;
 
 pub use directory::{DirectorySource, drive_name, find_in_drive};
 pub use http::{HttpConfig, HttpSource};
@@ -43,6 +45,13 @@ pub trait Source: Send + Sync {
     ///
     /// The answer may begin earlier than asked (a server may ignore ranges): see [`Body::start`].
     async fn open(&self, remote: &Remote, range: ByteRange) -> Result<Body, SourceError>;
+
+    /// Hears that what came from here as the whole of `remote` was not its content.
+    ///
+    /// Answers whether it will come in another way when asked for again; by default there is none.
+    fn distrust(&self, _remote: &Remote) -> bool {
+        false
+    }
 }
 
 /// Bytes `start..end` of a file; to its end where `end` is `None`.

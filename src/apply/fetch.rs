@@ -99,6 +99,11 @@ impl Run {
                 Err(unproven) => *unproven,
             };
             partial = self.restart(target, unproven.partial, &unproven.error).await?;
+            // One way to the source's bytes can be wrong where another is right.
+            if self.means.sources.for_reference(&remote.reference)?.distrust(remote) {
+                visit.was_resumed = false;
+                continue;
+            }
             // A mixture of two runs proves nothing about this source; a whole file from it does.
             if !std::mem::take(&mut visit.was_resumed) {
                 return Ok(Attempt::given_up(JobError::Wrong { from, source: unproven.error }, partial));

@@ -64,6 +64,11 @@ pub(super) fn hub_is_offline() -> bool {
     ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].iter().filter_map(|name| variable(name)).any(|value| is_true(&value))
 }
 
+/// Whether Hugging Face's tools are told to leave Xet alone.
+pub(super) fn xet_is_off() -> bool {
+    variable("HF_HUB_DISABLE_XET").is_some_and(|value| is_true(&value))
+}
+
 fn is_true(value: &str) -> bool {
     ["1", "ON", "YES", "TRUE"].contains(&value.trim().to_ascii_uppercase().as_str())
 }

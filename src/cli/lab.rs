@@ -64,7 +64,7 @@ impl Lab {
         let machine = common.machine.clone().or_else(|| inventory.machine.clone()).unwrap_or_else(env::host_name);
         check_machine(common, &inventory)?;
         let stores = Stores::open(&inventory, &machine, &home);
-        let facts = open_facts(ui, &common.state.clone().unwrap_or_else(|| env::state_dir(&home)));
+        let facts = open_facts(ui, &state_dir(common, &home));
         stores.iter().for_each(|(_, open)| facts.read_ahead(open.store.root()));
         let mut lab = Self {
             wanted: Lock::default(),
@@ -233,6 +233,7 @@ impl Lab {
             ollama_registry: config.ollama.clone(),
             peers: self.peers()?,
             ollama_version: config.ollama_version.clone(),
+            xet: (config.xet && !env::xet_is_off()).then(|| state_dir(common, &self.home).join("xet")),
             ..SourceSettings::default()
         };
         Ok(Sources::new(&settings)?)
@@ -253,6 +254,10 @@ pub(super) fn read_token(path: &Path) -> Result<String, CliError> {
 /// Seconds since 1970.
 pub(super) fn now() -> i64 {
     jiff::Timestamp::now().as_second()
+}
+
+fn state_dir(common: &Common, home: &Path) -> PathBuf {
+    common.state.clone().unwrap_or_else(|| env::state_dir(home))
 }
 
 fn inventory_path(common: &Common, home: &Path) -> Result<PathBuf, CliError> {

@@ -20,6 +20,8 @@ use super::{Body, ByteRange, Listing, Source, SourceError};
 use crate::artifact::{File, Reference, Remote};
 use crate::relpath::RelPath;
 
+#[cfg(feature = "xet")]
+mod announced;
 mod asked;
 mod pace;
 mod tree;
@@ -28,6 +30,9 @@ use asked::Asked;
 use pace::{Budget, Pace};
 pub use tree::{ParseTreeError, parse_tree};
 
+#[cfg(feature = "xet")]
+pub(super) use announced::{Announced, Opened, Pass};
+
 /// One page of a tree is at most a thousand entries; this is far more than they need.
 const JSON_LIMIT: usize = 64 << 20;
 /// Ten million files: an endless list is a fault.
@@ -35,6 +40,7 @@ const MOST_PAGES: usize = 10_000;
 
 const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
+const XET_HASH: HeaderName = HeaderName::from_static("x-xet-hash");
 
 /// Which hub is asked, and as whom.
 #[derive(Clone)]
@@ -74,6 +80,9 @@ struct Landed {
     at_home: bool,
     /// Name and length of the content, as the hub (never the CDN) gave them on the way.
     linked: (Option<String>, Option<u64>),
+    /// The content's name in Xet: the redirect that gave it was not followed.
+    #[cfg_attr(not(feature = "xet"), expect(dead_code, reason = "nobody asks for it"))]
+    xet: Option<String>,
 }
 
 impl HubSource {
@@ -201,7 +210,15 @@ impl HubSource {
     }
 
     /// Follows a file's redirects to the answer; metadata (`HEAD`) stops where the hub's own words end.
-    async fn resolve(&self, asked: Asked<'_>, method: Method, range: ByteRange) -> Result<Landed, SourceError> {
+    ///
+    /// With `stop_at_xet`, the way ends where the hub names the content in Xet.
+    async fn resolve(
+        &self,
+        asked: Asked<'_>,
+        method: Method,
+        range: ByteRange,
+        stop_at_xet: bool,
+    ) -> Result<Landed, SourceError> {
         let name = asked.name();
         let mut trail = Trail::from(asked.resolve(&self.endpoint), &name);
         let mut linked = (None, None);
@@ -218,10 +235,42 @@ impl HubSource {
                 linked.0 = entity_tag(response.headers(), &LINKED_ETAG).or(linked.0);
                 linked.1 = number(response.headers(), &LINKED_SIZE).or(linked.1);
             }
-            if !trail.follow(&response)? || (method == Method::HEAD && !trail.is_at_home()) {
-                return Ok(Landed { response, at_home, linked });
+            let xet = if stop_at_xet && at_home { xet_hash(&response) } else { None };
+            if xet.is_some() || !trail.follow(&response)? || (method == Method::HEAD && !trail.is_at_home()) {
+                return Ok(Landed { response, at_home, linked, xet });
             }
         }
+    }
+
+    /// What was asked for, where it is one file.
+    fn asked_file<'a>(&self, remote: &'a Remote) -> Result<Asked<'a>, SourceError> {
+        let asked = self.asked(&remote.reference)?;
+        if asked.path.is_none() {
+            return Err(SourceError::NoUpstream { what: format!("{} without a file in it", asked.name()) });
+        }
+        Ok(asked)
+    }
+
+    /// The content at the end of a trail.
+    fn body_of(
+        &self,
+        asked: Asked<'_>,
+        landed: Landed,
+        remote: &Remote,
+        range: ByteRange,
+    ) -> Result<Body, SourceError> {
+        let Landed { response, at_home, linked: (etag, size), .. } = landed;
+        if let Some(changed) = size_change(size, remote.size, &asked.name()) {
+            return Err(changed);
+        }
+        let status = response.status();
+        if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
+            let mut body = into_body(response, &asked.name(), range, remote.size.or(size))?;
+            // A CDN has names of its own for the content, which change from link to link.
+            body.etag = etag.or(body.etag.filter(|_| at_home));
+            return Ok(body);
+        }
+        if at_home { Err(self.refusal(asked, &response)) } else { Err(cdn_refusal(&asked.name(), &response)) }
     }
 
     fn refusal(&self, asked: Asked<'_>, response: &Response) -> SourceError {
@@ -247,7 +296,7 @@ impl Source for HubSource {
         if asked.path.is_none() {
             return self.api(asked, asked.api(&self.endpoint, "revision"), None).await.map(drop);
         }
-        let landed = self.resolve(asked, Method::HEAD, ByteRange::default()).await?;
+        let landed = self.resolve(asked, Method::HEAD, ByteRange::default(), false).await?;
         let status = landed.response.status();
         if !status.is_success() && !status.is_redirection() {
             return Err(self.refusal(asked, &landed.response));
@@ -258,31 +307,25 @@ impl Source for HubSource {
     }
 
     async fn open(&self, remote: &Remote, range: ByteRange) -> Result<Body, SourceError> {
-        let asked = self.asked(&remote.reference)?;
-        if asked.path.is_none() {
-            return Err(SourceError::NoUpstream { what: format!("{} without a file in it", asked.name()) });
-        }
+        let asked = self.asked_file(remote)?;
         if is_empty(range) {
             return Ok(empty_body(range.start, remote.size));
         }
-        let Landed { response, at_home, linked: (etag, size) } = self.resolve(asked, Method::GET, range).await?;
-        if let Some(changed) = size_change(size, remote.size, &asked.name()) {
-            return Err(changed);
-        }
-        let status = response.status();
-        if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
-            let mut body = into_body(response, &asked.name(), range, remote.size.or(size))?;
-            // A CDN has names of its own for the content, which change from link to link.
-            body.etag = etag.or(body.etag.filter(|_| at_home));
-            return Ok(body);
-        }
-        if at_home { Err(self.refusal(asked, &response)) } else { Err(cdn_refusal(&asked.name(), &response)) }
+        let landed = self.resolve(asked, Method::GET, range, false).await?;
+        self.body_of(asked, landed, remote, range)
     }
 }
 
 fn path_question(path: &RelPath) -> String {
     let mut form = url::form_urlencoded::Serializer::new(String::new());
     form.append_pair("paths", path.as_str()).append_pair("expand", "False").finish()
+}
+
+/// The content's name in Xet, beside a redirect to its plain bytes. Nonsense counts as none.
+fn xet_hash(response: &Response) -> Option<String> {
+    let hash = response.headers().get(XET_HASH)?.to_str().ok()?.trim();
+    let is_hash = hash.len() == 64 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (is_hash && response.status().is_redirection()).then(|| hash.to_owned())
 }
 
 /// Signed links run out; asking the hub again gives a fresh one, so this is not permanent.

@@ -1,6 +1,7 @@
 //! All sources of a run, and which of them serves a reference.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::{Client, ClientBuilder};
@@ -36,6 +37,9 @@ pub struct SourceSettings {
     pub peers: Vec<PeerConfig>,
     /// When a silent server is given up.
     pub timeouts: Timeouts,
+    /// Content that the hub keeps in Xet is read from there, and the library that does it has this folder for
+    /// its own use (it makes empty folders). `None` turns it off, as does a build without the feature `xet`.
+    pub xet: Option<PathBuf>,
 }
 
 /// Never prints the token.
@@ -49,6 +53,7 @@ impl fmt::Debug for SourceSettings {
             .field("ollama_version", &self.ollama_version)
             .field("peers", &self.peers)
             .field("timeouts", &self.timeouts)
+            .field("xet", &self.xet)
             .finish()
     }
 }
@@ -69,9 +74,8 @@ impl Default for Timeouts {
 }
 
 /// All sources of a run. One HTTP client and one pacing budget for all of them.
-#[derive(Debug)]
 pub struct Sources {
-    hub: HubSource,
+    hub: Box<dyn Source>,
     http: HttpSource,
     ollama: OllamaSource,
     directory: DirectorySource,
@@ -96,7 +100,7 @@ impl Sources {
         let peers = PeerSource::new(&settings.peers, settings.offline, &client, settings.timeouts)?;
         Ok(Self {
             peers,
-            hub: HubSource::new(hub, client.clone())?,
+            hub: with_xet(HubSource::new(hub, client.clone())?, settings),
             http: HttpSource::new(HttpConfig { offline: settings.offline }, client.clone()),
             ollama: OllamaSource::new(ollama, client),
             directory: DirectorySource::new(),
@@ -122,12 +126,31 @@ impl Sources {
             Reference::Directory(_) => Ok(&self.directory),
             Reference::Local | Reference::Unidentified => Err(SourceError::NoUpstream { what: what() }),
             _ if self.offline => Err(SourceError::Offline { what: what() }),
-            Reference::Hub { .. } => Ok(&self.hub),
+            Reference::Hub { .. } => Ok(self.hub.as_ref()),
             Reference::Url(_) => Ok(&self.http),
             Reference::Ollama(_) => Ok(&self.ollama),
             Reference::Peer { .. } => Ok(&self.peers),
         }
     }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("offline", &self.offline).finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "xet")]
+fn with_xet(hub: HubSource, settings: &SourceSettings) -> Box<dyn Source> {
+    match &settings.xet {
+        Some(scratch) => Box::new(super::xet::XetSource::new(hub, scratch.clone(), settings.timeouts)),
+        None => Box::new(hub),
+    }
+}
+
+#[cfg(not(feature = "xet"))]
+fn with_xet(hub: HubSource, _settings: &SourceSettings) -> Box<dyn Source> {
+    Box::new(hub)
 }
 
 /// One client for all: redirects are followed by the sources themselves, and nothing is decoded on the way.

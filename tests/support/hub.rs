@@ -114,11 +114,32 @@ struct Rule {
     times: usize,
 }
 
+/// What the hub has to say about content that lies in Xet.
+pub(crate) struct Xet {
+    /// The store's address.
+    pub(crate) address: String,
+    /// sha256 → the content's name in Xet.
+    pub(crate) hashes: HashMap<String, String>,
+    /// A fresh pass, and when it runs out in seconds since 1970.
+    pub(crate) pass: Box<dyn Fn() -> (String, u64) + Send + Sync>,
+}
+
 struct Settings {
     page_size: usize,
     relative_links: bool,
     link_uses: Option<usize>,
     advertise_xet: bool,
+    xet: Option<Xet>,
+}
+
+impl Settings {
+    /// The content's name in Xet, where it is said to have one.
+    fn xet_hash(&self, bytes: &[u8]) -> Option<String> {
+        match &self.xet {
+            Some(xet) => xet.hashes.get(&sha256(bytes)).cloned(),
+            None => self.advertise_xet.then(|| sha256(pointer(bytes).as_bytes())),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -133,7 +154,7 @@ struct World {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { page_size: 1000, relative_links: false, link_uses: None, advertise_xet: false }
+        Self { page_size: 1000, relative_links: false, link_uses: None, advertise_xet: false, xet: None }
     }
 }
 
@@ -220,6 +241,11 @@ impl Hub {
     /// Whether LFS files carry `X-Xet-Hash`. There is no xet service behind it.
     pub(crate) fn advertise_xet(&self) {
         self.shared.world().settings.advertise_xet = true;
+    }
+
+    /// Says of LFS files that they lie in Xet, and gives passes to it.
+    pub(crate) fn keep_in_xet(&self, xet: Xet) {
+        self.shared.world().settings.xet = Some(xet);
     }
 
     /// Lets the next `times` answers to requests whose address contains `needle` go wrong.
@@ -411,7 +437,7 @@ fn key(kind: &str, id: &str) -> String {
 }
 
 fn api(call: &Call, kind: &str, parts: &[&str]) -> Response {
-    let Some((id, question, rest)) = split(parts, &["revision", "tree", "paths-info", "refs"]) else {
+    let Some((id, question, rest)) = split(parts, &["revision", "tree", "paths-info", "refs", "xet-read-token"]) else {
         let id = parts.join("/");
         return with_commit(call, &key(kind, &id), "main", |commit, files| info(&id, commit, files));
     };
@@ -425,6 +451,10 @@ fn api(call: &Call, kind: &str, parts: &[&str]) -> Response {
             with_commit(call, &key(kind, id), revision, |_, files| tree(call, files, &folder))
         }
         ("paths-info", [revision]) => with_commit(call, &key(kind, id), revision, |_, files| paths_info(call, files)),
+        ("xet-read-token", [revision]) => match gate(call, &key(kind, id)) {
+            Some(refused) => refused,
+            None => with_commit(call, &key(kind, id), revision, |_, _| pass(call)),
+        },
         ("refs", []) => refs(call, &key(kind, id)),
         _ => refusal(StatusCode::NOT_FOUND, None, "Not found"),
     }
@@ -491,6 +521,21 @@ fn info(id: &str, commit: &str, files: &BTreeMap<String, Content>) -> Response {
     }))
 }
 
+/// A pass to Xet, in the body and in headers: clients read one or the other.
+fn pass(call: &Call) -> Response {
+    let world = call.shared.world();
+    let Some(xet) = &world.settings.xet else {
+        return refusal(StatusCode::NOT_FOUND, None, "Not found");
+    };
+    let (token, expires) = (xet.pass)();
+    let mut response = json_answer(&json!({ "accessToken": token, "exp": expires, "casUrl": xet.address }));
+    let headers = response.headers_mut();
+    headers.insert("x-xet-access-token", token.parse().unwrap());
+    headers.insert("x-xet-token-expiration", expires.into());
+    headers.insert("x-xet-cas-url", xet.address.parse().unwrap());
+    response
+}
+
 fn refs(call: &Call, key: &str) -> Response {
     let world = call.shared.world();
     let Some(repo) = world.repos.get(key) else { return unknown_repo(call) };
@@ -511,8 +556,8 @@ fn entry(call: &Call, path: &str, content: &Content) -> Value {
         "type": "file", "path": path, "size": content.bytes.len(), "oid": git_sha1(pointer.as_bytes()),
         "lfs": { "oid": sha256(&content.bytes), "size": content.bytes.len(), "pointerSize": pointer.len() },
     });
-    if call.shared.world().settings.advertise_xet {
-        entry["xetHash"] = sha256(pointer.as_bytes()).into();
+    if let Some(hash) = call.shared.world().settings.xet_hash(&content.bytes) {
+        entry["xetHash"] = hash.into();
     }
     entry
 }
@@ -640,8 +685,16 @@ fn to_cdn(call: &Call, content: &Content) -> Response {
     let headers = response.headers_mut();
     headers.insert("x-linked-etag", format!("\"{sha256}\"").parse().unwrap());
     headers.insert("x-linked-size", content.bytes.len().to_string().parse().unwrap());
-    if world.settings.advertise_xet {
-        headers.insert("x-xet-hash", self::sha256(pointer(&content.bytes).as_bytes()).parse().unwrap());
+    if let Some(hash) = world.settings.xet_hash(&content.bytes) {
+        headers.insert("x-xet-hash", hash.parse().unwrap());
+        let place = call.path.split_once("/resolve/").map_or("", |(id, _)| id);
+        let revision = call.path.split_once("/resolve/").and_then(|(_, rest)| rest.split('/').next()).unwrap_or("");
+        let mut links =
+            format!("<{}/api/models{place}/xet-read-token/{revision}>; rel=\"xet-auth\"", call.shared.origin);
+        if let Some(xet) = &world.settings.xet {
+            let _ = write!(links, ", <{}/v1/reconstructions/{hash}>; rel=\"xet-reconstruction-info\"", xet.address);
+        }
+        headers.insert(header::LINK, links.parse().unwrap());
     }
     response
 }
