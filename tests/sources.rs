@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use larder::artifact::{Reference, Remote};
 use larder::digest::{Digests, Sha256};
 use larder::sources::{
-    ByteRange, DirectorySource, Source, SourceError, SourceSettings, Sources, Timeouts, find_in_drive,
+    ByteRange, DirectorySource, Manners, Source, SourceError, SourceSettings, Sources, Timeouts, find_in_drive,
 };
 
 #[path = "contract/source.rs"]
@@ -32,7 +32,10 @@ fn content(len: usize) -> Vec<u8> {
 fn settings(hub: &Hub) -> SourceSettings {
     SourceSettings {
         hub_endpoint: Some(hub.origin.parse().unwrap()),
-        timeouts: Timeouts { connect: Duration::from_secs(5), stall: Duration::from_secs(1) },
+        manners: Manners {
+            timeouts: Timeouts { connect: Duration::from_secs(5), stall: Duration::from_secs(1) },
+            ..Manners::default()
+        },
         ..SourceSettings::default()
     }
 }
@@ -263,7 +266,7 @@ async fn a_link_that_ran_out_is_not_permanent_and_a_fresh_one_works() {
     let there = remote("hf:acme/tiny/model.bin", &bytes);
     let error = source.open(&there, ByteRange::default()).await.unwrap_err();
     assert!(!error.is_permanent(), "{error}");
-    assert!(error.to_string().ends_with("refused the hub's signed link (403)"), "{error}");
+    assert!(error.to_string().ends_with("refused the signed link (403)"), "{error}");
     assert!(!error.to_string().contains("secret-signature"), "{error}");
     hub.set_link_uses(1);
     read(source.open(&there, ByteRange::default()).await.unwrap()).await.1.unwrap();

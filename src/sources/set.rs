@@ -1,6 +1,7 @@
 //! All sources of a run, and which of them serves a reference.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Client;
@@ -9,9 +10,11 @@ use url::Url;
 use super::body::unreachable;
 use super::trail::plain;
 use super::{
-    DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, OllamaConfig, OllamaSource, Source, SourceError,
+    Allowance, DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, Listing, Manners, Network, OllamaConfig,
+    OllamaSource, Source, SourceError,
 };
-use crate::artifact::Reference;
+use crate::artifact::{Reference, Remote};
+use crate::retry::{Backoff, RetryPolicy};
 
 /// The hub that `hf:` means where nothing else is said.
 const PUBLIC_HUB: &str = "https://huggingface.co";
@@ -31,8 +34,10 @@ pub struct SourceSettings {
     pub ollama_registry: Option<Url>,
     /// The Ollama version to present.
     pub ollama_version: Option<String>,
-    /// When a silent server is given up.
-    pub timeouts: Timeouts,
+    /// How the hosts are treated.
+    pub manners: Manners,
+    /// How passing errors of lists and checks are tried again.
+    pub retry: RetryPolicy,
 }
 
 /// Never prints the token.
@@ -44,7 +49,8 @@ impl fmt::Debug for SourceSettings {
             .field("offline", &self.offline)
             .field("ollama_registry", &self.ollama_registry.as_ref().map(Url::as_str))
             .field("ollama_version", &self.ollama_version)
-            .field("timeouts", &self.timeouts)
+            .field("manners", &self.manners)
+            .field("retry", &self.retry)
             .finish()
     }
 }
@@ -72,6 +78,8 @@ pub struct Sources {
     ollama: OllamaSource,
     directory: DirectorySource,
     offline: bool,
+    allowance: Arc<Allowance>,
+    retry: RetryPolicy,
 }
 
 impl Sources {
@@ -79,7 +87,8 @@ impl Sources {
     ///
     /// Fails where the token or an address cannot be used, or where no TLS certificates can be loaded.
     pub fn new(settings: &SourceSettings) -> Result<Self, SourceError> {
-        let client = client(settings.timeouts)?;
+        let client = client(settings.manners.timeouts)?;
+        let network = Network::new(client, settings.manners.clone());
         let endpoint = settings.hub_endpoint.clone().map_or_else(|| PUBLIC_HUB.parse(), Ok);
         let endpoint = endpoint.map_err(|error: url::ParseError| SourceError::Protocol {
             what: PUBLIC_HUB.to_owned(),
@@ -89,12 +98,47 @@ impl Sources {
         let ollama =
             OllamaConfig { registry: settings.ollama_registry.clone(), version: settings.ollama_version.clone() };
         Ok(Self {
-            hub: HubSource::new(hub, client.clone())?,
-            http: HttpSource::new(HttpConfig { offline: settings.offline }, client.clone()),
-            ollama: OllamaSource::new(ollama, client),
+            hub: HubSource::new(hub, network.clone())?,
+            http: HttpSource::new(HttpConfig { offline: settings.offline }, network.clone()),
+            allowance: network.allowance(),
+            ollama: OllamaSource::new(ollama, network),
             directory: DirectorySource::new(),
             offline: settings.offline,
+            retry: settings.retry,
         })
+    }
+
+    /// The cap on content that everything downloaded in this run is taken out of.
+    pub fn allowance(&self) -> &Arc<Allowance> {
+        &self.allowance
+    }
+
+    /// Reads what a reference means now; passing errors are tried again.
+    pub async fn list(&self, reference: &Reference) -> Result<Listing, SourceError> {
+        let source = self.for_reference(reference)?;
+        self.patiently(|| source.list(reference)).await
+    }
+
+    /// Asks whether `remote` may be read; passing errors are tried again.
+    pub async fn check(&self, remote: &Remote) -> Result<(), SourceError> {
+        let source = self.for_reference(&remote.reference)?;
+        self.patiently(|| source.check(remote)).await
+    }
+
+    async fn patiently<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, SourceError>
+    where
+        F: Future<Output = Result<T, SourceError>>,
+    {
+        let mut backoff = Backoff::new(self.retry);
+        loop {
+            let error = match attempt().await {
+                Err(error) if !error.is_permanent() => error,
+                outcome => return outcome,
+            };
+            let Some(pause) = backoff.next(error.wait()) else { return Err(error) };
+            tracing::info!("{error}; asking again in {:.1} s", pause.as_secs_f64());
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// The source that serves `reference`.

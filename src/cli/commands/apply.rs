@@ -7,25 +7,30 @@ use tokio_util::sync::CancellationToken;
 use super::plan;
 use crate::apply::{self, Means, Outcome};
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, now};
+use crate::cli::lab::{Lab, Limits, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
+use crate::inventory::parse_rate;
 use crate::lock::Lock;
 use crate::report::plan::ending;
 use crate::report::table::count;
-use crate::retry::RetryPolicy;
 use crate::size::Bytes;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Do not ask before beginning
     #[arg(short, long)]
     pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) limits: Limits,
+    /// Download at most at this rate, such as 80MB/s [default: max-rate in the inventory]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub(super) max_rate: Option<Bytes>,
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?;
-    let plan = plan::make(&lab, common)?;
+    let plan = plan::make(&lab, common, &args.limits)?;
     if !ui.json {
         plan::show(ui, &lab, &plan, false);
     }
@@ -43,7 +48,8 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         }
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    let means = means(ui, &lab, lab.sources(common)?)?;
+    let mut means = means(ui, &lab, lab.sources(common, &args.limits)?)?;
+    means.max_rate = args.max_rate.or(means.max_rate);
     let outcome = runtime.block_on(async {
         let (stop, first) = (means.stop.clone(), super::stop_signal()?);
         tokio::spawn(async move {
@@ -64,18 +70,18 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     Ok(exit(&outcome, plan.artifacts.iter().any(|entry| !entry.obstacles.is_empty())))
 }
 
-fn means(ui: &Ui, lab: &Lab, sources: crate::sources::Sources) -> Result<Means, CliError> {
+fn means(ui: &Ui, lab: &Lab, sources: Arc<crate::sources::Sources>) -> Result<Means, CliError> {
     let config = lab.inventory.sources_of(&lab.machine);
     let max_rate = config.max_rate().map_err(CliError::usage)?;
     Ok(Means {
         stores: lab.stores.clone(),
-        sources: Arc::new(sources),
+        sources,
         facts: lab.facts.clone(),
         monitor: ui.monitor(),
         ollama_registry: config.ollama.clone(),
         parallel: config.parallel,
         max_rate,
-        retry: RetryPolicy::default(),
+        retry: lab.retry(),
         stop: CancellationToken::new(),
         now,
     })
