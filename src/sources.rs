@@ -300,6 +300,9 @@ impl SourceError {
             SourceError::DownloadLimit { .. } => {
                 Some("what arrived is kept: run larder apply again with a larger --max-download, or none".to_owned())
             }
+            SourceError::Status { status: 407, .. } => {
+                Some("the proxy asks for a login: write it into HTTPS_PROXY or HTTP_PROXY as http://NAME:PASSWORD@HOST".to_owned())
+            }
             SourceError::Changed { .. } => Some("look at the new state with: larder lock --update NAME".to_owned()),
             _ => None,
         }

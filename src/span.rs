@@ -30,7 +30,11 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        if millis % 1000 == 0 { f.pad(&format!("{} s", millis / 1000)) } else { f.pad(&format!("{millis} ms")) }
+        if millis.is_multiple_of(1000) {
+            f.pad(&format!("{} s", millis / 1000))
+        } else {
+            f.pad(&format!("{millis} ms"))
+        }
     }
 }
 

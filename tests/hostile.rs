@@ -21,6 +21,14 @@ mod machine;
 mod listings;
 #[path = "hostile/manners.rs"]
 mod manners;
+#[path = "hostile/progress.rs"]
+mod progress;
+#[path = "hostile/proxies.rs"]
+mod proxies;
+#[path = "support/skip.rs"]
+mod skip;
+#[path = "hostile/tls.rs"]
+mod tls;
 #[path = "hostile/tokens.rs"]
 mod tokens;
 

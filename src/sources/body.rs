@@ -105,7 +105,7 @@ pub(super) fn unreachable(error: &reqwest::Error, what: &str) -> SourceError {
     let what = what.to_owned();
     if let Some(untrusted) = cause::<rustls::Error>(error) {
         return match untrusted {
-            rustls::Error::InvalidCertificate(_) => SourceError::Untrusted { what, reason: untrusted.to_string() },
+            rustls::Error::InvalidCertificate(defect) => SourceError::Untrusted { what, reason: distrust(defect) },
             _ => SourceError::Protocol { what, reason: format!("TLS: {}", printable(&untrusted.to_string())) },
         };
     }
@@ -114,6 +114,16 @@ pub(super) fn unreachable(error: &reqwest::Error, what: &str) -> SourceError {
             SourceError::Protocol { what, reason: printable(&nonsense.to_string()) }
         }
         _ => SourceError::Unreachable { what, reason: reason(error) },
+    }
+}
+
+/// What is wrong with a certificate.
+fn distrust(defect: &rustls::CertificateError) -> String {
+    match defect {
+        rustls::CertificateError::UnknownIssuer => {
+            "nobody whom this machine trusts has signed its certificate".to_owned()
+        }
+        other => printable(&other.to_string()),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::inventory::parse_rate;
 use crate::lock::Lock;
+use crate::plan::Plan;
 use crate::report::plan::ending;
 use crate::report::table::count;
 use crate::size::Bytes;
@@ -48,7 +49,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         }
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    let mut means = means(ui, &lab, lab.sources(common, &args.limits)?)?;
+    let mut means = means(ui, &lab, &plan, lab.sources(common, &args.limits)?)?;
     means.max_rate = args.max_rate.or(means.max_rate);
     let outcome = runtime.block_on(async {
         let (stop, first) = (means.stop.clone(), super::stop_signal()?);
@@ -70,14 +71,14 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     Ok(exit(&outcome, plan.artifacts.iter().any(|entry| !entry.obstacles.is_empty())))
 }
 
-fn means(ui: &Ui, lab: &Lab, sources: Arc<crate::sources::Sources>) -> Result<Means, CliError> {
+fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources::Sources>) -> Result<Means, CliError> {
     let config = lab.inventory.sources_of(&lab.machine);
     let max_rate = config.max_rate().map_err(CliError::usage)?;
     Ok(Means {
         stores: lab.stores.clone(),
         sources,
         facts: lab.facts.clone(),
-        monitor: ui.monitor(),
+        monitor: ui.monitor(Some(plan.bytes_to_move())),
         ollama_registry: config.ollama.clone(),
         parallel: config.parallel,
         max_rate,
