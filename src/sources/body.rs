@@ -211,6 +211,9 @@ fn server_message(headers: &HeaderMap) -> String {
 }
 
 fn reason(error: &reqwest::Error) -> String {
+    if error.is_timeout() && error.is_connect() {
+        return "no connection within the time for it".to_owned();
+    }
     if error.is_timeout() {
         return "no sign of life for too long".to_owned();
     }

@@ -24,9 +24,11 @@ use crate::artifact::{File, Reference, Remote};
 use crate::relpath::RelPath;
 
 mod asked;
+mod links;
 mod tree;
 
 use asked::Asked;
+use links::{Link, Links};
 pub use tree::{ParseTreeError, parse_tree};
 
 /// One page of a tree is at most a thousand entries; this is far more than they need.
@@ -66,6 +68,7 @@ pub struct HubSource {
     authorization: Option<HeaderValue>,
     offline: bool,
     network: Network,
+    links: Links,
 }
 
 /// The end of a trail of redirects.
@@ -96,7 +99,13 @@ impl HubSource {
                 value.set_sensitive(true);
                 value
             });
-        Ok(Self { endpoint: config.endpoint, authorization, offline: config.offline, network: network.into() })
+        Ok(Self {
+            endpoint: config.endpoint,
+            authorization,
+            offline: config.offline,
+            network: network.into(),
+            links: Links::default(),
+        })
     }
 
     fn asked<'a>(&self, reference: &'a Reference) -> Result<Asked<'a>, SourceError> {
@@ -201,6 +210,11 @@ impl HubSource {
         let name = asked.name();
         let mut trail = Trail::from(asked.resolve(&self.endpoint), &name);
         let mut linked = (None, None);
+        // A commit's file is the same for ever, so the way to it need not be asked for with every range.
+        if let Some(link) = self.links.find(trail.here()).filter(|_| method == Method::GET) {
+            trail.go(link.to)?;
+            linked = link.linked;
+        }
         loop {
             let at_home = trail.is_at_home();
             let mut request = self.network.request(method.clone(), trail.here().clone());
@@ -222,12 +236,22 @@ impl HubSource {
 
     /// The same for content, where a link that ran out on the way is worth one more question.
     async fn resolve_afresh(&self, asked: Asked<'_>, range: ByteRange) -> Result<Landed, SourceError> {
-        let landed = self.resolve(asked, Method::GET, range).await?;
-        if landed.at_home || !is_stale_link(&landed.response) {
-            return Ok(landed);
+        let (place, is_fixed) = (asked.resolve(&self.endpoint), tree::is_commit(asked.revision));
+        let landed = self.resolve(asked, Method::GET, range).await;
+        let is_good = |landed: &Landed| !landed.at_home && landed.response.status().is_success();
+        match &landed {
+            Ok(landed) if is_fixed && is_good(landed) => {
+                self.links.keep(place, Link { to: landed.response.url().clone(), linked: landed.linked.clone() });
+            }
+            _ => self.links.forget(&place),
         }
-        drop(landed);
-        self.resolve(asked, Method::GET, range).await
+        match landed {
+            Ok(landed) if !landed.at_home && is_stale_link(&landed.response) => {
+                drop(landed);
+                self.resolve(asked, Method::GET, range).await
+            }
+            other => other,
+        }
     }
 
     fn refusal(&self, asked: Asked<'_>, response: &Response) -> SourceError {

@@ -145,6 +145,34 @@ fn no_more_connections_to_a_host_than_allowed() {
     assert_eq!(bench.server.most_open(), 2, "nine files at the same time share two connections");
 }
 
+/// A listener that lets nobody in: the kernel answers no more handshakes than it has room for.
+#[test]
+fn a_connection_that_is_never_made_is_given_up() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let listener = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket.listen(1).unwrap()
+    });
+    let address = listener.local_addr().unwrap();
+    let patience = Duration::from_millis(300);
+    let waiting: Vec<_> = std::iter::repeat_with(|| std::net::TcpStream::connect_timeout(&address, patience))
+        .take_while(Result::is_ok)
+        .take(64)
+        .collect();
+    assert!(waiting.len() < 64, "the listener lets everybody in");
+
+    let bench = Bench::with(Kind::Http, "connect-timeout = \"500 ms\"\nretries = 1");
+    let manifest = fs_err::read_to_string(bench.machine.path("manifests/lab.toml")).unwrap();
+    let manifest = manifest.replace(&bench.server.origin(), &format!("http://{address}"));
+    bench.machine.write("manifests/lab.toml", &manifest);
+    bench.machine.larder(&["lock", "--offline"]).must_be(0);
+    let begin = Instant::now();
+    let said = bench.machine.larder(&["plan", "--json"]).must_be(0);
+    assert!(said.out.contains("cannot be reached: no connection within the time for it"), "{said}");
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
 /// The time that the contents of `files` files take at `rate` bytes per second, less what a pacer lets pass ahead.
 fn least_time(files: usize, rate: f64) -> Duration {
     Duration::from_secs_f64(((files * SIZE) as f64 - 200_000.0) / rate)
