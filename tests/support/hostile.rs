@@ -258,7 +258,6 @@ fn serve(mut connection: TcpStream, script: &Mutex<Arc<Script>>, counts: &Counts
     let open = counts.open.fetch_add(1, Ordering::SeqCst) + 1;
     counts.most_open.fetch_max(open, Ordering::SeqCst);
     let rest = perform(connection, answer, counts, count);
-    counts.open.fetch_sub(1, Ordering::SeqCst);
     if let Some(mut connection) = rest {
         let _ = connection.shutdown(Shutdown::Write);
         while !is_gone(&mut connection, HEARTBEAT, counts) {}
@@ -266,36 +265,52 @@ fn serve(mut connection: TcpStream, script: &Mutex<Arc<Script>>, counts: &Counts
 }
 
 /// Does what the answer says; gives the connection back unless it broke.
-fn perform(mut connection: TcpStream, answer: Answer, counts: &Counts, count: impl Fn(usize)) -> Option<TcpStream> {
-    for act in answer.0 {
-        match act {
-            Act::Send(bytes) => {
-                // In pieces, so that what is counted is about what left.
-                for piece in bytes.chunks(16 << 10) {
-                    if connection.write_all(piece).is_err() {
-                        return None;
-                    }
-                    count(piece.len());
-                }
+///
+/// The answer counts as under way until its last piece goes out: the other side cannot be done before.
+fn perform(connection: TcpStream, answer: Answer, counts: &Counts, count: impl Fn(usize)) -> Option<TcpStream> {
+    let mut under_way = Some(UnderWay(counts));
+    let mut connection = connection;
+    let acts: Vec<Act> =
+        answer.0.into_iter().filter(|act| !matches!(act, Act::Send(bytes) if bytes.is_empty())).collect();
+    let last = acts.len().saturating_sub(1);
+    for (nth, act) in acts.into_iter().enumerate() {
+        let (bytes, at_a_time, pause) = match act {
+            // In pieces, so that what is counted is about what left.
+            Act::Send(bytes) => (bytes, 16 << 10, None),
+            Act::Trickle(bytes, at_a_time, pause) => (bytes, at_a_time, Some(pause)),
+            Act::Silence => {
+                while !is_gone(&mut connection, HEARTBEAT, counts) {}
+                continue;
             }
-            Act::Trickle(bytes, at_a_time, pause) => {
-                for piece in bytes.chunks(at_a_time) {
-                    if connection.write_all(piece).is_err() || is_gone(&mut connection, pause, counts) {
-                        return None;
-                    }
-                    count(piece.len());
-                }
-            }
-            Act::Silence => while !is_gone(&mut connection, HEARTBEAT, counts) {},
             Act::Reset => {
                 // Closing with this set sends RST instead of FIN.
                 let socket = tokio::net::TcpSocket::from_std_stream(connection);
                 let _ = socket.set_zero_linger();
                 return None;
             }
+        };
+        let pieces = bytes.len().div_ceil(at_a_time);
+        for (number, piece) in bytes.chunks(at_a_time).enumerate() {
+            if nth == last && number + 1 == pieces {
+                under_way.take();
+            }
+            connection.write_all(piece).ok()?;
+            count(piece.len());
+            if pause.is_some_and(|pause| is_gone(&mut connection, pause, counts)) {
+                return None;
+            }
         }
     }
     Some(connection)
+}
+
+/// One answer under way, until it is dropped.
+struct UnderWay<'a>(&'a Counts);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Waits for so long; whether the other side has closed, or the server is to end.
