@@ -18,6 +18,7 @@ use crate::digest::Digests;
 use crate::facts::Facts;
 use crate::lock::Lock;
 use crate::monitor::{Event, Monitor};
+use crate::pace::Pacer;
 use crate::plan::{Origin, Plan, Step};
 use crate::retry::RetryPolicy;
 use crate::size::Bytes;
@@ -29,11 +30,9 @@ mod error;
 mod fetch;
 mod finish;
 mod install;
-mod pace;
 mod preflight;
 
 pub use error::JobError;
-pub use pace::Pacer;
 pub use preflight::{preflight, servers_of, silent_servers};
 
 /// Everything that carrying out a plan needs.

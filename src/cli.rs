@@ -55,6 +55,9 @@ struct Common {
     /// Print nothing but the result
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// How progress is shown, on standard error
+    #[arg(long, global = true, value_name = "HOW", value_enum, default_value_t, hide_possible_values = false)]
+    progress: progress::Progress,
     /// Tell more; twice: tell everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -97,7 +100,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let ui = Ui::new(cli.common.json, cli.common.quiet, cli.common.verbose);
+    let ui = Ui::new(cli.common.json, cli.common.quiet, cli.common.verbose, cli.common.progress);
     match run(&ui, &cli.common, &cli.command) {
         Ok(exit) => exit.into(),
         Err(error) => {

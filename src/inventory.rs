@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
@@ -9,6 +10,7 @@ use url::Url;
 
 use crate::manifest::{Declared, InputError, Outline, Place, parse_toml};
 use crate::size::Bytes;
+use crate::span::Span;
 
 mod check;
 mod fit;
@@ -160,12 +162,33 @@ pub struct SourceConfig {
     /// Upper limit for all downloads together, such as `80 MB/s`.
     #[serde(default)]
     pub max_rate: Option<String>,
+    /// The same for single sources: `hub`, `ollama`, or a host.
+    #[serde(default)]
+    pub max_rates: BTreeMap<String, String>,
+    /// Upper limit for everything that one run downloads, such as `20 GB`.
+    #[serde(default)]
+    pub max_download: Option<Bytes>,
     /// Files that are fetched at the same time.
     #[serde(default = "default_parallel")]
     pub parallel: usize,
     /// Whether content that the hub keeps in Xet is read from there.
     #[serde(default = "default_xet")]
     pub xet: bool,
+    /// Answers under way at the same time from one origin.
+    #[serde(default = "default_connections")]
+    pub connections: usize,
+    /// How long a connection may take to be made.
+    #[serde(default = "default_connect_timeout")]
+    pub connect_timeout: Span,
+    /// How long a server may be silent.
+    #[serde(default = "default_stall_timeout")]
+    pub stall_timeout: Span,
+    /// How often a passing error is tried again before the next progress.
+    #[serde(default = "default_retries")]
+    pub retries: u32,
+    /// The longest first pause before trying again; each further one may be twice as long.
+    #[serde(default = "default_retry_pause")]
+    pub retry_pause: Span,
 }
 
 /// The kinds of source that `order` ranks.
@@ -194,6 +217,26 @@ fn default_xet() -> bool {
     true
 }
 
+fn default_connections() -> usize {
+    8
+}
+
+fn default_connect_timeout() -> Span {
+    Span(Duration::from_secs(10))
+}
+
+fn default_stall_timeout() -> Span {
+    Span(Duration::from_secs(30))
+}
+
+fn default_retries() -> u32 {
+    5
+}
+
+fn default_retry_pause() -> Span {
+    Span(Duration::from_secs(1))
+}
+
 impl Default for SourceConfig {
     fn default() -> Self {
         Self {
@@ -204,8 +247,15 @@ impl Default for SourceConfig {
             ollama: None,
             ollama_version: None,
             max_rate: None,
+            max_rates: BTreeMap::new(),
+            max_download: None,
             parallel: default_parallel(),
             xet: default_xet(),
+            connections: default_connections(),
+            connect_timeout: default_connect_timeout(),
+            stall_timeout: default_stall_timeout(),
+            retries: default_retries(),
+            retry_pause: default_retry_pause(),
         }
     }
 }
@@ -213,12 +263,22 @@ impl Default for SourceConfig {
 impl SourceConfig {
     /// The rate limit in bytes per second, or the text that is none.
     pub fn max_rate(&self) -> Result<Option<Bytes>, String> {
-        let Some(text) = &self.max_rate else {
-            return Ok(None);
-        };
-        let rate = text.trim().strip_suffix("/s").and_then(|size| size.parse::<Bytes>().ok()).filter(|rate| rate.0 > 0);
-        rate.map(Some).ok_or_else(|| format!("{text:?} is not a rate such as \"80 MB/s\""))
+        self.max_rate.as_deref().map(parse_rate).transpose()
     }
+
+    /// The rate limits of single sources in bytes per second; or whose is none, and the text.
+    pub fn max_rates(&self) -> Result<BTreeMap<String, Bytes>, (String, String)> {
+        let parse = |(who, text): (&String, &String)| {
+            parse_rate(text).map(|rate| (who.clone(), rate)).map_err(|message| (who.clone(), message))
+        };
+        self.max_rates.iter().map(parse).collect()
+    }
+}
+
+/// Reads bytes per second from a text such as `80 MB/s`.
+pub fn parse_rate(text: &str) -> Result<Bytes, String> {
+    let rate = text.trim().strip_suffix("/s").and_then(|size| size.parse::<Bytes>().ok()).filter(|rate| rate.0 > 0);
+    rate.ok_or_else(|| format!("{text:?} is not a rate such as \"80 MB/s\""))
 }
 
 /// What is forbidden and required.

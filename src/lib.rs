@@ -8,10 +8,12 @@ pub mod digest;
 pub mod monitor;
 pub mod relpath;
 pub mod size;
+pub mod span;
 mod text;
 // Floor 1: ground.
 pub mod artifact;
 pub mod fsio;
+pub mod pace;
 pub mod retry;
 pub mod weights;
 // Floor 2: what is wanted, what is known.

@@ -44,6 +44,13 @@ pub enum Event<'a> {
         /// The item.
         item: &'a str,
     },
+    /// The item's first `bytes` bytes are on the disk and are what they must be.
+    Proven {
+        /// The item.
+        item: &'a str,
+        /// Bytes from the beginning.
+        bytes: u64,
+    },
     /// The item is finished and proven.
     Finished {
         /// The item.

@@ -14,12 +14,16 @@ use crate::fsio::Space;
 use crate::inventory::Layout;
 use crate::observe::{Access, Proof, Sighting};
 use crate::relpath::RelPath;
+use crate::size::Bytes;
 use crate::stores::{Defect, FileState};
 
 mod content;
+mod download;
 mod room;
 
 use content::ContentIndex;
+pub use download::Download;
+use room::Rooms;
 
 /// What the world beyond this machine looks like.
 #[derive(Debug, Clone)]
@@ -40,6 +44,8 @@ pub struct Outlook {
     pub reuse: bool,
     /// Whether anything may be fetched from where it was published.
     pub upstream: bool,
+    /// How much may be downloaded in all.
+    pub max_download: Option<Bytes>,
     /// Stores into which a running server installs, by store.
     pub served_stores: Vec<String>,
     /// Of these, the ones whose server does not answer or may not be asked, by store.
@@ -58,6 +64,7 @@ impl Default for Outlook {
             denied: Vec::new(),
             reuse: true,
             upstream: true,
+            max_download: None,
             served_stores: Vec::new(),
             silent_servers: HashMap::new(),
         }
@@ -81,6 +88,9 @@ pub struct Plan {
     pub artifacts: Vec<ArtifactPlan>,
     /// What it means for each file system.
     pub rooms: Vec<Room>,
+    /// What it means for the download limit, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub download: Option<Download>,
 }
 
 /// What happens to one artifact.
@@ -265,10 +275,32 @@ impl Step {
 /// Compares what is wanted with what was seen and decides what to do.
 pub fn plan(sightings: &[Sighting<'_>], outlook: &Outlook) -> Plan {
     let mut index = ContentIndex::of(sightings, outlook);
-    let mut artifacts: Vec<ArtifactPlan> =
-        sightings.iter().map(|sighting| plan_artifact(sighting, outlook, &mut index)).collect();
-    let rooms = room::fit(&mut artifacts, sightings, outlook);
-    Plan { artifacts, rooms }
+    let mut rooms = Rooms::default();
+    let mut download = outlook.max_download.map(Download::new);
+    let mut artifacts = Vec::with_capacity(sightings.len());
+    for sighting in sightings {
+        let mut entry = plan_artifact(sighting, outlook, &mut index);
+        let over_limit = download.as_ref().and_then(|download| download.refusal(&entry));
+        if let Some(download) = download.as_mut().filter(|_| over_limit.is_some()) {
+            download.leave_out(&entry);
+        }
+        match over_limit.or_else(|| rooms.take(&entry, sighting, outlook)) {
+            Some(refusal) => entry.leave_undone(refusal, &mut index),
+            None => download.iter_mut().for_each(|download| download.take(&entry)),
+        }
+        artifacts.push(entry);
+    }
+    Plan { artifacts, rooms: rooms.into_rooms(), download }
+}
+
+impl ArtifactPlan {
+    /// Nothing happens to it after all, and nobody may wait for its files.
+    fn leave_undone(&mut self, refusal: Refusal, index: &mut ContentIndex<'_>) {
+        self.steps.clear();
+        self.set_aside.clear();
+        self.obstacles.push(Obstacle { path: None, refusal });
+        index.will_not_arrive(&self.artifact);
+    }
 }
 
 fn plan_artifact(sighting: &Sighting<'_>, outlook: &Outlook, index: &mut ContentIndex<'_>) -> ArtifactPlan {
@@ -300,10 +332,7 @@ fn plan_artifact(sighting: &Sighting<'_>, outlook: &Outlook, index: &mut Content
     }
     plan_publishing(sighting, &mut entry);
     if let Some(refusal) = sighting.write_refusal.as_ref().filter(|_| !entry.steps.is_empty()) {
-        entry.steps.clear();
-        entry.set_aside.clear();
-        entry.obstacles.push(Obstacle::whole(refusal.to_string(), Some(refusal.hint())));
-        index.will_not_arrive(&artifact.name);
+        entry.leave_undone(Refusal { reason: refusal.to_string(), hint: Some(refusal.hint()) }, index);
     }
     entry
 }

@@ -311,7 +311,7 @@ fn take_ollama_manifest(artifact: &mut Artifact, bytes: Option<Vec<u8>>) -> Resu
 
 async fn list(artifact: &str, reference: &Reference, sources: &Sources) -> Result<Listing, ResolveError> {
     let refused = |source| ResolveError::Source { artifact: artifact.to_owned(), source };
-    sources.for_reference(reference).map_err(refused)?.list(reference).await.map_err(refused)
+    sources.list(reference).await.map_err(refused)
 }
 
 fn compare(artifact: &str, pinned: &File, listed: &File) -> Result<(), ResolveError> {

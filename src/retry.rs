@@ -3,6 +3,9 @@
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
+/// Fewer bytes than this are no progress that would earn new patience.
+const WORTH_COUNTING: u64 = 1 << 20;
+
 /// How often, and how patiently, something is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -68,6 +71,13 @@ impl Backoff {
         self.tried = 0;
     }
 
+    /// The same where `bytes` came: a server that sends a few bytes and breaks off, again and again, gets nowhere.
+    pub fn progressed_by(&mut self, bytes: u64) {
+        if bytes >= WORTH_COUNTING {
+            self.progressed();
+        }
+    }
+
     /// The next pseudo-random number in `0.0..1.0` (splitmix64: enough to spread clients).
     fn fraction(&mut self) -> f64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -124,6 +134,16 @@ mod tests {
         let mut backoff = Backoff::seeded(POLICY, 1);
         while backoff.next(None).is_some() {}
         backoff.progressed();
+        assert!(backoff.next(None).is_some());
+    }
+
+    #[test]
+    fn crumbs_are_no_progress() {
+        let mut backoff = Backoff::seeded(POLICY, 1);
+        while backoff.next(None).is_some() {
+            backoff.progressed_by(WORTH_COUNTING - 1);
+        }
+        backoff.progressed_by(WORTH_COUNTING);
         assert!(backoff.next(None).is_some());
     }
 

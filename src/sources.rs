@@ -10,11 +10,15 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use crate::artifact::{File, Reference, Remote};
+use crate::size::Bytes as Size;
 
+mod allowance;
 mod body;
 mod directory;
+mod gate;
 mod http;
 mod hub;
+mod network;
 pub mod ollama;
 mod peer;
 mod pin;
@@ -24,9 +28,11 @@ mod tunnel;
 #[cfg(feature = "xet")]
 mod xet;
 
+pub use allowance::Allowance;
 pub use directory::{DirectorySource, drive_name, find_in_drive};
 pub use http::{HttpConfig, HttpSource};
 pub use hub::{HubConfig, HubSource, ParseTreeError, parse_tree};
+pub use network::{Manners, Network};
 pub use ollama::{OllamaConfig, OllamaSource};
 pub use peer::{PeerConfig, PeerSource};
 pub use set::{SourceSettings, Sources, Timeouts};
@@ -180,6 +186,12 @@ pub enum SourceError {
         /// Bytes that came.
         got: u64,
     },
+    /// So little came for so long that it would never end.
+    #[error("{what} sends next to nothing")]
+    TooSlow {
+        /// Address, without query.
+        what: String,
+    },
     /// The answer is something other than the file.
     #[error("{what} sent {instead} instead of the file")]
     NotTheFile {
@@ -206,6 +218,22 @@ pub enum SourceError {
         /// What is wrong.
         reason: String,
     },
+    /// The server's certificate is not signed by anybody whom this machine trusts.
+    #[error("{what} is not trusted: {reason}")]
+    Untrusted {
+        /// Repository or address.
+        what: String,
+        /// What is wrong with the certificate.
+        reason: String,
+    },
+    /// No more may be downloaded in this run.
+    #[error("{what} is not fetched to its end: the download limit of {limit} is used up")]
+    DownloadLimit {
+        /// Repository or address.
+        what: String,
+        /// The limit.
+        limit: Size,
+    },
     /// Network use is switched off.
     #[error("{what} is not asked: network use is switched off (--offline or HF_HUB_OFFLINE)")]
     Offline {
@@ -230,7 +258,7 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// Whether asking again later, unchanged, cannot help.
+    /// Whether asking again later, unchanged, cannot help. `docs/guide/network.md` has the table.
     pub fn is_permanent(&self) -> bool {
         match self {
             SourceError::RateLimited { .. } | SourceError::Unreachable { .. } | SourceError::CutShort { .. } => false,
@@ -250,10 +278,16 @@ impl SourceError {
     /// What a sysadmin can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            SourceError::TokenMissing { what } if !what.starts_with("hf:") => {
+                Some("its server gives it only to users whom it knows, and larder has no login there".to_owned())
+            }
             SourceError::TokenMissing { .. } => Some(
                 "check the name (the hub answers the same where nothing exists), then set HF_TOKEN or log in once with: hf auth login"
                     .to_owned(),
             ),
+            SourceError::TokenRefused { what } if !what.starts_with("hf:") => {
+                Some("check the name: the server accepts nobody for it without a login".to_owned())
+            }
             SourceError::TokenRefused { .. } => Some(
                 "check the name, and make a token that may read it at https://huggingface.co/settings/tokens"
                     .to_owned(),
@@ -269,6 +303,19 @@ impl SourceError {
             }
             SourceError::NotTheFile { .. } => {
                 Some("a proxy or login page is in the way; open the address in a browser".to_owned())
+            }
+            SourceError::TooSlow { .. } => {
+                Some("what arrived is kept: run larder apply again when the server or the network is better".to_owned())
+            }
+            SourceError::Untrusted { .. } => Some(
+                "if a mirror or proxy of the lab has its own authority, name a file with all trusted certificates in SSL_CERT_FILE"
+                    .to_owned(),
+            ),
+            SourceError::DownloadLimit { .. } => {
+                Some("what arrived is kept: run larder apply again with a larger --max-download, or none".to_owned())
+            }
+            SourceError::Status { status: 407, .. } => {
+                Some("the proxy asks for a login: write it into HTTPS_PROXY or HTTP_PROXY as http://NAME:PASSWORD@HOST".to_owned())
             }
             SourceError::Changed { .. } => Some("look at the new state with: larder lock --update NAME".to_owned()),
             _ => None,

@@ -207,3 +207,17 @@ fn the_changelog_has_what_is_not_released_yet() {
     let log = read("CHANGELOG.md");
     assert!(log.contains("\n## Unreleased\n"), "{log}");
 }
+
+/// The table of what is tried again says the same as the program does.
+#[test]
+fn the_table_of_passing_errors_is_true() {
+    let page = read("docs/guide/network.md");
+    let row = page.lines().find(|line| line.starts_with("| 408")).unwrap();
+    let passing: Vec<u16> = row.split(['|', ',', ' ']).filter_map(|word| word.parse().ok()).collect();
+    for status in (300..600).filter(|status| *status != 429) {
+        let error = larder::sources::SourceError::Status { what: String::new(), status, wait: None };
+        assert_eq!(error.is_permanent(), !passing.contains(&status), "{status}");
+    }
+    let limited = larder::sources::SourceError::RateLimited { what: String::new(), wait: None };
+    assert!(!limited.is_permanent() && passing.contains(&429));
+}

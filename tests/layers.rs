@@ -7,8 +7,8 @@ use std::path::Path;
 /// Top-level modules of `src/`, from the ground up. `docs/architecture.md` says what each floor is for.
 const FLOORS: &[&[&str]] = &[
     &["text"],
-    &["digest", "relpath", "size", "monitor"],
-    &["artifact", "retry", "weights"],
+    &["digest", "relpath", "size", "span", "monitor"],
+    &["artifact", "pace", "retry", "weights"],
     &["fsio"],
     &["manifest"],
     &["inventory", "lock", "facts"],

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use larder::artifact::{Reference, Remote};
 use larder::digest::{Digests, Sha256};
 use larder::sources::{
-    ByteRange, DirectorySource, Source, SourceError, SourceSettings, Sources, Timeouts, find_in_drive,
+    ByteRange, DirectorySource, Manners, Source, SourceError, SourceSettings, Sources, Timeouts, find_in_drive,
 };
 
 #[path = "contract/source.rs"]
@@ -32,7 +32,10 @@ fn content(len: usize) -> Vec<u8> {
 fn settings(hub: &Hub) -> SourceSettings {
     SourceSettings {
         hub_endpoint: Some(hub.origin.parse().unwrap()),
-        timeouts: Timeouts { connect: Duration::from_secs(5), stall: Duration::from_secs(1) },
+        manners: Manners {
+            timeouts: Timeouts { connect: Duration::from_secs(5), stall: Duration::from_secs(1) },
+            ..Manners::default()
+        },
         ..SourceSettings::default()
     }
 }
@@ -242,6 +245,38 @@ async fn opening_an_lfs_file_asks_the_hub_once_and_the_cdn_once_for_the_missing_
 }
 
 #[tokio::test]
+async fn the_hub_is_asked_once_for_many_ranges_and_again_when_its_link_runs_out() {
+    let hub = Hub::start();
+    let bytes = content(90_000);
+    let commit = hub.commit("acme/tiny", &[("model.bin", &bytes, true)]);
+    let source = source(&hub, "hf:acme/tiny");
+    let there = remote(&format!("hf:acme/tiny@{commit}/model.bin"), &bytes);
+    let mut got = Vec::new();
+    for start in [0, 30_000, 60_000] {
+        if start == 60_000 {
+            hub.fail("xet-bridge", Fault::Status(403), 1);
+        }
+        let range = ByteRange { start, end: Some(start + 30_000) };
+        let body = source.open(&there, range).await.unwrap();
+        assert_eq!(body.etag, Some(hub::sha256(&bytes)), "the name is the hub's, however the bytes are reached");
+        let (part, end) = read(body).await;
+        end.unwrap();
+        got.extend(part);
+    }
+    assert_eq!(got, bytes);
+    let asked: Vec<bool> = hub.log().iter().map(|logged| logged.on_cdn).collect();
+    assert_eq!(asked, [false, true, true, true, false, true], "hub, CDN, CDN, refused, hub, CDN");
+
+    // A branch may move, so its files are asked for anew.
+    hub.clear_log();
+    let moving = remote("hf:acme/tiny@main/model.bin", &bytes);
+    for _ in 0..2 {
+        source.open(&moving, ByteRange { start: 0, end: Some(10) }).await.unwrap();
+    }
+    assert_eq!(hub.count(|logged| !logged.on_cdn), 2);
+}
+
+#[tokio::test]
 async fn checking_reads_no_content() {
     let hub = Hub::start();
     let bytes = content(100_000);
@@ -263,7 +298,7 @@ async fn a_link_that_ran_out_is_not_permanent_and_a_fresh_one_works() {
     let there = remote("hf:acme/tiny/model.bin", &bytes);
     let error = source.open(&there, ByteRange::default()).await.unwrap_err();
     assert!(!error.is_permanent(), "{error}");
-    assert!(error.to_string().ends_with("refused the hub's signed link (403)"), "{error}");
+    assert!(error.to_string().ends_with("refused the signed link (403)"), "{error}");
     assert!(!error.to_string().contains("secret-signature"), "{error}");
     hub.set_link_uses(1);
     read(source.open(&there, ByteRange::default()).await.unwrap()).await.1.unwrap();

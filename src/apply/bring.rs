@@ -73,6 +73,7 @@ impl Run {
             Some(proven) => Arrival { proven, lfs: None },
             None => self.fetch_from(&target, &remotes).await?,
         };
+        self.means.monitor.event(Event::Proven { item, bytes: arrival.proven.size() });
         self.clone().place(job.clone(), target, arrival).await
     }
 

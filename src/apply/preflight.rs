@@ -17,10 +17,7 @@ const AT_ONCE: usize = 8;
 /// Asks every place that `plan` would fetch from; returns those that refuse, by authority.
 pub async fn preflight(plan: &Plan, sources: &Sources) -> HashMap<String, Refusal> {
     let answers = stream::iter(plan.remotes_to_check()).map(|remote| async move {
-        let answer = match sources.for_reference(&remote.reference) {
-            Ok(source) => source.check(remote).await,
-            Err(error) => Err(error),
-        };
+        let answer = sources.check(remote).await;
         answer.err().map(|error| (remote.reference.authority(), refusal(&error)))
     });
     answers.buffer_unordered(AT_ONCE).filter_map(|refused| async { refused }).collect().await

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use globset::Glob;
 use url::Url;
@@ -12,13 +12,15 @@ use super::ui::Ui;
 use super::{Common, env};
 use crate::artifact::Artifact;
 use crate::facts::Facts;
-use crate::inventory::{self, Inventory, Layout, Peer, Selector, SourceKind, expand_home};
+use crate::inventory::{self, Inventory, Layout, Peer, Selector, SourceConfig, SourceKind, expand_home};
 use crate::lock::Lock;
 use crate::manifest::{Declared, InputError, Manifests, did_you_mean};
 use crate::observe::{self, Sighting};
 use crate::plan::Outlook;
 use crate::resolve;
-use crate::sources::{PeerConfig, SourceSettings, Sources};
+use crate::retry::RetryPolicy;
+use crate::size::Bytes;
+use crate::sources::{Manners, PeerConfig, SourceSettings, Sources, Timeouts};
 use crate::stores::Stores;
 
 /// One machine of a lab, as its files describe it.
@@ -34,6 +36,8 @@ pub(super) struct Lab {
     pub(super) home: PathBuf,
     pub(super) stores: Arc<Stores>,
     pub(super) facts: Arc<Facts>,
+    /// Made when first needed; all of a run share it, with what it learns of its hosts.
+    sources: OnceLock<Arc<Sources>>,
 }
 
 impl Lab {
@@ -76,6 +80,7 @@ impl Lab {
             home,
             stores: Arc::new(stores),
             facts: Arc::new(facts),
+            sources: OnceLock::new(),
         };
         lab.check_selection(&path)?;
         let locked = if keep_stored { lab.stored.clone() } else { lab.stored.take() };
@@ -219,7 +224,15 @@ impl Lab {
     }
 
     /// Where bytes may come from; nobody is asked yet.
-    pub(super) fn sources(&self, common: &Common) -> Result<Sources, CliError> {
+    pub(super) fn sources(&self, common: &Common, limits: &Limits) -> Result<Arc<Sources>, CliError> {
+        if let Some(sources) = self.sources.get() {
+            return Ok(Arc::clone(sources));
+        }
+        let sources = Arc::new(self.make_sources(common, limits)?);
+        Ok(Arc::clone(self.sources.get_or_init(|| sources)))
+    }
+
+    fn make_sources(&self, common: &Common, limits: &Limits) -> Result<Sources, CliError> {
         let config = self.inventory.sources_of(&self.machine);
         let endpoint = match (&config.hub, env::hub_endpoint()) {
             (Some(url), _) => Some(url.clone()),
@@ -234,10 +247,36 @@ impl Lab {
             peers: self.peers()?,
             ollama_version: config.ollama_version.clone(),
             xet: (config.xet && !env::xet_is_off()).then(|| state_dir(common, &self.home).join("xet")),
-            ..SourceSettings::default()
+            manners: Manners {
+                connections: config.connections,
+                max_rates: config.max_rates().map_err(|(_, message)| CliError::usage(message))?,
+                max_download: limits.max_download.or(config.max_download),
+                timeouts: Timeouts { connect: config.connect_timeout.0, stall: config.stall_timeout.0 },
+            },
+            // Somebody waits for the plan or the lock: fewer tries than for a file.
+            retry: RetryPolicy { retries: config.retries.min(2), ..retry_policy(&config) },
         };
         Ok(Sources::new(&settings)?)
     }
+
+    /// How passing errors of a file are tried again.
+    pub(super) fn retry(&self) -> RetryPolicy {
+        retry_policy(&self.inventory.sources_of(&self.machine))
+    }
+}
+
+/// What the command line says about how much may be downloaded.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(super) struct Limits {
+    /// Download at most so much, such as 20GB: whole artifacts, in their order, as many as fit
+    #[arg(long, value_name = "SIZE")]
+    pub(super) max_download: Option<Bytes>,
+}
+
+fn retry_policy(config: &SourceConfig) -> RetryPolicy {
+    let first = config.retry_pause.0;
+    let default = RetryPolicy::default();
+    RetryPolicy { first, longest: default.longest.max(first), retries: config.retries, ..default }
 }
 
 /// A token that the inventory names a file for.

@@ -1,13 +1,39 @@
-//! Progress: bars on a terminal, lines in a log.
+//! Progress: bars on a terminal, lines in a log, JSON for programs.
 
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::monitor::{Event, Monitor};
+use crate::size::Bytes;
+
+mod events;
+mod tally;
+
+pub(super) use events::Events;
+use tally::{Item, Tally, Whole};
+
+/// The sum is not written more often: pieces arrive by the thousand a second.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How progress is shown, on standard error.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Progress {
+    /// Bars on a terminal; elsewhere JSON with --json, and lines without
+    #[default]
+    Auto,
+    /// A bar for each file, and one for all
+    Bars,
+    /// A line for what is worth telling
+    Lines,
+    /// A JSON object a line
+    Json,
+    /// Nothing
+    None,
+}
 
 /// One line per thing worth telling.
 pub(super) struct Lines;
@@ -30,7 +56,7 @@ fn line(event: &Event<'_>) -> Option<String> {
             format!("again: {item} in {:.1} s: {reason}", *pause_ms as f64 / 1000.0)
         }
         Event::Waiting { item } => format!("waiting: another program works on {item}"),
-        Event::Started { .. } | Event::Advanced { .. } => return None,
+        Event::Started { .. } | Event::Advanced { .. } | Event::Proven { .. } => return None,
     })
 }
 
@@ -38,39 +64,59 @@ fn line(event: &Event<'_>) -> Option<String> {
 pub(super) struct Bars {
     all: MultiProgress,
     total: ProgressBar,
-    files: Mutex<HashMap<String, ProgressBar>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    tally: Tally,
+    bars: HashMap<String, ProgressBar>,
+    shown: Instant,
 }
 
 impl Bars {
-    pub(super) fn new() -> Self {
+    /// `expected`: bytes that the run will move, where that is known.
+    pub(super) fn new(expected: Option<u64>) -> Self {
         let all = MultiProgress::new();
-        let total = all
-            .add(ProgressBar::new(0).with_style(style(
-                "{prefix:>6} {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta}",
-            )));
+        let total = all.add(ProgressBar::new(0).with_style(style("{prefix:>6} {msg}")));
         total.set_prefix("total");
         total.enable_steady_tick(Duration::from_millis(500));
-        Self { all, total, files: Mutex::default() }
+        Self {
+            all,
+            total,
+            state: Mutex::new(State { tally: Tally::new(expected), bars: HashMap::new(), shown: Instant::now() }),
+        }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut HashMap<String, ProgressBar>) -> T) -> T {
-        act(&mut self.files.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn start(&self, item: &str, total: Option<u64>, resumed: u64) {
-        let bar = self.with(|files| {
-            files
-                .entry(item.to_owned())
-                .or_insert_with(|| self.all.insert_before(&self.total, ProgressBar::new(0)))
-                .clone()
-        });
+    fn bar(&self, item: &str) -> ProgressBar {
+        let bar = self.all.insert_before(&self.total, ProgressBar::new(0));
         bar.set_style(style(
             "  {bar:20} {binary_bytes:>10} of {binary_total_bytes:<10} {binary_bytes_per_sec:>12}  {msg}",
         ));
         bar.set_message(item.to_owned());
-        bar.set_length(total.unwrap_or(0));
-        bar.set_position(resumed);
-        self.total.inc_length(total.unwrap_or(0).saturating_sub(resumed));
+        bar
+    }
+}
+
+/// The line about all files.
+fn sum(whole: &Whole) -> String {
+    let mut text = format!("{} of {}  {}/s", Bytes(whole.moved), Bytes(whole.to_move), Bytes(whole.rate));
+    if let Some(eta) = whole.eta.filter(|_| whole.moved < whole.to_move) {
+        text.push_str(&format!("  {} left", indicatif::HumanDuration(Duration::from_secs(eta))));
+    }
+    text.push_str(&format!("  {} proven", Bytes(whole.proven)));
+    for (number, what) in [(whole.retries, "tried again"), (whole.failed, "failed")] {
+        if number > 0 {
+            text.push_str(&format!("  {number} {what}"));
+        }
+    }
+    text
+}
+
+/// What is told of one file beside its bar.
+fn label(item: &str, of: &Item) -> String {
+    match of.retries {
+        0 => item.to_owned(),
+        retries => format!("{item} (tried again {retries} times)"),
     }
 }
 
@@ -80,21 +126,32 @@ fn style(template: &str) -> ProgressStyle {
 
 impl Monitor for Bars {
     fn event(&self, event: Event<'_>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (State { tally, bars, shown }, now) = (&mut *state, Instant::now());
+        tally.note(&event, now);
         match &event {
-            Event::Started { item, total, resumed, .. } => self.start(item, *total, *resumed),
-            Event::Advanced { item, bytes } => {
-                self.with(|files| files.get(*item).inspect(|bar| bar.inc(*bytes)).is_some());
-                self.total.inc(*bytes);
-            }
-            Event::Restarted { item, .. } => {
-                self.with(|files| files.get(*item).inspect(|bar| bar.set_position(0)).is_some());
+            Event::Started { item, .. }
+            | Event::Advanced { item, .. }
+            | Event::Restarted { item, .. }
+            | Event::Retrying { item, .. } => {
+                let of = tally.of(item);
+                let bar = bars.entry((*item).to_owned()).or_insert_with(|| self.bar(item));
+                bar.set_length(of.total.unwrap_or(0));
+                bar.set_position(of.here);
+                if !matches!(event, Event::Advanced { .. }) {
+                    bar.set_message(label(item, &of));
+                }
             }
             Event::Finished { item } | Event::Failed { item, .. } => {
-                if let Some(bar) = self.with(|files| files.remove(*item)) {
+                if let Some(bar) = bars.remove(*item) {
                     bar.finish_and_clear();
                 }
             }
-            Event::Phase(_) | Event::Retrying { .. } | Event::Waiting { .. } => {}
+            Event::Phase(_) | Event::Waiting { .. } | Event::Proven { .. } => {}
+        }
+        if now - *shown >= PAUSE || !matches!(event, Event::Advanced { .. }) {
+            self.total.set_message(sum(&tally.whole()));
+            *shown = now;
         }
         if let Some(line) = line(&event).filter(|_| !matches!(event, Event::Finished { .. })) {
             let _ = self.all.println(line);
@@ -105,5 +162,18 @@ impl Monitor for Bars {
 impl Drop for Bars {
     fn drop(&mut self) {
         self.total.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_tells_what_is_moved_proven_and_tried_again() {
+        let whole = Whole { to_move: 10 << 20, moved: 4 << 20, rate: 1 << 20, eta: Some(6), ..Whole::default() };
+        insta::assert_snapshot!(sum(&whole), @"4.0 MiB of 10.0 MiB  1.0 MiB/s  6 seconds left  0 B proven");
+        let done = Whole { moved: 10 << 20, proven: 10 << 20, retries: 2, failed: 1, ..whole };
+        insta::assert_snapshot!(sum(&done), @"10.0 MiB of 10.0 MiB  1.0 MiB/s  10.0 MiB proven  2 tried again  1 failed");
     }
 }

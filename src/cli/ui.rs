@@ -7,6 +7,7 @@ use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 use super::error::CliError;
+use super::progress::Progress;
 use super::{env, progress};
 use crate::monitor::{Monitor, Silent};
 
@@ -14,6 +15,7 @@ use crate::monitor::{Monitor, Silent};
 pub(super) struct Ui {
     pub(super) json: bool,
     quiet: bool,
+    progress: Progress,
     /// Standard output is somebody else's.
     mute: bool,
 }
@@ -27,7 +29,7 @@ struct Envelope<'a, T> {
 }
 
 impl Ui {
-    pub(super) fn new(json: bool, quiet: bool, verbose: u8) -> Self {
+    pub(super) fn new(json: bool, quiet: bool, verbose: u8, progress: Progress) -> Self {
         let level = ["warn", "info", "debug"][usize::from(verbose.min(2))];
         let filter = env::log_filter().unwrap_or_else(|| format!("larder={level}"));
         let logging = tracing_subscriber::fmt()
@@ -38,12 +40,12 @@ impl Ui {
             .with_env_filter(EnvFilter::new(filter));
         // A second subscriber in one process (tests) is no reason to stop.
         let _ = logging.try_init();
-        Self { json, quiet, mute: false }
+        Self { json, quiet, progress, mute: false }
     }
 
     /// The same for a part of a command: with `--json`, only the whole prints its object.
     pub(super) fn for_a_part(&self) -> Self {
-        Self { json: false, quiet: self.quiet, mute: self.json }
+        Self { json: false, mute: self.json, ..*self }
     }
 
     /// Prints a result for people; nothing with `--json`.
@@ -110,14 +112,18 @@ impl Ui {
         size.map(|size| size.ws_col).filter(|columns| *columns >= 40).unwrap_or(120)
     }
 
-    /// Who shows the progress of a run.
-    pub(super) fn monitor(&self) -> Arc<dyn Monitor> {
-        if self.quiet {
-            Arc::new(Silent)
-        } else if io::stderr().is_terminal() {
-            Arc::new(progress::Bars::new())
-        } else {
-            Arc::new(progress::Lines)
+    /// Who shows the progress of a run that will move `expected` bytes.
+    pub(super) fn monitor(&self, expected: Option<u64>) -> Arc<dyn Monitor> {
+        let on_terminal = io::stderr().is_terminal();
+        match self.progress {
+            Progress::None => Arc::new(Silent),
+            Progress::Auto if self.quiet => Arc::new(Silent),
+            Progress::Json => Arc::new(progress::Events::new(expected)),
+            Progress::Bars => Arc::new(progress::Bars::new(expected)),
+            Progress::Lines => Arc::new(progress::Lines),
+            Progress::Auto if on_terminal => Arc::new(progress::Bars::new(expected)),
+            Progress::Auto if self.json => Arc::new(progress::Events::new(expected)),
+            Progress::Auto => Arc::new(progress::Lines),
         }
     }
 }

@@ -111,8 +111,19 @@ fn check_sources(inventory: &Inventory, wrong: &mut Report<'_>) {
             wrong(&["machines", machine, "max-rate"], message, "write a size per second");
         }
     }
-    if sources.parallel == 0 {
-        wrong(&["sources", "parallel"], "`parallel` is 0: nothing could be fetched".into(), "write at least 1");
+    if let Err((who, message)) = sources.max_rates() {
+        let keys = ["sources", "max-rates", who.as_str()];
+        wrong(&keys, format!("[sources] `max-rates`: `{who}`: {message}"), "write a size per second");
+    }
+    for (key, number) in [("parallel", sources.parallel), ("connections", sources.connections)] {
+        if number == 0 {
+            wrong(&["sources", key], format!("`{key}` is 0: nothing could be fetched"), "write at least 1");
+        }
+    }
+    for (key, span) in [("connect-timeout", sources.connect_timeout), ("stall-timeout", sources.stall_timeout)] {
+        if span.0.is_zero() {
+            wrong(&["sources", key], format!("`{key}` is 0: no server answers as fast"), "write at least \"1 s\"");
+        }
     }
     check_peers(inventory, wrong);
     check_address(&["sources", "hub"], sources.hub.as_ref(), wrong);

@@ -2,19 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use super::{ArtifactPlan, Need, Obstacle, Outlook, Room, Step};
+use super::{ArtifactPlan, Need, Outlook, Refusal, Room, Step};
 use crate::observe::Sighting;
 use crate::size::Bytes;
 
 /// Left free on every file system: a full disk stops more than larder.
 const MARGIN: u64 = 64 << 20;
 
-/// Replaces the steps of artifacts that do not fit by an obstacle; returns what the rest needs.
-pub(super) fn fit(artifacts: &mut [ArtifactPlan], sightings: &[Sighting<'_>], outlook: &Outlook) -> Vec<Room> {
-    let mut rooms: BTreeMap<u64, Room> = BTreeMap::new();
-    for (entry, sighting) in artifacts.iter_mut().zip(sightings) {
-        let Some(space) = outlook.spaces.get(&entry.store) else { continue };
-        let room = rooms.entry(space.device).or_insert_with(|| Room {
+/// What the steps so far take on each file system.
+#[derive(Default)]
+pub(super) struct Rooms(BTreeMap<u64, Room>);
+
+impl Rooms {
+    /// Counts what `entry` takes; or says why it does not fit, and counts nothing.
+    pub(super) fn take(&mut self, entry: &ArtifactPlan, sighting: &Sighting<'_>, outlook: &Outlook) -> Option<Refusal> {
+        let space = outlook.spaces.get(&entry.store)?;
+        let room = self.0.entry(space.device).or_insert_with(|| Room {
             path: space.path.clone(),
             free: space.bytes,
             needed: 0,
@@ -31,7 +34,7 @@ pub(super) fn fit(artifacts: &mut [ArtifactPlan], sightings: &[Sighting<'_>], ou
         if bytes_fit && files_fit {
             room.needed += needed;
             room.new_files += new_files;
-            continue;
+            return None;
         }
         let left = Bytes(room.free.saturating_sub(room.needed + MARGIN));
         let reason = if bytes_fit {
@@ -39,10 +42,12 @@ pub(super) fn fit(artifacts: &mut [ArtifactPlan], sightings: &[Sighting<'_>], ou
         } else {
             format!("it needs {}, and {} has {left} left for it", Bytes(needed), room.path.display())
         };
-        entry.steps.clear();
-        entry.obstacles.push(Obstacle::whole(reason, Some("make room, or move the store to a larger disk".to_owned())));
+        Some(Refusal { reason, hint: Some("make room, or move the store to a larger disk".to_owned()) })
     }
-    rooms.into_values().collect()
+
+    pub(super) fn into_rooms(self) -> Vec<Room> {
+        self.0.into_values().collect()
+    }
 }
 
 /// Bytes and files that an artifact's steps will add to its store's file system.

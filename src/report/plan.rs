@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::table::{self, count};
 use crate::artifact::Reference;
-use crate::plan::{ArtifactPlan, Need, Obstacle, Origin, Plan, Room, Step};
+use crate::plan::{ArtifactPlan, Download, Need, Obstacle, Origin, Plan, Room, Step};
 use crate::size::Bytes;
 
 /// Whose plan it is, and when it is read.
@@ -183,6 +183,7 @@ fn sums(plan: &Plan) -> String {
     if unknown > 0 {
         out.push_str(&format!("  of {} the length is not known\n", count(unknown, "file")));
     }
+    out.push_str(&plan.download.as_ref().map(limit_line).unwrap_or_default());
     for entry in plan.artifacts.iter().filter(|entry| !entry.steps.is_empty()) {
         for path in &entry.set_aside {
             let (artifact, store) = (&entry.artifact, &entry.store);
@@ -195,6 +196,15 @@ fn sums(plan: &Plan) -> String {
         out.push_str(&format!("  {}\n", room_line(room)));
     }
     out
+}
+
+fn limit_line(download: &Download) -> String {
+    let (limit, planned) = (Bytes(download.limit), Bytes(download.planned));
+    let left_out = match download.left_out.len() {
+        0 => "everything fits".to_owned(),
+        n => format!("{} of {} left out", count(n, "artifact"), Bytes(download.left_out_bytes)),
+    };
+    format!("  download limit {limit}: {planned} of it used, {left_out}\n")
 }
 
 fn room_line(room: &Room) -> String {

@@ -1,22 +1,27 @@
 //! From an HTTP answer to a [`Body`]: what the answer claims is compared with what was asked for.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
+use reqwest::StatusCode;
 use reqwest::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
     RETRY_AFTER,
 };
-use reqwest::{Response, StatusCode};
+use tokio::time::Instant;
 
+use super::network::Answer;
+use super::trail::origin;
 use super::{Body, ByteRange, SourceError};
 
 /// A git-lfs pointer is never longer.
 const POINTER_LIMIT: u64 = 1024;
 /// More than any disk holds: a length above it is nonsense.
-const ABSURD_LENGTH: u64 = 1 << 53;
+pub(super) const ABSURD_LENGTH: u64 = 1 << 53;
+/// Less than this is no transfer: at such a rate a model of 10 GiB takes four months.
+const LEAST_BYTES_PER_SECOND: f64 = 1024.0;
 
 /// Makes a [`Body`] of an answer to a request for `asked`, or says what the answer is instead.
 ///
@@ -24,7 +29,7 @@ const ABSURD_LENGTH: u64 = 1 << 53;
 /// beyond `asked.end`, and ends with an error where fewer come than were announced or expected. A body
 /// that turns out to be a web page or a git-lfs pointer is reported by its first bytes.
 pub(super) fn into_body(
-    response: Response,
+    response: Answer,
     what: &str,
     asked: ByteRange,
     expected_size: Option<u64>,
@@ -45,7 +50,8 @@ pub(super) fn into_body(
         }
     }
     let etag = entity_tag(response.headers(), &ETAG);
-    let watch = Watch { what: what.to_owned(), start, total, expected_size, asked_end: asked.end, got: 0 };
+    let patience = Patience::new(response.network().timeouts().stall);
+    let watch = Watch { what: what.to_owned(), start, total, expected_size, asked_end: asked.end, got: 0, patience };
     Ok(Body { start, total, etag, stream: watch.over(response) })
 }
 
@@ -82,9 +88,59 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, what: &str) -> So
     }
 }
 
-/// A request that got no answer. Names no address: those can carry signatures.
+/// Whether another server than the one that gave out the link does not accept it, which mostly means that its
+/// time is over.
+pub(super) fn is_stale_link(response: &Answer) -> bool {
+    matches!(response.status().as_u16(), 400 | 401 | 403 | 404 | 410)
+}
+
+/// A link that is refused even when it is fresh. Asking again later gives another one, so this is not permanent.
+pub(super) fn link_refused(what: &str, response: &Answer) -> SourceError {
+    let reason = format!("{} refused the signed link ({})", origin(response.url()), response.status().as_u16());
+    SourceError::Unreachable { what: what.to_owned(), reason }
+}
+
+/// A request that got no answer, or none that can be used. Names no address: those can carry signatures.
 pub(super) fn unreachable(error: &reqwest::Error, what: &str) -> SourceError {
-    SourceError::Unreachable { what: what.to_owned(), reason: reason(error) }
+    let what = what.to_owned();
+    if let Some(untrusted) = cause::<rustls::Error>(error) {
+        return match untrusted {
+            rustls::Error::InvalidCertificate(defect) => SourceError::Untrusted { what, reason: distrust(defect) },
+            _ => SourceError::Protocol { what, reason: format!("TLS: {}", printable(&untrusted.to_string())) },
+        };
+    }
+    match cause::<hyper::Error>(error) {
+        Some(nonsense) if nonsense.is_parse() => {
+            SourceError::Protocol { what, reason: printable(&nonsense.to_string()) }
+        }
+        _ => SourceError::Unreachable { what, reason: reason(error) },
+    }
+}
+
+/// What is wrong with a certificate.
+fn distrust(defect: &rustls::CertificateError) -> String {
+    match defect {
+        rustls::CertificateError::UnknownIssuer => {
+            "nobody whom this machine trusts has signed its certificate".to_owned()
+        }
+        other => printable(&other.to_string()),
+    }
+}
+
+/// The cause of one kind among all causes, also within I/O errors, which do not name theirs as a source.
+fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = match within {
+            Some(within) => Some(within as &(dyn Error + 'static)),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 /// An entity tag without quotes and weakness mark.
@@ -133,10 +189,10 @@ pub(super) fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
     Some(RateLimit { left: parameter("r")?, renewed_in: Duration::from_secs(parameter("t")?) })
 }
 
-fn server_wait(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn server_wait(headers: &HeaderMap) -> Option<Duration> {
     let spent = rate_limit(headers).filter(|limit| limit.left == 0);
     // The window ends within the second that the server counts down to.
-    let renewed = spent.map(|limit| limit.renewed_in + Duration::from_secs(1));
+    let renewed = spent.map(|limit| limit.renewed_in.saturating_add(Duration::from_secs(1)));
     renewed.or_else(|| retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?.trim()))
 }
 
@@ -155,10 +211,13 @@ fn server_message(headers: &HeaderMap) -> String {
 }
 
 fn reason(error: &reqwest::Error) -> String {
+    if error.is_timeout() && error.is_connect() {
+        return "no connection within the time for it".to_owned();
+    }
     if error.is_timeout() {
         return "no sign of life for too long".to_owned();
     }
-    let mut cause: &dyn std::error::Error = error;
+    let mut cause: &dyn Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
@@ -249,6 +308,34 @@ fn may_be_a_page(name: &str) -> bool {
     [".html", ".htm", ".xhtml", ".md"].iter().any(|ending| name.ends_with(ending))
 }
 
+/// Tells a slow transfer from one that only pretends. Counts the time that the network takes, nobody else's.
+#[derive(Debug)]
+struct Patience {
+    /// As long as a silent server is waited for, twice.
+    window: Duration,
+    waited: Duration,
+    got: usize,
+}
+
+impl Patience {
+    fn new(stall: Duration) -> Self {
+        Self { window: stall.saturating_mul(2), waited: Duration::ZERO, got: 0 }
+    }
+
+    /// Whether too little came within the window that ends now.
+    fn ends(&mut self, waited: Duration, got: usize) -> bool {
+        self.waited += waited;
+        self.got += got;
+        if self.waited < self.window {
+            return false;
+        }
+        let least = self.waited.as_secs_f64() * LEAST_BYTES_PER_SECOND;
+        let is_over = (self.got as f64) < least;
+        (self.waited, self.got) = (Duration::ZERO, 0);
+        is_over
+    }
+}
+
 /// Watches a body as it passes by.
 struct Watch {
     what: String,
@@ -257,26 +344,42 @@ struct Watch {
     expected_size: Option<u64>,
     asked_end: Option<u64>,
     got: u64,
+    patience: Patience,
 }
 
 impl Watch {
-    fn over(self, response: Response) -> BoxStream<'static, Result<Bytes, SourceError>> {
-        let state = Some((self, response));
-        futures_util::stream::unfold(state, |state| async {
+    fn over(self, response: Answer) -> BoxStream<'static, Result<Bytes, SourceError>> {
+        futures_util::stream::unfold(Some((self, response)), |state| async {
             let (mut watch, mut response) = state?;
-            if watch.is_satisfied() {
-                return None;
-            }
-            match response.chunk().await {
-                Ok(Some(bytes)) => match watch.take(bytes) {
-                    Ok(bytes) => Some((Ok(bytes), Some((watch, response)))),
-                    Err(error) => Some((Err(error), None)),
-                },
-                Ok(None) => watch.ended().map(|error| (Err(error), None)),
-                Err(error) => Some((Err(watch.broken(&error)), None)),
+            match watch.next(&mut response).await {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some((watch, response)))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
             }
         })
         .boxed()
+    }
+
+    async fn next(&mut self, response: &mut Answer) -> Result<Option<Bytes>, SourceError> {
+        if self.is_satisfied() {
+            return if response.is_cut() { Err(response.network().limit_reached(&self.what)) } else { Ok(None) };
+        }
+        let asked_at = Instant::now();
+        let Some(mut bytes) = response.chunk().await.map_err(|error| self.broken(&error))? else {
+            return self.ended().map_or(Ok(None), Err);
+        };
+        let is_trickle = self.patience.ends(asked_at.elapsed(), bytes.len());
+        response.pace(bytes.len()).await;
+        let granted = response.network().allowance().take(bytes.len() as u64);
+        if granted == 0 && !bytes.is_empty() {
+            return Err(response.network().limit_reached(&self.what));
+        }
+        bytes.truncate(granted as usize);
+        let bytes = self.take(bytes)?;
+        if is_trickle && !self.is_satisfied() {
+            return Err(SourceError::TooSlow { what: self.what.clone() });
+        }
+        Ok(Some(bytes))
     }
 
     /// How many bytes are to come, where that is known: up to the end that was asked for.
@@ -337,8 +440,9 @@ impl Watch {
     }
 
     fn broken(&self, error: &reqwest::Error) -> SourceError {
+        let is_nonsense = cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse);
         match self.wanted() {
-            Some(expected) if !error.is_timeout() => self.cut_short(expected),
+            Some(expected) if !error.is_timeout() && !is_nonsense => self.cut_short(expected),
             _ => unreachable(error, &self.what),
         }
     }

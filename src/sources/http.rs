@@ -8,10 +8,15 @@ use percent_encoding::percent_decode_str;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE,
 };
-use reqwest::{Client, Method, Response, StatusCode};
+use reqwest::{Method, StatusCode};
 use url::Url;
 
-use super::body::{empty_body, into_body, is_empty, number, range_header, refusal, size_change, unreachable};
+use super::body::{
+    ABSURD_LENGTH, empty_body, into_body, is_empty, is_stale_link, link_refused, number, range_header, refusal,
+    size_change,
+};
+use super::gate::Budget;
+use super::network::{Answer, Network};
 use super::trail::{Trail, plain};
 use super::{Body, ByteRange, Listing, Source, SourceError};
 use crate::artifact::{File, Reference, Remote};
@@ -28,15 +33,15 @@ pub struct HttpConfig {
 #[derive(Debug)]
 pub struct HttpSource {
     config: HttpConfig,
-    client: Client,
+    network: Network,
     /// Strong entity tags seen in this run, so that a resumed file is known to be the same one.
     tags: Mutex<HashMap<Url, HeaderValue>>,
 }
 
 impl HttpSource {
-    /// Asks by `client`, which must follow no redirects and decode nothing.
-    pub fn new(config: HttpConfig, client: Client) -> Self {
-        Self { config, client, tags: Mutex::default() }
+    /// Asks over `network`.
+    pub fn new(config: HttpConfig, network: impl Into<Network>) -> Self {
+        Self { config, network: network.into(), tags: Mutex::default() }
     }
 
     fn url<'a>(&self, reference: &'a Reference) -> Result<&'a Url, SourceError> {
@@ -47,22 +52,33 @@ impl HttpSource {
         }
     }
 
-    /// The answer at the end of all redirects, whatever its status.
-    async fn ask(&self, method: Method, url: &Url, headers: HeaderMap) -> Result<Response, SourceError> {
+    /// The answer at the end of all redirects, whatever its status, and whether it is the first server's own.
+    async fn ask(&self, method: Method, url: &Url, headers: HeaderMap) -> Result<(Answer, bool), SourceError> {
         let what = plain(url);
         let mut trail = Trail::from(url.clone(), &what);
         loop {
-            let request = self.client.request(method.clone(), trail.here().clone()).headers(headers.clone());
-            let response = request.send().await.map_err(|error| unreachable(&error, &what))?;
+            let request = self.network.request(method.clone(), trail.here().clone()).headers(headers.clone());
+            let response = self.network.send(request, Budget::Other, &what).await?;
             if !trail.follow(&response)? {
-                return Ok(response);
+                return Ok((response, trail.is_at_home()));
             }
         }
     }
 
+    /// The same for content, where a link that ran out on the way is worth one more question.
+    async fn ask_afresh(&self, url: &Url, headers: HeaderMap) -> Result<Answer, SourceError> {
+        let (answer, at_home) = self.ask(Method::GET, url, headers.clone()).await?;
+        if at_home || !is_stale_link(&answer) {
+            return Ok(answer);
+        }
+        drop(answer);
+        let (answer, at_home) = self.ask(Method::GET, url, headers).await?;
+        if !at_home && is_stale_link(&answer) { Err(link_refused(&plain(url), &answer)) } else { Ok(answer) }
+    }
+
     /// The answer to HEAD, or to a request for one byte where HEAD is refused: its head and the file's length.
     async fn look(&self, url: &Url) -> Result<(HeaderMap, Option<u64>), SourceError> {
-        let response = self.ask(Method::HEAD, url, identity()).await?;
+        let (response, _) = self.ask(Method::HEAD, url, identity()).await?;
         if response.status() == StatusCode::OK {
             let size = number(response.headers(), &CONTENT_LENGTH);
             return Ok((response.headers().clone(), size));
@@ -71,9 +87,10 @@ impl HttpSource {
         if !matches!(response.status().as_u16(), 400 | 403 | 405 | 501) {
             return Err(refusal(response.status(), response.headers(), &plain(url)));
         }
+        drop(response);
         let mut headers = identity();
         headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
-        let response = self.ask(Method::GET, url, headers).await?;
+        let (response, _) = self.ask(Method::GET, url, headers).await?;
         let size = match response.status() {
             StatusCode::OK => number(response.headers(), &CONTENT_LENGTH),
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => length_in_range(response.headers()),
@@ -103,6 +120,9 @@ impl Source for HttpSource {
         let path = file_name(url)?;
         let (headers, size) = self.look(url).await?;
         refuse_page(&headers, url, &path)?;
+        if let Some(size) = size.filter(|size| *size >= ABSURD_LENGTH) {
+            return Err(SourceError::Protocol { what: plain(url), reason: format!("it is said to have {size} bytes") });
+        }
         self.remember(url, &headers);
         Ok(Listing { revision: None, files: vec![File { size, ..File::named(path) }], ollama_manifest: None })
     }
@@ -118,17 +138,20 @@ impl Source for HttpSource {
         if is_empty(range) {
             return Ok(empty_body(range.start, remote.size));
         }
+        let allowed = self.network.allowed(range, remote.size, &plain(url))?;
+        let range = allowed.range;
         let mut headers = identity();
         if let Some(asked) = range_header(range) {
             headers.insert(RANGE, asked);
             // A file that changed meanwhile then comes as a whole instead of as a part that does not fit.
             self.tag(url).and_then(|tag| headers.insert(IF_RANGE, tag));
         }
-        let response = self.ask(Method::GET, url, headers).await?;
+        let response = self.ask_afresh(url, headers).await?;
         if response.status().is_success() {
             self.remember(url, response.headers());
         }
-        into_body(response, &plain(url), range, remote.size)
+        let lane = self.network.lane(&[url.host_str().unwrap_or("")]);
+        into_body(response.within(allowed, lane), &plain(url), range, remote.size)
     }
 }
 

@@ -4,30 +4,35 @@
 //! hand: the token goes to the hub's own origin and nowhere else.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, RANGE,
 };
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use url::Url;
 
 use super::body::{
-    empty_body, entity_tag, into_body, is_empty, number, range_header, refusal, size_change, unreachable,
+    empty_body, entity_tag, into_body, is_empty, is_stale_link, link_refused, number, range_header, refusal,
+    size_change, unreachable,
 };
+use super::gate::Budget;
+use super::network::{Allowed, Answer, Network};
 use super::trail::{Trail, origin};
 use super::{Body, ByteRange, Listing, Source, SourceError};
 use crate::artifact::{File, Reference, Remote};
+use crate::pace::Pacer;
 use crate::relpath::RelPath;
 
 #[cfg(feature = "xet")]
 mod announced;
 mod asked;
-mod pace;
+mod links;
 mod tree;
 
 use asked::Asked;
-use pace::{Budget, Pace};
+use links::{Link, Links};
 pub use tree::{ParseTreeError, parse_tree};
 
 #[cfg(feature = "xet")]
@@ -35,8 +40,9 @@ pub(super) use announced::{Announced, Opened, Pass};
 
 /// One page of a tree is at most a thousand entries; this is far more than they need.
 const JSON_LIMIT: usize = 64 << 20;
-/// Ten million files: an endless list is a fault.
+/// An endless list is a fault, of pages as well as of files.
 const MOST_PAGES: usize = 10_000;
+const MOST_FILES: usize = 2_000_000;
 
 const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
@@ -69,13 +75,13 @@ pub struct HubSource {
     endpoint: Url,
     authorization: Option<HeaderValue>,
     offline: bool,
-    client: Client,
-    pace: Pace,
+    network: Network,
+    links: Links,
 }
 
 /// The end of a trail of redirects.
 struct Landed {
-    response: Response,
+    response: Answer,
     /// Whether the answer is the hub's own, not a CDN's.
     at_home: bool,
     /// Name and length of the content, as the hub (never the CDN) gave them on the way.
@@ -86,10 +92,10 @@ struct Landed {
 }
 
 impl HubSource {
-    /// Asks by `client`, which must follow no redirects and decode nothing.
+    /// Asks over `network`.
     ///
     /// Fails where the token cannot be sent, or the endpoint is neither http nor https.
-    pub fn new(config: HubConfig, client: Client) -> Result<Self, SourceError> {
+    pub fn new(config: HubConfig, network: impl Into<Network>) -> Result<Self, SourceError> {
         let refused =
             |reason: &str| SourceError::Protocol { what: origin(&config.endpoint), reason: reason.to_owned() };
         if !matches!(config.endpoint.scheme(), "http" | "https") {
@@ -104,7 +110,13 @@ impl HubSource {
                 value.set_sensitive(true);
                 value
             });
-        Ok(Self { endpoint: config.endpoint, authorization, offline: config.offline, client, pace: Pace::default() })
+        Ok(Self {
+            endpoint: config.endpoint,
+            authorization,
+            offline: config.offline,
+            network: network.into(),
+            links: Links::default(),
+        })
     }
 
     fn asked<'a>(&self, reference: &'a Reference) -> Result<Asked<'a>, SourceError> {
@@ -122,35 +134,28 @@ impl HubSource {
         Ok(Asked { repo, revision, path: path.as_ref() })
     }
 
-    /// One request, at the hub's pace, with the token where it may go.
+    /// One request, with the token where it may go.
     async fn send(
         &self,
         request: RequestBuilder,
         at_home: bool,
         budget: Budget,
         what: &str,
-    ) -> Result<Response, SourceError> {
-        if at_home {
-            self.pace.take(budget).await;
-        }
+    ) -> Result<Answer, SourceError> {
         let request = match &self.authorization {
             Some(authorization) if at_home => request.header(AUTHORIZATION, authorization.clone()),
             _ => request,
         };
-        let response = request.send().await.map_err(|error| unreachable(&error, what))?;
-        if at_home {
-            self.pace.learn(budget, response.headers());
-        }
-        Ok(response)
+        self.network.send(request, if at_home { budget } else { Budget::Other }, what).await
     }
 
     /// The answer to a question to the API. Redirects lead to renamed repositories, on the hub only.
-    async fn api(&self, asked: Asked<'_>, url: Url, form: Option<String>) -> Result<Response, SourceError> {
+    async fn api(&self, asked: Asked<'_>, url: Url, form: Option<String>) -> Result<Answer, SourceError> {
         let name = asked.name();
         let mut trail = Trail::from(url, &name);
         loop {
             let method = if form.is_some() { Method::POST } else { Method::GET };
-            let mut request = self.client.request(method, trail.here().clone());
+            let mut request = self.network.request(method, trail.here().clone());
             if let Some(form) = &form {
                 request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone());
             }
@@ -189,9 +194,11 @@ impl HubSource {
         while let Some(url) = next {
             let response = self.api(asked, url.clone(), None).await?;
             next = next_page(response.headers(), &url, &name)?;
-            files.extend(parse_tree(&read(response, &name).await?).map_err(|error| unusable(&name, &error))?);
-            pages += 1;
-            if pages > MOST_PAGES {
+            let page = parse_tree(&read(response, &name).await?).map_err(|error| unusable(&name, &error))?;
+            // Folders count as entries too, but a page of nothing but folders has no thousand of them.
+            pages += if page.is_empty() { MOST_PAGES / 10 } else { 1 };
+            files.extend(page);
+            if pages > MOST_PAGES || files.len() > MOST_FILES {
                 return Err(protocol(&name, "its list of files has no end"));
             }
         }
@@ -222,9 +229,14 @@ impl HubSource {
         let name = asked.name();
         let mut trail = Trail::from(asked.resolve(&self.endpoint), &name);
         let mut linked = (None, None);
+        // A commit's file is the same for ever, so the way to it need not be asked for with every range.
+        if let Some(link) = self.links.find(trail.here()).filter(|_| method == Method::GET) {
+            trail.go(link.to)?;
+            linked = link.linked;
+        }
         loop {
             let at_home = trail.is_at_home();
-            let mut request = self.client.request(method.clone(), trail.here().clone());
+            let mut request = self.network.request(method.clone(), trail.here().clone());
             // Compressed, the length would be unknown and ranges would mean something else.
             request = request.header(ACCEPT_ENCODING, "identity");
             if let Some(asked_range) = range_header(range) {
@@ -251,13 +263,38 @@ impl HubSource {
         Ok(asked)
     }
 
+    /// The same for content, where a link that ran out on the way is worth one more question.
+    async fn resolve_afresh(
+        &self,
+        asked: Asked<'_>,
+        range: ByteRange,
+        stop_at_xet: bool,
+    ) -> Result<Landed, SourceError> {
+        let (place, is_fixed) = (asked.resolve(&self.endpoint), tree::is_commit(asked.revision));
+        let landed = self.resolve(asked, Method::GET, range, stop_at_xet).await;
+        let is_good = |landed: &Landed| !landed.at_home && landed.response.status().is_success();
+        match &landed {
+            Ok(landed) if is_fixed && is_good(landed) => {
+                self.links.keep(place, Link { to: landed.response.url().clone(), linked: landed.linked.clone() });
+            }
+            _ => self.links.forget(&place),
+        }
+        match landed {
+            Ok(landed) if !landed.at_home && is_stale_link(&landed.response) => {
+                drop(landed);
+                self.resolve(asked, Method::GET, range, stop_at_xet).await
+            }
+            other => other,
+        }
+    }
+
     /// The content at the end of a trail.
     fn body_of(
         &self,
         asked: Asked<'_>,
         landed: Landed,
         remote: &Remote,
-        range: ByteRange,
+        allowed: Allowed,
     ) -> Result<Body, SourceError> {
         let Landed { response, at_home, linked: (etag, size), .. } = landed;
         if let Some(changed) = size_change(size, remote.size, &asked.name()) {
@@ -265,12 +302,24 @@ impl HubSource {
         }
         let status = response.status();
         if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
-            let mut body = into_body(response, &asked.name(), range, remote.size.or(size))?;
+            let answer = response.within(allowed, self.lane());
+            let mut body = into_body(answer, &asked.name(), allowed.range, remote.size.or(size))?;
             // A CDN has names of its own for the content, which change from link to link.
             body.etag = etag.or(body.etag.filter(|_| at_home));
             return Ok(body);
         }
-        if at_home { Err(self.refusal(asked, &response)) } else { Err(cdn_refusal(&asked.name(), &response)) }
+        if at_home { Err(self.refusal(asked, &response)) } else { Err(elsewhere_refused(&asked.name(), &response)) }
+    }
+
+    /// The rate limit that content of the hub passes under, whoever sends it.
+    pub(super) fn lane(&self) -> Option<Arc<Pacer>> {
+        self.network.lane(&["hub", self.endpoint.host_str().unwrap_or("")])
+    }
+
+    /// What the hub's content is fetched over.
+    #[cfg(feature = "xet")]
+    pub(super) fn network(&self) -> &Network {
+        &self.network
     }
 
     fn refusal(&self, asked: Asked<'_>, response: &Response) -> SourceError {
@@ -311,8 +360,9 @@ impl Source for HubSource {
         if is_empty(range) {
             return Ok(empty_body(range.start, remote.size));
         }
-        let landed = self.resolve(asked, Method::GET, range, false).await?;
-        self.body_of(asked, landed, remote, range)
+        let allowed = self.network.allowed(range, remote.size, &asked.name())?;
+        let landed = self.resolve_afresh(asked, allowed.range, false).await?;
+        self.body_of(asked, landed, remote, allowed)
     }
 }
 
@@ -328,14 +378,12 @@ fn xet_hash(response: &Response) -> Option<String> {
     (is_hash && response.status().is_redirection()).then(|| hash.to_owned())
 }
 
-/// Signed links run out; asking the hub again gives a fresh one, so this is not permanent.
-fn cdn_refusal(what: &str, response: &Response) -> SourceError {
-    let status = response.status();
-    if matches!(status.as_u16(), 400 | 401 | 403 | 404 | 410) {
-        let reason = format!("{} refused the hub's signed link ({})", origin(response.url()), status.as_u16());
-        return SourceError::Unreachable { what: what.to_owned(), reason };
+/// Whoever keeps the content for the hub refuses it.
+fn elsewhere_refused(what: &str, response: &Answer) -> SourceError {
+    if is_stale_link(response) {
+        return link_refused(what, response);
     }
-    refusal(status, response.headers(), what)
+    refusal(response.status(), response.headers(), what)
 }
 
 fn protocol(what: &str, reason: &str) -> SourceError {
@@ -349,7 +397,16 @@ fn elsewhere(what: &str, url: &Url) -> SourceError {
 /// `SourceError::Protocol` has no source, so the reason is spelled out.
 fn unusable(what: &str, error: &ParseTreeError) -> SourceError {
     let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-    protocol(what, &format!("{error}{source}"))
+    protocol(what, &shortened(format!("{error}{source}")))
+}
+
+/// Names in a list can be as long as the server likes; messages need not be.
+fn shortened(text: String) -> String {
+    if text.chars().count() <= 400 {
+        return text;
+    }
+    let (start, end): (String, Vec<char>) = (text.chars().take(200).collect(), text.chars().rev().take(100).collect());
+    format!("{start} … {}", end.into_iter().rev().collect::<String>())
 }
 
 /// The address of the next page, from a `Link` header; absolute or relative, on the same origin.
@@ -373,7 +430,7 @@ fn next_target(link: &str) -> Option<&str> {
 }
 
 /// A whole answer of the API, if it is of a sane length.
-async fn read(mut response: Response, what: &str) -> Result<Vec<u8>, SourceError> {
+async fn read(mut response: Answer, what: &str) -> Result<Vec<u8>, SourceError> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error, what))? {
         bytes.extend_from_slice(&chunk);

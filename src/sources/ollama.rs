@@ -8,12 +8,16 @@ use async_trait::async_trait;
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, USER_AGENT,
 };
-use reqwest::{Client, Method, Response, StatusCode};
+use reqwest::{Method, StatusCode};
 use url::Url;
 
 use crate::artifact::{MANIFEST_LIMIT, MANIFEST_TYPE, OllamaName, Reference, Remote, blob_name};
 use crate::digest::Sha256;
-use crate::sources::body::{empty_body, into_body, is_empty, range_header, unreachable};
+use crate::sources::body::{
+    ABSURD_LENGTH, empty_body, into_body, is_empty, is_stale_link, link_refused, range_header, unreachable,
+};
+use crate::sources::gate::Budget;
+use crate::sources::network::{Answer, Network};
 use crate::sources::trail::{Trail, origin, plain};
 use crate::sources::{Body, ByteRange, Listing, Source, SourceError};
 
@@ -28,7 +32,7 @@ use token::Tokens;
 /// The version of Ollama that is presented where none is configured.
 pub const DEFAULT_VERSION: &str = "0.33.0";
 
-/// How long an answer's headers, or the next piece of a manifest, may take.
+/// How long the next piece of a manifest may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How registries are asked.
@@ -44,14 +48,14 @@ pub struct OllamaConfig {
 #[derive(Debug)]
 pub struct OllamaSource {
     config: OllamaConfig,
-    client: Client,
+    network: Network,
     tokens: Tokens,
 }
 
 impl OllamaSource {
     /// Prepares the source; no request is made.
-    pub fn new(config: OllamaConfig, client: Client) -> Self {
-        Self { config, client, tokens: Tokens::default() }
+    pub fn new(config: OllamaConfig, network: impl Into<Network>) -> Self {
+        Self { config, network: network.into(), tokens: Tokens::default() }
     }
 
     fn version(&self) -> &str {
@@ -82,17 +86,32 @@ impl OllamaSource {
     }
 
     /// Asks once, with a token and along redirects where the registry wants that.
-    async fn ask(&self, ask: &Ask<'_>) -> Result<Response, SourceError> {
-        let response = self.follow(ask, self.tokens.known(&ask.address)).await?;
-        if response.status() != StatusCode::UNAUTHORIZED || !same_origin(response.url(), &ask.address) {
+    ///
+    /// A link that ran out on the way is worth one more question.
+    async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, SourceError> {
+        let is_stale = |response: &Answer| !same_origin(response.url(), &ask.address) && is_stale_link(response);
+        let response = self.ask_with_token(ask).await?;
+        if !is_stale(&response) {
             return self.accepted(ask, response).await;
         }
-        let token = self.tokens.fetch(&self.client, &self.user_agent(), ask, response.headers()).await?;
-        let response = self.follow(ask, Some(token)).await?;
-        self.accepted(ask, response).await
+        drop(response);
+        let response = self.ask_with_token(ask).await?;
+        if is_stale(&response) { Err(link_refused(&ask.what(), &response)) } else { self.accepted(ask, response).await }
     }
 
-    async fn accepted(&self, ask: &Ask<'_>, response: Response) -> Result<Response, SourceError> {
+    async fn ask_with_token(&self, ask: &Ask<'_>) -> Result<Answer, SourceError> {
+        let response = self.follow(ask, self.tokens.known(&ask.address)).await?;
+        if response.status() != StatusCode::UNAUTHORIZED || !same_origin(response.url(), &ask.address) {
+            return Ok(response);
+        }
+        let challenge = response.headers().clone();
+        // Its turn is needed for the token, which often comes from the same host.
+        drop(response);
+        let token = self.tokens.fetch(&self.network, &self.user_agent(), ask, &challenge).await?;
+        self.follow(ask, Some(token)).await
+    }
+
+    async fn accepted(&self, ask: &Ask<'_>, response: Answer) -> Result<Answer, SourceError> {
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
             // At the end of a blob there is nothing left to send, which is no refusal.
@@ -102,7 +121,7 @@ impl OllamaSource {
     }
 
     /// Follows redirects by hand: the token stays with its origin, and manifests never come from another.
-    async fn follow(&self, ask: &Ask<'_>, token: Option<String>) -> Result<Response, SourceError> {
+    async fn follow(&self, ask: &Ask<'_>, token: Option<String>) -> Result<Answer, SourceError> {
         let mut trail = Trail::from(ask.address.clone(), &ask.what());
         loop {
             let token = token.as_ref().filter(|_| trail.is_at_home());
@@ -117,9 +136,9 @@ impl OllamaSource {
         }
     }
 
-    async fn send(&self, ask: &Ask<'_>, address: &Url, token: Option<&String>) -> Result<Response, SourceError> {
+    async fn send(&self, ask: &Ask<'_>, address: &Url, token: Option<&String>) -> Result<Answer, SourceError> {
         let mut request = self
-            .client
+            .network
             .request(ask.method.clone(), address.clone())
             .header(USER_AGENT, self.user_agent())
             .header(ACCEPT_ENCODING, "identity");
@@ -132,7 +151,7 @@ impl OllamaSource {
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
-        in_time(address, request.send()).await
+        self.network.send(request, Budget::Other, &plain(address)).await
     }
 
     async fn manifest(&self, name: &OllamaName) -> Result<Vec<u8>, SourceError> {
@@ -167,6 +186,10 @@ impl Source for OllamaSource {
         let bytes = self.manifest(name).await?;
         let files = parse_manifest(&bytes)
             .map_err(|error| SourceError::Protocol { what: format!("ollama:{name}"), reason: error.to_string() })?;
+        if let Some(file) = files.iter().find(|file| file.size.is_some_and(|size| size >= ABSURD_LENGTH)) {
+            let reason = format!("{} is said to have {} bytes", file.path, file.size.unwrap_or(0));
+            return Err(SourceError::Protocol { what: format!("ollama:{name}"), reason });
+        }
         let revision = Some(format!("sha256:{}", Sha256::of(&bytes)));
         Ok(Listing { revision, files, ollama_manifest: Some(bytes) })
     }
@@ -191,9 +214,12 @@ impl Source for OllamaSource {
         if is_empty(range) {
             return Ok(empty_body(range.start, remote.size));
         }
+        let allowed = self.network.allowed(range, remote.size, &ask.what())?;
+        let range = allowed.range;
         ask.range = range_header(range);
         let response = self.ask(&ask).await?;
-        let mut body = into_body(response, &ask.what(), range, remote.size)?;
+        let lane = self.network.lane(&["ollama", &ask.name.host]);
+        let mut body = into_body(response.within(allowed, lane), &ask.what(), range, remote.size)?;
         // The address is the content's digest, whatever ETag the storage behind it sends.
         body.etag = Some(blob_name(&digest));
         Ok(body)
@@ -255,7 +281,7 @@ fn is_loopback(host: &str) -> bool {
     })
 }
 
-/// Waits for an answer's headers, or a piece of it, but not for ever.
+/// Waits for a piece of an answer, but not for ever.
 async fn in_time<T>(address: &Url, answer: impl Future<Output = Result<T, reqwest::Error>>) -> Result<T, SourceError> {
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(answer) => answer.map_err(|error| unreachable(&error, &plain(address))),
@@ -276,7 +302,7 @@ fn refuse_substitutes(ask: &Ask<'_>, headers: &HeaderMap) -> Result<(), SourceEr
     Err(SourceError::NotTheFile { what: ask.what(), instead: instead.to_owned() })
 }
 
-async fn read_limited(address: &Url, mut response: Response, limit: u64) -> Result<Vec<u8>, SourceError> {
+async fn read_limited(address: &Url, mut response: Answer, limit: u64) -> Result<Vec<u8>, SourceError> {
     let mut bytes = Vec::new();
     while let Some(chunk) = in_time(address, response.chunk()).await? {
         bytes.extend_from_slice(&chunk);

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt as _;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde::Deserialize;
@@ -17,6 +16,8 @@ use url::Url;
 use crate::artifact::{Reference, Remote};
 use crate::digest::{Blake3, CHUNK_LEN, ChunkDigests, ContentName, Sha256};
 use crate::sources::body::{empty_body, into_body, is_empty, number, range_header, refusal, size_change, unreachable};
+use crate::sources::gate::Budget;
+use crate::sources::network::{Answer, Network};
 use crate::sources::pin::pinned;
 use crate::sources::set::builder;
 use crate::sources::trail::plain;
@@ -71,19 +72,20 @@ fn through(socket: &Path, timeouts: Timeouts) -> Result<Client, SourceError> {
 #[derive(Debug)]
 struct Peer {
     config: PeerConfig,
-    client: Client,
+    network: Network,
 }
 
 impl PeerSource {
-    /// Prepares the source; nobody is asked. `client` serves peers without a certificate of their own.
-    pub fn new(peers: &[PeerConfig], offline: bool, client: &Client, timeouts: Timeouts) -> Result<Self, SourceError> {
+    /// Prepares the source; nobody is asked. Peers without a certificate of their own are asked over `network`.
+    pub fn new(peers: &[PeerConfig], offline: bool, network: &Network) -> Result<Self, SourceError> {
         let prepared = peers.iter().map(|config| {
-            let client = match (&config.socket, &config.certificate) {
-                (Some(socket), _) => through(socket, timeouts)?,
-                (None, Some(certificate)) => pinned(*certificate, timeouts)?,
-                (None, None) => client.clone(),
+            let timeouts = network.timeouts();
+            let network = match (&config.socket, &config.certificate) {
+                (Some(socket), _) => network.by(through(socket, timeouts)?),
+                (None, Some(certificate)) => network.by(pinned(*certificate, timeouts)?),
+                (None, None) => network.clone(),
             };
-            Ok((config.name.clone(), Peer { config: config.clone(), client }))
+            Ok((config.name.clone(), Peer { config: config.clone(), network }))
         });
         Ok(Self { peers: prepared.collect::<Result<_, SourceError>>()?, offline })
     }
@@ -157,11 +159,13 @@ impl Source for PeerSource {
         if is_empty(range) {
             return Ok(empty_body(range.start, remote.size));
         }
-        let headers = range_header(range).map(|range| (RANGE, range)).into_iter().collect();
+        let allowed = peer.network.allowed(range, remote.size, &peer.what())?;
+        let headers = range_header(allowed.range).map(|range| (RANGE, range)).into_iter().collect();
         let response = peer.ask(Method::GET, &peer.blob(content)?, headers).await?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
-                into_body(response, &peer.what(), range, remote.size)
+                let lane = peer.network.lane(&[&peer.config.name, peer.config.url.host_str().unwrap_or("")]);
+                into_body(response.within(allowed, lane), &peer.what(), allowed.range, remote.size)
             }
             _ => Err(peer.refusal(&response)),
         }
@@ -194,11 +198,11 @@ impl Peer {
     }
 
     /// Redirects are answers like others here: a larder never redirects.
-    async fn ask(&self, method: Method, url: &Url, mut headers: HeaderMap) -> Result<Response, SourceError> {
+    async fn ask(&self, method: Method, url: &Url, mut headers: HeaderMap) -> Result<Answer, SourceError> {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let request = self.client.request(method, url.clone()).headers(headers);
+        let request = self.network.request(method, url.clone()).headers(headers);
         let request = self.config.token.iter().fold(request, |request, token| request.bearer_auth(token));
-        request.send().await.map_err(|error| unreachable(&error, &self.what()))
+        self.network.send(request, Budget::Other, &self.what()).await
     }
 
     async fn object<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<T, SourceError> {
@@ -214,11 +218,9 @@ impl Peer {
         serde_json::from_slice(&text).map_err(|error| self.nonsense(&error.to_string()))
     }
 
-    async fn text(&self, response: Response) -> Result<Vec<u8>, SourceError> {
+    async fn text(&self, mut response: Answer) -> Result<Vec<u8>, SourceError> {
         let mut text = Vec::new();
-        let mut pieces = response.bytes_stream();
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|error| unreachable(&error, &self.what()))?;
+        while let Some(piece) = response.chunk().await.map_err(|error| unreachable(&error, &self.what()))? {
             if text.len() + piece.len() > LONGEST_LIST {
                 return Err(self.nonsense("its answer does not end"));
             }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Client, ClientBuilder};
@@ -10,10 +11,11 @@ use url::Url;
 use super::body::unreachable;
 use super::trail::plain;
 use super::{
-    DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, OllamaConfig, OllamaSource, PeerConfig, PeerSource,
-    Source, SourceError,
+    Allowance, DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, Listing, Manners, Network, OllamaConfig,
+    OllamaSource, PeerConfig, PeerSource, Source, SourceError,
 };
-use crate::artifact::Reference;
+use crate::artifact::{Reference, Remote};
+use crate::retry::{Backoff, RetryPolicy};
 
 /// The hub that `hf:` means where nothing else is said.
 const PUBLIC_HUB: &str = "https://huggingface.co";
@@ -35,11 +37,13 @@ pub struct SourceSettings {
     pub ollama_version: Option<String>,
     /// Other larders of the lab.
     pub peers: Vec<PeerConfig>,
-    /// When a silent server is given up.
-    pub timeouts: Timeouts,
     /// Content that the hub keeps in Xet is read from there, and the library that does it has this folder for
     /// its own use (it makes empty folders). `None` turns it off, as does a build without the feature `xet`.
     pub xet: Option<PathBuf>,
+    /// How the hosts are treated.
+    pub manners: Manners,
+    /// How passing errors of lists and checks are tried again.
+    pub retry: RetryPolicy,
 }
 
 /// Never prints the token.
@@ -52,8 +56,9 @@ impl fmt::Debug for SourceSettings {
             .field("ollama_registry", &self.ollama_registry.as_ref().map(Url::as_str))
             .field("ollama_version", &self.ollama_version)
             .field("peers", &self.peers)
-            .field("timeouts", &self.timeouts)
             .field("xet", &self.xet)
+            .field("manners", &self.manners)
+            .field("retry", &self.retry)
             .finish()
     }
 }
@@ -81,6 +86,8 @@ pub struct Sources {
     directory: DirectorySource,
     peers: PeerSource,
     offline: bool,
+    allowance: Arc<Allowance>,
+    retry: RetryPolicy,
 }
 
 impl Sources {
@@ -88,7 +95,8 @@ impl Sources {
     ///
     /// Fails where the token or an address cannot be used, or where no TLS certificates can be loaded.
     pub fn new(settings: &SourceSettings) -> Result<Self, SourceError> {
-        let client = client(settings.timeouts)?;
+        let client = client(settings.manners.timeouts)?;
+        let network = Network::new(client, settings.manners.clone());
         let endpoint = settings.hub_endpoint.clone().map_or_else(|| PUBLIC_HUB.parse(), Ok);
         let endpoint = endpoint.map_err(|error: url::ParseError| SourceError::Protocol {
             what: PUBLIC_HUB.to_owned(),
@@ -97,20 +105,55 @@ impl Sources {
         let hub = HubConfig { endpoint, token: settings.hub_token.clone(), offline: settings.offline };
         let ollama =
             OllamaConfig { registry: settings.ollama_registry.clone(), version: settings.ollama_version.clone() };
-        let peers = PeerSource::new(&settings.peers, settings.offline, &client, settings.timeouts)?;
+        let peers = PeerSource::new(&settings.peers, settings.offline, &network)?;
         Ok(Self {
             peers,
-            hub: with_xet(HubSource::new(hub, client.clone())?, settings),
-            http: HttpSource::new(HttpConfig { offline: settings.offline }, client.clone()),
-            ollama: OllamaSource::new(ollama, client),
+            hub: with_xet(HubSource::new(hub, network.clone())?, settings),
+            http: HttpSource::new(HttpConfig { offline: settings.offline }, network.clone()),
+            allowance: network.allowance(),
+            ollama: OllamaSource::new(ollama, network),
             directory: DirectorySource::new(),
             offline: settings.offline,
+            retry: settings.retry,
         })
     }
 
     /// Other larders of the lab.
     pub fn peers(&self) -> &PeerSource {
         &self.peers
+    }
+
+    /// The cap on content that everything downloaded in this run is taken out of.
+    pub fn allowance(&self) -> &Arc<Allowance> {
+        &self.allowance
+    }
+
+    /// Reads what a reference means now; passing errors are tried again.
+    pub async fn list(&self, reference: &Reference) -> Result<Listing, SourceError> {
+        let source = self.for_reference(reference)?;
+        self.patiently(|| source.list(reference)).await
+    }
+
+    /// Asks whether `remote` may be read; passing errors are tried again.
+    pub async fn check(&self, remote: &Remote) -> Result<(), SourceError> {
+        let source = self.for_reference(&remote.reference)?;
+        self.patiently(|| source.check(remote)).await
+    }
+
+    async fn patiently<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, SourceError>
+    where
+        F: Future<Output = Result<T, SourceError>>,
+    {
+        let mut backoff = Backoff::new(self.retry);
+        loop {
+            let error = match attempt().await {
+                Err(error) if !error.is_permanent() => error,
+                outcome => return outcome,
+            };
+            let Some(pause) = backoff.next(error.wait()) else { return Err(error) };
+            tracing::info!("{error}; asking again in {:.1} s", pause.as_secs_f64());
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// The source that serves `reference`.
@@ -143,7 +186,7 @@ impl fmt::Debug for Sources {
 #[cfg(feature = "xet")]
 fn with_xet(hub: HubSource, settings: &SourceSettings) -> Box<dyn Source> {
     match &settings.xet {
-        Some(scratch) => Box::new(super::xet::XetSource::new(hub, scratch.clone(), settings.timeouts)),
+        Some(scratch) => Box::new(super::xet::XetSource::new(hub, scratch.clone(), settings.manners.timeouts)),
         None => Box::new(hub),
     }
 }

@@ -46,6 +46,11 @@ impl Trail {
         Ok(true)
     }
 
+    /// Goes to `next`, which an earlier answer has pointed to.
+    pub(super) fn go(&mut self, next: Url) -> Result<(), SourceError> {
+        self.step(next)
+    }
+
     fn step(&mut self, mut next: Url) -> Result<(), SourceError> {
         next.set_fragment(None);
         if !matches!(next.scheme(), "http" | "https") || next.host_str().is_none() {

@@ -108,9 +108,11 @@ impl Source for XetSource {
         if is_empty(range) || range.start >= size {
             return self.0.hub.open(remote, range).await;
         }
-        let end = range.end.map_or(size, |end| end.min(size));
+        let allowed = self.0.hub.network().allowed(range, Some(size), &remote.reference.to_string())?;
+        let end = allowed.range.end.map_or(size, |end| end.min(size));
         let etag = announced.etag.clone();
-        let reading = Reading::new(Arc::clone(&self.0), remote.clone(), announced, range.start..end);
+        let mut reading = Reading::new(Arc::clone(&self.0), remote.clone(), announced, range.start..end);
+        reading.is_cut = allowed.is_cut;
         Ok(Body { start: range.start, total: Some(size), etag, stream: reading.into_stream() })
     }
 

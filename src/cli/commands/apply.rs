@@ -7,33 +7,41 @@ use tokio_util::sync::CancellationToken;
 use super::plan;
 use crate::apply::{self, Means, Outcome};
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, now};
+use crate::cli::lab::{Lab, Limits, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
+use crate::inventory::parse_rate;
 use crate::lock::Lock;
 use crate::plan::Plan;
 use crate::report::plan::ending;
 use crate::report::table::count;
-use crate::retry::RetryPolicy;
 use crate::size::Bytes;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Do not ask before beginning
     #[arg(short, long)]
     pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) limits: Limits,
+    /// Download at most at this rate, such as 80MB/s [default: max-rate in the inventory]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub(super) max_rate: Option<Bytes>,
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?;
-    let plan = plan::make(ui, &lab, common)?;
-    carry_out(ui, common, &lab, &plan, Command { name: "apply", yes: args.yes })
+    let plan = plan::make(ui, &lab, common, &args.limits)?;
+    let Args { yes, limits, max_rate } = *args;
+    carry_out(ui, common, &lab, &plan, Command { name: "apply", yes, limits, max_rate })
 }
 
-/// Which command carries a plan out, and whether it was agreed to beforehand.
+/// Which command carries a plan out, whether it was agreed to beforehand, and within what.
 pub(super) struct Command {
     pub(super) name: &'static str,
     pub(super) yes: bool,
+    pub(super) limits: Limits,
+    pub(super) max_rate: Option<Bytes>,
 }
 
 /// Shows the plan, asks, and does it.
@@ -50,7 +58,8 @@ pub(super) fn carry_out(ui: &Ui, common: &Common, lab: &Lab, plan: &Plan, comman
         return Ok(Exit::InOrder);
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    let means = means(ui, lab, lab.sources(common)?)?;
+    let mut means = means(ui, lab, plan, lab.sources(common, &command.limits)?)?;
+    means.max_rate = command.max_rate.or(means.max_rate);
     let outcome = runtime.block_on(async {
         let (stop, first) = (means.stop.clone(), super::stop_signal()?);
         tokio::spawn(async move {
@@ -79,18 +88,18 @@ pub(super) fn agreed(ui: &Ui, command: &str) -> Result<bool, CliError> {
     })
 }
 
-fn means(ui: &Ui, lab: &Lab, sources: crate::sources::Sources) -> Result<Means, CliError> {
+fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources::Sources>) -> Result<Means, CliError> {
     let config = lab.inventory.sources_of(&lab.machine);
     let max_rate = config.max_rate().map_err(CliError::usage)?;
     Ok(Means {
         stores: lab.stores.clone(),
-        sources: Arc::new(sources),
+        sources,
         facts: lab.facts.clone(),
-        monitor: ui.monitor(),
+        monitor: ui.monitor(Some(plan.bytes_to_move())),
         ollama_registry: config.ollama.clone(),
         parallel: config.parallel,
         max_rate,
-        retry: RetryPolicy::default(),
+        retry: lab.retry(),
         stop: CancellationToken::new(),
         now,
     })

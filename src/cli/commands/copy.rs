@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, expand};
+use crate::cli::lab::{Lab, Limits, expand};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
-use crate::inventory::{Peer, SourceConfig, SourceKind};
+use crate::inventory::{Peer, SourceConfig, SourceKind, parse_rate};
 use crate::report::plan::ending;
+use crate::size::Bytes;
 
 use super::apply::{self, Command};
 use super::plan;
@@ -36,6 +37,13 @@ pub(in crate::cli) struct Args {
     /// Do not ask before beginning
     #[arg(short, long, conflicts_with = "dry_run")]
     yes: bool,
+
+    #[command(flatten)]
+    limits: Limits,
+
+    /// Copy at most at this rate, such as 80MB/s [default: max-rate in the inventory]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    max_rate: Option<Bytes>,
 
     /// The program that leads to the other machine, with its options
     #[arg(long, value_name = "COMMAND", default_value = "ssh")]
@@ -141,11 +149,12 @@ fn take_only_from_peer(lab: &mut Lab, name: &str, socket: &Path) {
 }
 
 fn carry_out(ui: &Ui, common: &Common, args: &Args, lab: &Lab) -> Result<Exit, CliError> {
-    let plan = plan::make(ui, lab, common)?;
+    let plan = plan::make(ui, lab, common, &args.limits)?;
     if args.dry_run {
         plan::show(ui, lab, &plan, false);
         ui.text(ending(&plan));
         return Ok(Exit::InOrder);
     }
-    apply::carry_out(ui, common, lab, &plan, Command { name: "copy", yes: args.yes })
+    let command = Command { name: "copy", yes: args.yes, limits: args.limits, max_rate: args.max_rate };
+    apply::carry_out(ui, common, lab, &plan, command)
 }

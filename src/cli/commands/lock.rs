@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::artifact::{Artifact, Origin};
 use crate::cli::error::{self, CliError};
-use crate::cli::lab::{Lab, selector};
+use crate::cli::lab::{Lab, Limits, selector};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::inventory::Selector;
@@ -46,7 +46,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         return Ok(check(ui, &lab));
     }
     let update = selector(&args.update)?;
-    let sources = lab.sources(common)?;
+    let sources = lab.sources(common, &Limits::default())?;
     let runtime = tokio::runtime::Runtime::new()?;
     let (lock, changes) = runtime.block_on(lock(ui, &lab, common, &update, &sources))?;
     if lab.stored.as_ref() != Some(&lock) {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::apply;
 use crate::artifact::File;
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, now};
+use crate::cli::lab::{Lab, Limits, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::digest::ContentName;
@@ -26,6 +26,8 @@ pub(in crate::cli) struct Args {
     /// Also list the artifacts that are in order
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 #[derive(Serialize)]
@@ -39,7 +41,7 @@ struct Planned<'a> {
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read_wanted(ui, common)?;
-    let plan = make(ui, &lab, common)?;
+    let plan = make(ui, &lab, common, &args.limits)?;
     show(ui, &lab, &plan, args.all);
     ui.text(ending(&plan));
     Ok(if args.check && !plan.is_settled() { Exit::Differences } else { Exit::InOrder })
@@ -53,11 +55,12 @@ pub(in crate::cli) fn show(ui: &Ui, lab: &Lab, plan: &Plan, everything: bool) {
 }
 
 /// Looks, decides, asks every place that would be fetched from, and decides again with the answers.
-pub(in crate::cli) fn make(ui: &Ui, lab: &Lab, common: &Common) -> Result<Plan, CliError> {
+pub(in crate::cli) fn make(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits) -> Result<Plan, CliError> {
     let mut sightings = lab.sight(true)?;
     lab.hear_servers(common, &mut sightings)?;
     let mut outlook = lab.outlook()?;
     outlook.on_drives = on_drives(lab, &sightings);
+    outlook.max_download = limits.max_download.or(lab.inventory.sources_of(&lab.machine).max_download);
     let mut draft = plan::plan(&sightings, &outlook);
     outlook.silent_servers = silent_servers(lab, common, &sightings, &draft)?;
     if !outlook.silent_servers.is_empty() {
@@ -68,7 +71,7 @@ pub(in crate::cli) fn make(ui: &Ui, lab: &Lab, common: &Common) -> Result<Plan, 
         return Ok(draft);
     }
     // Preparing sources loads the system's certificates: only who asks somebody pays for it.
-    let sources = lab.sources(common)?;
+    let sources = lab.sources(common, limits)?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         if may_ask_peers {

@@ -28,7 +28,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         verify::quick(&sightings)
     } else {
         let stop = stopped_by_signals()?;
-        let monitor = ui.monitor();
+        let monitor = ui.monitor(None);
         verify::full(&sightings, &lab.facts, monitor.as_ref(), now, &|| stop.load(Ordering::Relaxed))
     };
     ui.text(&verdict::text(&verdict, !args.quick));

@@ -1,6 +1,5 @@
 //! What the hub says about content that it keeps in Xet: the content's name there, and a pass to read it.
 
-use reqwest::Method;
 use serde::Deserialize;
 use url::Url;
 
@@ -58,9 +57,10 @@ impl HubSource {
         if is_empty(range) {
             return Ok(Opened::Plain(empty_body(range.start, remote.size)));
         }
-        let landed = self.resolve(asked, Method::GET, range, true).await?;
+        let allowed = self.network.allowed(range, remote.size, &asked.name())?;
+        let landed = self.resolve_afresh(asked, allowed.range, true).await?;
         let Some(hash) = landed.xet.clone() else {
-            return self.body_of(asked, landed, remote, range).map(Opened::Plain);
+            return self.body_of(asked, landed, remote, allowed).map(Opened::Plain);
         };
         let (etag, size) = landed.linked;
         match size.or(remote.size) {

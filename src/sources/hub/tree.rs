@@ -7,6 +7,7 @@ use serde::Deserialize;
 use crate::artifact::File;
 use crate::digest::{Digests, GitSha1, ParseDigestError, Sha256};
 use crate::relpath::{RelPath, UnsafePath};
+use crate::sources::body::ABSURD_LENGTH;
 
 /// Why a list of files, as the hub sent it, cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +27,20 @@ pub enum ParseTreeError {
         #[source]
         source: ParseDigestError,
     },
+    /// More than any disk holds.
+    #[error("{path} is said to have {size} bytes")]
+    Size {
+        /// The file.
+        path: RelPath,
+        /// The length.
+        size: u64,
+    },
     /// Two entries for one path.
     #[error("{0} is listed twice")]
     Twice(RelPath),
+    /// A path that is a file and a folder at the same time.
+    #[error("{0} is listed as a file and as a folder")]
+    FileAndFolder(String),
 }
 
 /// Reads a tree or paths-info answer of the hub: a JSON array of entries.
@@ -43,11 +55,16 @@ pub fn parse_tree(bytes: &[u8]) -> Result<Vec<File>, ParseTreeError> {
     Ok(files)
 }
 
-/// Fails where two of `files` have the same path.
+/// Fails where two of `files` have the same path, or one would have to be a folder for another.
 pub(super) fn refuse_twins(files: &[File]) -> Result<(), ParseTreeError> {
     let mut seen = BTreeSet::new();
-    match files.iter().find(|file| !seen.insert(&file.path)) {
-        Some(file) => Err(ParseTreeError::Twice(file.path.clone())),
+    if let Some(file) = files.iter().find(|file| !seen.insert(file.path.as_str())) {
+        return Err(ParseTreeError::Twice(file.path.clone()));
+    }
+    let folders = files.iter().flat_map(|file| file.path.as_str().match_indices('/').map(move |(at, _)| (file, at)));
+    let mut folders = folders.map(|(file, at)| &file.path.as_str()[..at]);
+    match folders.find(|folder| seen.contains(folder)) {
+        Some(folder) => Err(ParseTreeError::FileAndFolder(folder.to_owned())),
         None => Ok(()),
     }
 }
@@ -99,6 +116,9 @@ fn file(entry: Entry) -> Result<File, ParseTreeError> {
             (entry.size, Digests { git_sha1: Some(oid), ..Digests::default() }, false)
         }
     };
+    if let Some(size) = size.filter(|size| *size >= ABSURD_LENGTH) {
+        return Err(ParseTreeError::Size { path, size });
+    }
     Ok(File { size, digests, lfs: Some(lfs), ..File::named(path) })
 }
 

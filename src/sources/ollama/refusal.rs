@@ -1,10 +1,11 @@
 //! What a registry means when it says no.
 
-use reqwest::{Response, StatusCode};
+use reqwest::StatusCode;
 use serde::Deserialize;
 
 use super::{Ask, same_origin};
 use crate::digest::Sha256;
+use crate::sources::network::Answer;
 use crate::sources::trail::plain;
 use crate::sources::{SourceError, body};
 
@@ -33,7 +34,7 @@ struct Reason {
 }
 
 /// The error that an answer other than success stands for.
-pub(super) async fn refusal(ask: &Ask<'_>, version: &str, response: Response) -> SourceError {
+pub(super) async fn refusal(ask: &Ask<'_>, version: &str, response: Answer) -> SourceError {
     let status = response.status();
     let from_registry = same_origin(response.url(), &ask.address);
     let otherwise = body::refusal(status, response.headers(), &plain(response.url()));
@@ -62,7 +63,7 @@ fn missing(ask: &Ask<'_>, code: &str) -> String {
     }
 }
 
-async fn reason(mut response: Response) -> Reason {
+async fn reason(mut response: Answer) -> Reason {
     let mut bytes = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
         bytes.extend_from_slice(&chunk);

@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use reqwest::Client;
+use reqwest::Method;
 use reqwest::header::{HeaderMap, USER_AGENT, WWW_AUTHENTICATE};
 use serde::Deserialize;
 use url::Url;
 
-use super::{Ask, in_time, read_limited};
+use super::{Ask, read_limited};
 use crate::sources::SourceError;
 use crate::sources::body::refusal;
+use crate::sources::gate::Budget;
+use crate::sources::network::Network;
 use crate::sources::trail::plain;
 
 /// Longer answers are no tokens.
@@ -43,7 +45,7 @@ impl Tokens {
     /// Asks for a token as the challenge in `headers` says.
     pub(super) async fn fetch(
         &self,
-        client: &Client,
+        network: &Network,
         user_agent: &str,
         ask: &Ask<'_>,
         headers: &HeaderMap,
@@ -51,7 +53,8 @@ impl Tokens {
         let missing = || SourceError::TokenMissing { what: ask.what() };
         let challenge = headers.get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
         let address = token_address(challenge, &ask.address).ok_or_else(missing)?;
-        let answer = in_time(&address, client.get(address.clone()).header(USER_AGENT, user_agent).send()).await?;
+        let request = network.request(Method::GET, address.clone()).header(USER_AGENT, user_agent);
+        let answer = network.send(request, Budget::Other, &plain(&address)).await?;
         match answer.status().as_u16() {
             200 => {}
             // The registry gives tokens only to users that it knows.

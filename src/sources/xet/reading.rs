@@ -43,6 +43,8 @@ pub(super) struct Reading {
     now: Now,
     /// The pass that the store did not accept at this offset.
     refused: Option<u64>,
+    /// Whether the download limit ends it before its time.
+    pub(super) is_cut: bool,
 }
 
 enum Now {
@@ -89,7 +91,7 @@ impl Drop for Counted {
 
 impl Reading {
     pub(super) fn new(shared: Arc<Shared>, remote: Remote, announced: Announced, left: Range<u64>) -> Self {
-        Self { shared, remote, announced, left, now: Now::BetweenStretches, refused: None }
+        Self { shared, remote, announced, left, now: Now::BetweenStretches, refused: None, is_cut: false }
     }
 
     pub(super) fn into_stream(self) -> BoxStream<'static, Result<Bytes, SourceError>> {
@@ -101,6 +103,7 @@ impl Reading {
             let step = match &mut self.now {
                 Now::Ended => return None,
                 Now::Plain(plain) => return plain.next().await,
+                Now::BetweenStretches if self.left.is_empty() && self.is_cut => return Some(self.limit_reached()),
                 Now::BetweenStretches if self.left.is_empty() => return None,
                 Now::BetweenStretches => self.begin().await.map(|()| Step::Begun),
                 Now::Stretch(stretch) => match timeout(self.shared.patience, stretch.next()).await {
@@ -110,11 +113,7 @@ impl Reading {
             };
             match step {
                 Ok(Step::Begun) => {}
-                Ok(Step::Piece(piece)) => {
-                    self.left.start += piece.len() as u64;
-                    self.refused = None;
-                    return Some(Ok(piece));
-                }
+                Ok(Step::Piece(piece)) => return Some(self.hand_on(piece).await),
                 Ok(Step::Complete) => self.end_stretch(),
                 Err(trouble) => {
                     if let Err(error) = self.recover(&trouble).await {
@@ -124,6 +123,26 @@ impl Reading {
                 }
             }
         }
+    }
+
+    /// Lets a piece pass under the limits that plain content passes under too.
+    async fn hand_on(&mut self, mut piece: Bytes) -> Result<Bytes, SourceError> {
+        if let Some(lane) = self.shared.hub.lane() {
+            lane.pass(piece.len()).await;
+        }
+        let granted = self.shared.hub.network().allowance().take(piece.len() as u64);
+        if granted == 0 && !piece.is_empty() {
+            return self.limit_reached();
+        }
+        piece.truncate(granted as usize);
+        self.left.start += piece.len() as u64;
+        self.refused = None;
+        Ok(piece)
+    }
+
+    fn limit_reached(&mut self) -> Result<Bytes, SourceError> {
+        self.now = Now::Ended;
+        Err(self.shared.hub.network().limit_reached(&self.remote.reference.to_string()))
     }
 
     /// Asks for the next stretch.

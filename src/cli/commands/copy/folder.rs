@@ -56,7 +56,7 @@ pub(super) fn give(ui: &Ui, common: &Common, args: &Args, folder: &Path) -> Resu
 
 /// Copies everything; one that fails does not stop the others.
 fn pack(ui: &Ui, load: &Load, folder: &Path) -> Vec<(String, String)> {
-    let monitor = ui.monitor();
+    let monitor = ui.monitor(Some(load.bytes()));
     let mut failures = Vec::new();
     for parcel in &load.parcels {
         if let Err(error) = drive::pack(parcel, folder, monitor.as_ref()) {

@@ -33,7 +33,7 @@ pub(super) fn take(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Resu
     };
     take_only_from_peer(&mut lab, machine, tunnel.socket());
     lab.inventory.sources.parallel = lab.inventory.sources.parallel.min(CONNECTIONS);
-    let greeting = lab.sources(common)?;
+    let greeting = lab.sources(common, &args.limits)?;
     runtime.block_on(greeting.peers().holdings(machine)).map_err(|error| {
         let said = tunnel.last_words();
         let failed = if said.is_empty() { CliError::failed(&error) } else { CliError::failed(&error).context(said) };
