@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import bench_fetch
@@ -229,6 +231,9 @@ def main() -> None:
     options = parser.parse_args()
     options.larder, options.work = options.larder.resolve(), options.work.resolve()
     (ROOT / "target/bench").mkdir(parents=True, exist_ok=True)
+    options.work.mkdir(parents=True, exist_ok=True)
+    # Who is told to end still ends the servers it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
     floor = run(Contestant("true", ["true"]))
     version = subprocess.run([options.larder, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     print(f"{version}; {os.cpu_count()} CPUs; load {os.getloadavg()[0]:.1f} at the beginning.")
