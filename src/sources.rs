@@ -1,7 +1,8 @@
 //! Sources: where bytes come from.
 //!
 //! Every kind implements [`Source`] and passes the contract suite in `tests/contract/source.rs`.
-//! A source makes one attempt at a time; trying again is the caller's business.
+//! A source makes one attempt at a time; trying again is the caller's business, and for lists and checks that of
+//! [`Sources`].
 
 use std::time::Duration;
 
