@@ -155,6 +155,9 @@ pub struct SourceConfig {
     /// Files that are fetched at the same time.
     #[serde(default = "default_parallel")]
     pub parallel: usize,
+    /// Connections to one host that large files may have, where more of them are faster.
+    #[serde(default = "default_connections")]
+    pub connections: usize,
 }
 
 /// The kinds of source that `order` ranks.
@@ -175,6 +178,10 @@ fn default_order() -> Vec<SourceKind> {
     vec![SourceKind::Drive, SourceKind::Peer, SourceKind::Bucket, SourceKind::Upstream]
 }
 
+fn default_connections() -> usize {
+    8
+}
+
 fn default_parallel() -> usize {
     8
 }
@@ -189,6 +196,7 @@ impl Default for SourceConfig {
             ollama_version: None,
             max_rate: None,
             parallel: default_parallel(),
+            connections: default_connections(),
         }
     }
 }

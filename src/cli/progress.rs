@@ -30,7 +30,12 @@ fn line(event: &Event<'_>) -> Option<String> {
             format!("again: {item} in {:.1} s: {reason}", *pause_ms as f64 / 1000.0)
         }
         Event::Waiting { item } => format!("waiting: another program works on {item}"),
-        Event::Started { .. } | Event::Advanced { .. } => return None,
+        Event::LeftOut { item, from, reason } => format!("without {from}: {item}: {reason}"),
+        Event::Started { .. }
+        | Event::Advanced { .. }
+        | Event::Proven { .. }
+        | Event::Lost { .. }
+        | Event::Connections { .. } => return None,
     })
 }
 
@@ -94,7 +99,16 @@ impl Monitor for Bars {
                     bar.finish_and_clear();
                 }
             }
-            Event::Phase(_) | Event::Retrying { .. } | Event::Waiting { .. } => {}
+            Event::Lost { item, bytes } => {
+                self.with(|files| files.get(*item).inspect(|bar| bar.dec(*bytes)).is_some());
+                self.total.inc_length(*bytes);
+            }
+            Event::Phase(_)
+            | Event::Retrying { .. }
+            | Event::Waiting { .. }
+            | Event::Proven { .. }
+            | Event::Connections { .. }
+            | Event::LeftOut { .. } => {}
         }
         if let Some(line) = line(&event).filter(|_| !matches!(event, Event::Finished { .. })) {
             let _ = self.all.println(line);

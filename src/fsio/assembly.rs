@@ -158,9 +158,8 @@ impl Assembly {
 
     /// Takes the room for all of it, so that a full disk is known before the first byte comes.
     fn reserve(&self, len: u64) -> io::Result<()> {
-        let no_room = |error: io::Error| {
-            io::Error::new(error.kind(), format!("no room for {}: {error}", self.path.display()))
-        };
+        let no_room =
+            |error: io::Error| io::Error::new(error.kind(), format!("no room for {}: {error}", self.path.display()));
         // Asked first: an attempt that fails takes all the room that others need, if only for a moment.
         if self.size.saturating_sub(allocated(&self.file.metadata()?)) > free_space(&self.path)?.bytes {
             return Err(no_room(Errno::NOSPC.into()));
@@ -364,7 +363,7 @@ mod tests {
         let path = Partial::path_of(dir.path(), "key");
         write_atomic(&path, &content[..2 * CHUNK_LEN as usize + 9], &WriteOptions::default()).unwrap();
         let (assembly, earlier) = open(dir.path());
-        assert_eq!(earlier.parts, [0..2 * CHUNK_LEN]);
+        assert_eq!(earlier.parts, std::slice::from_ref(&(0..2 * CHUNK_LEN)));
         [2, 3].iter().for_each(|index| write(&assembly, &content, *index));
         let mut prefix = assembly.hash(ContentHasher::new());
         assert!(read_all(&mut prefix).is_empty());

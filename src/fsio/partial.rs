@@ -137,9 +137,7 @@ impl Partial {
     /// partial stays on disk as it is; call [`Partial::discard`] when it can be of no use.
     pub fn prove(mut self, size: Option<u64>, expected: &Digests) -> Result<Proven, Box<Unproven>> {
         match self.measure(size, expected) {
-            Ok((digests, chunks)) => {
-                Ok(Proven { path: self.path, journal: None, size: self.len, digests, chunks })
-            }
+            Ok((digests, chunks)) => Ok(Proven { path: self.path, journal: None, size: self.len, digests, chunks }),
             Err(error) => Err(Box::new(Unproven { error, partial: self })),
         }
     }
