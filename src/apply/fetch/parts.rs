@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::WORTH_PATIENCE;
 use super::landing::{Landing, Site, Told};
 use super::line::{Broken, Line, Shared};
 use super::schedule::{Claim, ClaimId, Schedule};
@@ -257,8 +258,10 @@ impl<'a> Parts<'a> {
         self.run.lines.leave(&running.authority);
         let supplier = self.suppliers.get_mut(running.supplier);
         supplier.lines -= 1;
-        if running.brought.load(Ordering::Relaxed) > 0 {
-            supplier.delivered();
+        let brought = running.brought.load(Ordering::Relaxed);
+        supplier.has_contributed |= brought > 0;
+        if brought >= WORTH_PATIENCE {
+            supplier.is_alive();
         }
         match result {
             Some(Ok(())) | None => Ok(()),

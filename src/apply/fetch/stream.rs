@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
-use super::names_by_sha256;
+use super::{WORTH_PATIENCE, names_by_sha256};
 use crate::apply::bring::{Arrival, Target, blocking};
 use crate::apply::{JobError, Run};
 use crate::artifact::Remote;
@@ -134,8 +134,7 @@ impl Run {
         visit.lfs = visit.lfs.or(names_by_sha256(&body));
         let before = partial.len();
         let (partial, poured) = self.pour(partial, body, target).await?;
-        // Progress means that the source is alive: its patience begins anew.
-        if partial.len() > before {
+        if partial.len() - before >= WORTH_PATIENCE {
             visit.backoff.progressed();
         }
         Ok((partial, poured))

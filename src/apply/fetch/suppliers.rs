@@ -120,9 +120,8 @@ impl Supplier {
         pause
     }
 
-    /// It delivers: its patience begins anew.
-    pub(super) fn delivered(&mut self) {
-        self.has_contributed = true;
+    /// It delivers: the patience with it begins anew.
+    pub(super) fn is_alive(&mut self) {
         self.backoff.progressed();
     }
 
