@@ -38,7 +38,7 @@ pub use pace::Pacer;
 pub use preflight::{preflight, servers_of, silent_servers};
 
 /// Bytes of content that may be in memory at the same time, of all files together.
-const BUDGET: u32 = 16 << 20;
+const BUDGET: u32 = 8 << 20;
 
 /// Everything that carrying out a plan needs.
 pub struct Means {

@@ -106,9 +106,11 @@ impl Line {
     async fn open(&self) -> Result<Body, Broken> {
         let source = self.shared.run.means.sources.for_reference(&self.remote.reference);
         let source = source.map_err(|error| Broken::Job(error.into()))?;
-        // Who is alone asks for all the rest: one request, and no pause between two of them.
-        let end = (!self.is_alone()).then_some(self.claim.range.end);
-        let body = source.open(&self.remote, ByteRange { start: self.claim.range.start, end }).await?;
+        let std::ops::Range { start, end } = self.claim.range;
+        // Who is alone asks for all that follows: one request, and no pause between two of them.
+        let end = if self.is_alone() { self.shared.schedule().open_end(end) } else { end };
+        let range = ByteRange { start, end: (end < self.shared.size).then_some(end) };
+        let body = source.open(&self.remote, range).await?;
         let what = self.remote.reference.to_string();
         self.shared.answers[self.supplier].compare(&body, self.shared.size, &what)?;
         if body.start > self.claim.range.start {

@@ -62,6 +62,11 @@ impl Schedule {
         true
     }
 
+    /// How far nobody else fetches anything behind `at`, and nothing is here.
+    pub(super) fn open_end(&self, at: u64) -> u64 {
+        self.free.get(&at).copied().unwrap_or(at)
+    }
+
     /// Takes the rear half of the longest range under way, where it is longer than what `least` bytes would save.
     pub(super) fn split(&mut self, least: u64) -> Option<Claim> {
         let (id, longest) = self.claims.iter().max_by_key(|(_, range)| range.end - range.start)?;
