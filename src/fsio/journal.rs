@@ -7,6 +7,8 @@
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FallocateFlags, fallocate};
+
 use super::{Owner, give_to, open_own, remove_file};
 use crate::digest::{Blake3, CHUNK_LEN, chunk_count};
 
@@ -50,6 +52,9 @@ impl Journal {
         give_to(&path, owner)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
+        // All its room, as for the content: a disk that fills up meanwhile does not stop what has begun.
+        let room = HEADER_LEN as u64 + chunk_count(size) * RECORD_LEN as u64;
+        let _ = fallocate(file.file(), FallocateFlags::KEEP_SIZE, 0, room);
         let mut journal = Self { file, path, header: header(key, size) };
         let told = match bytes.strip_prefix(&journal.header) {
             Some(records) => Told::Chunks(journal.read(records, size)),

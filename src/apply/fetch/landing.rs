@@ -21,7 +21,7 @@ use crate::monitor::Event;
 /// [`crate::apply::BUDGET`], so that a hash that is only slow holds up the network instead.
 const NEAR: u64 = 32 << 20;
 /// So many bytes are synced at a time: the last sync is short, and a power cut takes back little.
-const SYNC_EVERY: u64 = 64 << 20;
+const SYNC_EVERY: u64 = 32 << 20;
 /// What comes slowly is synced after this time.
 const SYNC_AFTER: Duration = Duration::from_secs(5);
 /// Proven bytes are told in portions of this length.
@@ -130,13 +130,21 @@ impl Landing {
         self.shared.is_believed.store(false, Ordering::Relaxed);
     }
 
-    /// Writes what has come, and ends the threads.
-    pub(super) async fn close(&mut self) {
+    /// Writes what has come, and ends the threads; fails where the disk refused and nobody was told yet.
+    ///
+    /// A failed sync must be heard here: the system tells it once, and a later sync would succeed.
+    pub(super) async fn close(&mut self) -> io::Result<()> {
         let _ = self.pieces.send(None);
         self.shared.stop();
         for thread in self.threads.drain(..) {
             let _ = thread.await;
         }
+        while let Ok(told) = self.told.try_recv() {
+            if let Told::Failed(error) = told {
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -75,12 +75,13 @@ impl Run {
             let was_resumed = !earlier.parts.is_empty();
             let mut parts = Parts::begin(&self, &target, &assembly, &mut suppliers, (earlier.parts, known.clone()));
             let ending = parts.live().await;
-            parts.close().await;
+            let closed = parts.close().await;
             let error = match ending? {
                 Ending::Proven(arrival) => return Ok(arrival),
                 Ending::GivenUp => return Err(suppliers.take_last_error(item)),
                 Ending::Wrong(error) => error,
             };
+            closed?;
             self.begin_again(&target, &assembly, &error).await?;
             // A mixture of runs and sources proves nothing about any of them; a whole file from one does.
             match suppliers.only_contributor().filter(|_| !was_resumed) {
@@ -181,19 +182,23 @@ impl<'a> Parts<'a> {
     }
 
     /// Ends all connections and threads; what came is on the disk.
-    async fn close(mut self) {
+    async fn close(mut self) -> Result<(), JobError> {
         self.lines.shutdown().await;
         for running in self.running.values() {
             self.run.lines.leave(&running.authority);
             self.suppliers.get_mut(running.supplier).lines -= 1;
         }
-        drop(self.shared);
-        self.landing.close().await;
+        let closed = self.landing.close().await;
+        closed.map_err(|error| self.refused(error))
+    }
+
+    fn refused(&self, error: std::io::Error) -> JobError {
+        JobError::io(format!("Its content cannot be written to {}", self.target.staging.display()))(error)
     }
 
     async fn prove(&mut self, prefix: Prefix) -> Result<Ending, JobError> {
         // Nobody else is to sync meanwhile.
-        self.landing.close().await;
+        self.landing.close().await.map_err(|error| self.refused(error))?;
         let (assembly, digests) = (self.assembly.clone(), self.target.wanted().digests);
         match blocking(move || Ok(assembly.prove(prefix, &digests))).await? {
             Ok(proven) => {
@@ -201,7 +206,7 @@ impl<'a> Parts<'a> {
                 Ok(Ending::Proven(Arrival { proven, lfs }))
             }
             // A disk that cannot sync is no fault of the source.
-            Err(ProofError::Io(error)) => Err(JobError::io("Its content cannot be written")(error)),
+            Err(ProofError::Io(error)) => Err(self.refused(error)),
             Err(error) => Ok(Ending::Wrong(error)),
         }
     }
@@ -324,10 +329,7 @@ impl<'a> Parts<'a> {
     fn told(&mut self, told: Told) -> Result<Option<Prefix>, JobError> {
         match told {
             Told::Hashed(prefix) => return Ok(Some(*prefix)),
-            Told::Failed(error) => {
-                let what = format!("Its content cannot be written to {}", self.target.staging.display());
-                return Err(JobError::io(what)(error));
-            }
+            Told::Failed(error) => return Err(self.refused(error)),
             Told::Lost { chunk, sent } => {
                 let range = self.shared.schedule().lost(chunk);
                 let bytes = range.end - range.start;
