@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::artifact::{Artifact, File};
-use crate::digest::Digests;
+use crate::digest::{ChunkDigests, Digests};
 use crate::facts::Facts;
 use crate::lock::Lock;
 use crate::monitor::{Event, Monitor};
@@ -30,10 +30,14 @@ mod error;
 mod fetch;
 mod finish;
 mod install;
+mod lines;
 mod preflight;
 
 pub use error::JobError;
 pub use preflight::{preflight, servers_of, silent_servers};
+
+/// Bytes of content that may be in memory at the same time, of all files together.
+const BUDGET: u32 = 8 << 20;
 
 /// Everything that carrying out a plan needs.
 pub struct Means {
@@ -49,6 +53,8 @@ pub struct Means {
     pub ollama_registry: Option<Url>,
     /// Files at the same time.
     pub parallel: usize,
+    /// Connections to one host for one large file, and for all of them together.
+    pub connections: usize,
     /// Limit for all downloads together, bytes per second.
     pub max_rate: Option<Bytes>,
     /// How passing errors are tried again.
@@ -95,10 +101,18 @@ struct Work {
     /// As it was locked.
     artifact: Arc<Artifact>,
     /// What became known of its files in this run, and what was measured, by their places in the list.
-    learned: Mutex<HashMap<usize, (File, Digests)>>,
+    learned: Mutex<HashMap<usize, Learned>>,
     /// Folders with new names that a power cut could still undo.
     unsynced: Mutex<BTreeSet<PathBuf>>,
     wants_publishing: bool,
+}
+
+/// What became known of one file.
+struct Learned {
+    file: File,
+    digests: Digests,
+    /// Of its chunks, where it has several.
+    chunks: Option<ChunkDigests>,
 }
 
 /// One file to bring.
@@ -114,6 +128,9 @@ struct Run {
     means: Means,
     works: Vec<Work>,
     pacer: Pacer,
+    lines: lines::Lines,
+    /// The memory that content may take on its way to the disk, in bytes.
+    budget: Arc<Semaphore>,
     outcome: Mutex<Outcome>,
 }
 
@@ -121,7 +138,9 @@ struct Run {
 pub async fn apply(plan: &Plan, lock: &Lock, means: Means) -> Outcome {
     let (works, jobs, installs) = prepare(plan, lock);
     let pacer = Pacer::new(means.max_rate);
-    let run = Arc::new(Run { means, works, pacer, outcome: Mutex::default() });
+    let lines = lines::Lines::new(means.connections);
+    let budget = Arc::new(Semaphore::new(BUDGET as usize));
+    let run = Arc::new(Run { means, works, pacer, lines, budget, outcome: Mutex::default() });
     run.mark_stores();
     let (late, early): (Vec<Job>, Vec<Job>) =
         jobs.into_iter().partition(|job| matches!(job.step, Step::Reuse { from: Origin::Arriving { .. }, .. }));
@@ -212,8 +231,8 @@ impl Run {
 
 impl Work {
     /// Remembers what was measured of a file, so that it is placed and found under the right name.
-    fn learn(&self, file: usize, learned: File, digests: Digests) {
-        self.learned().insert(file, (learned, digests));
+    fn learn(&self, file: usize, learned: Learned) {
+        self.learned().insert(file, learned);
     }
 
     /// Notes a folder with a new name in it, so that it is synced once, however many follow.
@@ -222,13 +241,13 @@ impl Work {
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner).insert(folder);
     }
 
-    fn learned(&self) -> MutexGuard<'_, HashMap<usize, (File, Digests)>> {
+    fn learned(&self) -> MutexGuard<'_, HashMap<usize, Learned>> {
         self.learned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The file as it is known now.
     fn file(&self, file: usize) -> File {
-        self.learned().get(&file).map_or_else(|| self.artifact.files[file].clone(), |(learned, _)| learned.clone())
+        self.learned().get(&file).map_or_else(|| self.artifact.files[file].clone(), |learned| learned.file.clone())
     }
 
     /// The artifact with all that was learned of its files. Copies them all: for the end of the run.

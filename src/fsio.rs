@@ -1,24 +1,28 @@
 //! The only writer: every byte that larder puts on a disk goes through here.
 //!
-//! Content reaches its final name in one way: it is appended to a [`Partial`] on the target's file
-//! system, its length and digests are compared ([`Partial::prove`]), it is synced, renamed
+//! Content reaches its final name in one way: it is appended to a [`Partial`], or put together in an
+//! [`Assembly`], on the target's file system, its length and digests are compared ([`Partial::prove`]), it is synced, renamed
 //! ([`Proven::persist`]), and, before anything is told or built upon it, the directory is synced, once
 //! for many files ([`sync_dir`]). A kill at any instant leaves the old state or the new.
 
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use fs_err::os::unix::fs::{self as unix_fs, OpenOptionsExt as _};
 use rustix::fs::{FileType, Stat};
 
 mod access;
+mod assembly;
+mod journal;
 mod lock;
 mod owner;
 mod partial;
 mod space;
 
 pub use access::{default_file_mode, is_read_only, may_read, may_write};
+pub use assembly::{Assembly, Earlier, Prefix, Unfit};
+pub use journal::journaled_bytes;
 pub use lock::FileLock;
 pub use owner::{Owner, OwnerError, running_as};
 pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, reuse_copy};
@@ -247,6 +251,11 @@ pub fn found(path: PathBuf, stat: &Stat) -> Found {
         device: stat.st_dev,
         owner: (stat.st_uid, stat.st_gid),
     }
+}
+
+/// Bytes that a file takes on its disk.
+pub fn allocated(metadata: &std::fs::Metadata) -> u64 {
+    metadata.blocks().saturating_mul(512)
 }
 
 /// Whether an error means that nothing is there, as opposed to "cannot look".

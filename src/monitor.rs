@@ -16,12 +16,35 @@ pub enum Event<'a> {
         /// Where the bytes come from.
         from: &'a str,
     },
-    /// `bytes` more of the item are done.
+    /// `bytes` more of the item are on the disk.
     Advanced {
         /// The item.
         item: &'a str,
-        /// Newly done bytes.
+        /// New bytes.
         bytes: u64,
+    },
+    /// `bytes` of the item that were here are not right, and come again.
+    Lost {
+        /// The item.
+        item: &'a str,
+        /// Their number.
+        bytes: u64,
+    },
+    /// A large item has another number of connections now.
+    Connections {
+        /// The item.
+        item: &'a str,
+        /// The new number.
+        count: usize,
+    },
+    /// A source of the item is not asked any more; others go on.
+    LeftOut {
+        /// The item.
+        item: &'a str,
+        /// The source.
+        from: &'a str,
+        /// Why.
+        reason: &'a str,
     },
     /// The item starts again from its first byte, because what was there proved wrong.
     Restarted {
@@ -44,7 +67,7 @@ pub enum Event<'a> {
         /// The item.
         item: &'a str,
     },
-    /// The item's first `bytes` bytes are on the disk and are what they must be.
+    /// The item's first `bytes` bytes are on the disk and hashed: there is no second pass over them.
     Proven {
         /// The item.
         item: &'a str,

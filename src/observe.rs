@@ -32,10 +32,19 @@ pub struct Sighting<'a> {
     pub observed: Observed,
     /// What is known of each file's content, in the artifact's order.
     pub proofs: Vec<Proof>,
-    /// Bytes of each file that a stopped run left in our staging folder.
-    pub partials: Vec<u64>,
+    /// What a stopped run left of each file in our staging folder.
+    pub partials: Vec<Unfinished>,
     /// Files that the artifact's pattern matches.
     pub matches: Vec<Found>,
+}
+
+/// What a stopped run left of one file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Bytes that need not come again.
+    pub bytes: u64,
+    /// Bytes of the disk that it takes: for large files, all that they will need.
+    pub allocated: u64,
 }
 
 /// Whether a store can be used.
@@ -164,7 +173,7 @@ struct View<'a> {
     open: &'a OpenStore,
     absence: Option<Absence>,
     write_refusal: Option<Absence>,
-    partials: HashMap<String, u64>,
+    partials: HashMap<String, Unfinished>,
 }
 
 impl<'a> View<'a> {
@@ -201,23 +210,37 @@ impl<'a> View<'a> {
         }
     }
 
-    fn partial(&self, artifact: &Artifact, file: &File) -> u64 {
+    fn partial(&self, artifact: &Artifact, file: &File) -> Unfinished {
         if self.partials.is_empty() {
-            return 0;
+            return Unfinished::default();
         }
-        self.partials.get(&file.content_key(artifact)).copied().unwrap_or(0)
+        self.partials.get(&file.content_key(artifact)).copied().unwrap_or_default()
     }
 }
 
-fn partials_in(staging: &Path) -> HashMap<String, u64> {
+fn partials_in(staging: &Path) -> HashMap<String, Unfinished> {
     let Ok(entries) = fs_err::read_dir(staging) else { return HashMap::new() };
-    entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let key = entry.file_name().to_str()?.strip_suffix(".partial")?.to_owned();
-            Some((key, entry.metadata().ok()?.len()))
-        })
-        .collect()
+    let (mut partials, mut journaled) = (HashMap::new(), Vec::new());
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let Some((key, ending)) = name.to_str().and_then(|name| name.rsplit_once('.')) else { continue };
+        let Ok(metadata) = entry.metadata() else { continue };
+        match ending {
+            "partial" => {
+                let unfinished = Unfinished { bytes: metadata.len(), allocated: fsio::allocated(&metadata) };
+                partials.insert(key.to_owned(), unfinished);
+            }
+            "journal" => journaled.push((key.to_owned(), fsio::journaled_bytes(metadata.len()))),
+            _ => {}
+        }
+    }
+    // Of what comes in parts, the length says nothing.
+    for (key, bytes) in journaled {
+        if let Some(partial) = partials.get_mut(&key) {
+            partial.bytes = partial.bytes.min(bytes);
+        }
+    }
+    partials
 }
 
 fn unseen(artifact: &Artifact, access: Access) -> Sighting<'_> {
@@ -231,7 +254,7 @@ fn unseen(artifact: &Artifact, access: Access) -> Sighting<'_> {
         layout: Layout::Folder,
         observed,
         proofs: vec![Proof::Unknown; count],
-        partials: vec![0; count],
+        partials: vec![Unfinished::default(); count],
         matches: Vec::new(),
     }
 }

@@ -412,7 +412,7 @@ fn plan_file(
     if let Some((from, bytes)) = index.find(sighting, file) {
         entry.steps.push(Step::Reuse { file, path, bytes, from, or_from: open, need });
     } else if !open.is_empty() {
-        let bytes = wanted.size.map(|size| size.saturating_sub(sighting.partials[file]));
+        let bytes = wanted.size.map(|size| size.saturating_sub(sighting.partials[file].bytes));
         index.will_arrive(sighting, file);
         entry.steps.push(Step::Fetch { file, path, bytes, from: open, need });
     } else {

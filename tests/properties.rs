@@ -10,7 +10,7 @@ use larder::fsio::{Partial, Space};
 use larder::inventory::Layout;
 use larder::lock::Lock;
 use larder::manifest::{Declared, Manifests};
-use larder::observe::{Access, Proof, Sighting};
+use larder::observe::{Access, Proof, Sighting, Unfinished};
 use larder::plan::{self, Outlook, Plan, Step};
 use larder::relpath::RelPath;
 use larder::resolve;
@@ -206,7 +206,14 @@ impl World {
                 published: published.then_some(()).ok_or_else(|| Unpublished::Missing { what: "it".to_owned() }),
             },
             proofs: states.iter().map(|(_, proof)| proof.clone()).collect(),
-            partials: artifact.files.iter().map(|file| self.partials.min(file.size.unwrap_or(0))).collect(),
+            partials: artifact
+                .files
+                .iter()
+                .map(|file| {
+                    let bytes = self.partials.min(file.size.unwrap_or(0));
+                    Unfinished { bytes, allocated: bytes }
+                })
+                .collect(),
             matches: Vec::new(),
         })
         .collect()

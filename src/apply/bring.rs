@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Job, JobError, Run};
+use super::{Job, JobError, Learned, Run};
 use crate::artifact::{Artifact, File, Remote};
-use crate::digest::{ContentHasher, Digests};
+use crate::digest::{CHUNK_LEN, ContentHasher, Digests};
 use crate::fsio::{self, FileLock, Proven};
 use crate::inventory::Layout;
 use crate::monitor::Event;
@@ -53,6 +53,12 @@ impl Target {
             Some(size) if self.layout == Layout::HfCache && file.lfs != Some(true) => hasher.with_git_sha1(size),
             _ => hasher,
         }
+    }
+
+    /// The same, taking the digests of chunks where there are several.
+    pub(super) fn hasher_with_chunks(&self) -> ContentHasher {
+        let has_several = self.wanted().size.is_none_or(|size| size > CHUNK_LEN);
+        if has_several { self.hasher().with_chunks() } else { self.hasher() }
     }
 }
 
@@ -143,7 +149,8 @@ impl Run {
             if target.wanted().digests.check(&digests).is_err() {
                 return Ok(false);
             }
-            self.works[job.work].learn(target.file, known_file(target.wanted(), digests, None), digests);
+            let file = known_file(target.wanted(), digests, None);
+            self.works[job.work].learn(target.file, Learned { file, digests, chunks: None });
             Ok(true)
         })
         .await
@@ -196,14 +203,15 @@ impl Run {
         self.clone().fetch(target.clone(), remotes.to_vec()).await
     }
 
-    async fn place(self: Arc<Self>, job: Job, target: Target, arrival: Arrival) -> Result<(), JobError> {
+    async fn place(self: Arc<Self>, job: Job, target: Target, mut arrival: Arrival) -> Result<(), JobError> {
         blocking(move || {
+            let chunks = arrival.proven.take_chunks();
             let digests = *arrival.proven.digests();
             let file = File { size: Some(arrival.proven.size()), ..known_file(target.wanted(), digests, arrival.lfs) };
             let store: &dyn Store = self.store(&target.artifact.store)?.store.as_ref();
             let path = store.place(&target.artifact, &file, arrival.proven)?;
             self.works[job.work].note_new_name(&path);
-            self.works[job.work].learn(target.file, file, digests);
+            self.works[job.work].learn(target.file, Learned { file, digests, chunks });
             Ok(())
         })
         .await
@@ -212,7 +220,7 @@ impl Run {
 
 fn copy(target: &Target, from: &Path) -> Result<Proven, fsio::ProofError> {
     let mut partial = fsio::Partial::open(&target.staging, &target.key(), ContentHasher::new(), target.owner)?;
-    partial.fill_from(from, target.hasher())?;
+    partial.fill_from(from, target.hasher_with_chunks())?;
     partial.prove(target.wanted().size, &target.wanted().digests).map_err(|unproven| {
         // A copy of wrong content is of no use to anybody; the original stays where it is.
         let _ = unproven.partial.discard();

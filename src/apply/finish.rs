@@ -81,11 +81,16 @@ impl Run {
             return;
         }
         let observed = store.observe(artifact);
-        let here = learned.iter().filter_map(|(file, (_, digests))| match observed.files.get(*file)? {
-            FileState::Present(found) | FileState::Staged(found) => Some((found, digests)),
+        let here = learned.iter().filter_map(|(file, learned)| match observed.files.get(*file)? {
+            FileState::Present(found) | FileState::Staged(found) => Some((found, &learned.digests)),
             _ => None,
         });
-        if let Err(error) = self.means.facts.record_all(here, (self.means.now)()) {
+        let recorded = self.means.facts.record_all(here, (self.means.now)());
+        let chunks = learned.values().filter_map(|learned| Some((learned.digests.sha256?, learned.chunks.as_ref()?)));
+        let recorded = chunks.fold(recorded, |recorded, (sha256, chunks)| {
+            recorded.and_then(|()| self.means.facts.record_chunks(&sha256, chunks))
+        });
+        if let Err(error) = recorded {
             tracing::warn!(%error, "what was measured is not remembered");
         }
         self.note(|outcome| outcome.learned.push(artifact.clone()));

@@ -56,7 +56,12 @@ fn line(event: &Event<'_>) -> Option<String> {
             format!("again: {item} in {:.1} s: {reason}", *pause_ms as f64 / 1000.0)
         }
         Event::Waiting { item } => format!("waiting: another program works on {item}"),
-        Event::Started { .. } | Event::Advanced { .. } | Event::Proven { .. } => return None,
+        Event::LeftOut { item, from, reason } => format!("without {from}: {item}: {reason}"),
+        Event::Started { .. }
+        | Event::Advanced { .. }
+        | Event::Proven { .. }
+        | Event::Lost { .. }
+        | Event::Connections { .. } => return None,
     })
 }
 
@@ -133,6 +138,7 @@ impl Monitor for Bars {
             Event::Started { item, .. }
             | Event::Advanced { item, .. }
             | Event::Restarted { item, .. }
+            | Event::Lost { item, .. }
             | Event::Retrying { item, .. } => {
                 let of = tally.of(item);
                 let bar = bars.entry((*item).to_owned()).or_insert_with(|| self.bar(item));
@@ -147,7 +153,11 @@ impl Monitor for Bars {
                     bar.finish_and_clear();
                 }
             }
-            Event::Phase(_) | Event::Waiting { .. } | Event::Proven { .. } => {}
+            Event::Phase(_)
+            | Event::Waiting { .. }
+            | Event::Proven { .. }
+            | Event::Connections { .. }
+            | Event::LeftOut { .. } => {}
         }
         if now - *shown >= PAUSE || !matches!(event, Event::Advanced { .. }) {
             self.total.set_message(sum(&tally.whole()));

@@ -1,11 +1,12 @@
-//! Unfinished content: appended to, proven, then renamed into place.
+//! Unfinished content that grows from its first byte on: appended to, proven, then renamed into place.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::journal::{Journal, remove_journal};
 use super::{Owner, create_dir_all, give_to, open_own, remove_file};
-use crate::digest::{ContentHasher, DigestMismatch, Digests};
+use crate::digest::{ChunkDigests, ContentHasher, DigestMismatch, Digests};
 
 /// How much is read or copied at a time.
 const CHUNK: usize = 1 << 20;
@@ -58,6 +59,8 @@ impl Partial {
     }
 
     /// Opens, or creates, the partial for `key`, and hashes what it already holds with `hasher`.
+    ///
+    /// Parts that an [`super::Assembly`] left are thrown away: they do not begin at the first byte.
     pub fn open(staging: &Path, key: &str, hasher: ContentHasher, owner: Option<Owner>) -> io::Result<Self> {
         create_dir_all(staging, owner)?;
         let path = Self::path_of(staging, key);
@@ -65,7 +68,15 @@ impl Partial {
         give_to(&path, owner)?;
         let mut state = hasher;
         // Most partials are new, and small files are many: no buffer is made to read nothing.
-        let len = if file.metadata()?.len() == 0 { 0 } else { hash_into(&mut file, &mut state)? };
+        let len = match file.metadata()?.len() {
+            0 => 0,
+            _ if fs_err::symlink_metadata(Journal::path_of(staging, key)).is_ok() => {
+                file.set_len(0)?;
+                remove_journal(&Journal::path_of(staging, key))?;
+                0
+            }
+            _ => hash_into(&mut file, &mut state)?,
+        };
         Ok(Self { file, path, len, hasher: Some(state) })
     }
 
@@ -126,20 +137,24 @@ impl Partial {
     /// partial stays on disk as it is; call [`Partial::discard`] when it can be of no use.
     pub fn prove(mut self, size: Option<u64>, expected: &Digests) -> Result<Proven, Box<Unproven>> {
         match self.measure(size, expected) {
-            Ok(digests) => Ok(Proven { path: self.path, size: self.len, digests }),
+            Ok((digests, chunks)) => Ok(Proven { path: self.path, journal: None, size: self.len, digests, chunks }),
             Err(error) => Err(Box::new(Unproven { error, partial: self })),
         }
     }
 
-    fn measure(&mut self, size: Option<u64>, expected: &Digests) -> Result<Digests, ProofError> {
+    fn measure(
+        &mut self,
+        size: Option<u64>,
+        expected: &Digests,
+    ) -> Result<(Digests, Option<ChunkDigests>), ProofError> {
         if let Some(expected) = size.filter(|expected| *expected != self.len) {
             return Err(ProofError::Length { expected, actual: self.len });
         }
         let hasher = self.hasher.take().ok_or_else(|| io::Error::other("the content was hashed already"))?;
-        let digests = hasher.finish();
+        let (digests, chunks) = hasher.finish_with_chunks();
         expected.check(&digests).map_err(ProofError::Content)?;
         self.file.sync_all()?;
-        Ok(digests)
+        Ok((digests, chunks))
     }
 
     /// Removes the unfinished content.
@@ -152,9 +167,12 @@ impl Partial {
 #[derive(Debug)]
 #[must_use = "proven content is of use only once it is persisted"]
 pub struct Proven {
-    path: PathBuf,
-    size: u64,
-    digests: Digests,
+    pub(super) path: PathBuf,
+    /// Of no use any more.
+    pub(super) journal: Option<PathBuf>,
+    pub(super) size: u64,
+    pub(super) digests: Digests,
+    pub(super) chunks: Option<ChunkDigests>,
 }
 
 impl Proven {
@@ -168,6 +186,11 @@ impl Proven {
         &self.digests
     }
 
+    /// The digests of its chunks, where they were taken.
+    pub fn take_chunks(&mut self) -> Option<ChunkDigests> {
+        self.chunks.take()
+    }
+
     /// Gives the content, which is on the disk already, its final name, replacing what is there.
     ///
     /// `target` must lie on the partial's file system. Missing folders are created for `owner`. A power
@@ -177,6 +200,8 @@ impl Proven {
         create_dir_all(target.parent().unwrap_or(Path::new(".")), owner)?;
         fs_err::set_permissions(&self.path, std::fs::Permissions::from_mode(mode))?;
         give_to(&self.path, owner)?;
+        // Killed between the two, the next run finds whole content without a journal, and hashes it.
+        self.journal.as_deref().map_or(Ok(()), remove_journal)?;
         #[expect(
             clippy::disallowed_methods,
             reason = "fsio is where files are renamed; the caller syncs many at once"

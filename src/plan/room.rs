@@ -58,8 +58,11 @@ fn need(entry: &ArtifactPlan, sighting: &Sighting<'_>) -> (u64, u64) {
     let mut files = 0;
     for step in &entry.steps {
         let (bytes, new) = match step {
-            // What a stopped run left is on the disk already.
-            Step::Fetch { bytes, need, .. } => (bytes.unwrap_or(0), u64::from(*need == Need::Missing)),
+            Step::Fetch { file, bytes, need, .. } => {
+                // What a stopped run left is on the disk already, and so is the room it took for the rest.
+                let reserved = sighting.partials.get(*file).map_or(0, |left| left.allocated.saturating_sub(left.bytes));
+                (bytes.unwrap_or(0).saturating_sub(reserved), u64::from(*need == Need::Missing))
+            }
             Step::Reuse { bytes, need, .. } => (*bytes, u64::from(*need == Need::Missing)),
             Step::Install { bytes } => (bytes.unwrap_or(0), sighting.artifact.files.len() as u64 + 1),
             Step::Publish { .. } => (0, sighting.artifact.files.len() as u64),

@@ -14,6 +14,8 @@ pub(crate) struct Disk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Ext4,
+    /// Cannot reserve room.
+    Ext2,
     Xfs,
     /// In memory, with so many inodes.
     Memory {
@@ -33,6 +35,10 @@ impl Disk {
             Kind::Ext4 => {
                 run("truncate", &["-s", "160M", &image]);
                 run("mkfs.ext4", &["-q", "-F", &image]);
+            }
+            Kind::Ext2 => {
+                run("truncate", &["-s", "160M", &image]);
+                run("mkfs.ext2", &["-q", "-F", &image]);
             }
             Kind::Xfs => {
                 run("truncate", &["-s", "320M", &image]);

@@ -98,6 +98,7 @@ fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources::Sources>)
         monitor: ui.monitor(Some(plan.bytes_to_move())),
         ollama_registry: config.ollama.clone(),
         parallel: config.parallel,
+        connections: config.connections,
         max_rate,
         retry: lab.retry(),
         stop: CancellationToken::new(),

@@ -38,6 +38,9 @@ enum Told<'a> {
     Restarted { item: &'a str, reason: &'a str },
     Retrying { item: &'a str, reason: &'a str, pause_ms: u64, retries: u64 },
     Waiting { item: &'a str },
+    Lost { item: &'a str, bytes: u64 },
+    Connections { item: &'a str, count: usize },
+    LeftOut { item: &'a str, from: &'a str, reason: &'a str },
     Proven { item: &'a str, bytes: u64 },
     Finished { item: &'a str, all: Whole },
     Failed { item: &'a str, reason: &'a str, all: Whole },
@@ -85,6 +88,9 @@ impl State {
             }
             Event::Waiting { item } => Told::Waiting { item },
             Event::Proven { item, bytes } => Told::Proven { item, bytes },
+            Event::Lost { item, bytes } => Told::Lost { item, bytes },
+            Event::Connections { item, count } => Told::Connections { item, count },
+            Event::LeftOut { item, from, reason } => Told::LeftOut { item, from, reason },
             Event::Finished { item } => {
                 self.told.remove(item);
                 Told::Finished { item, all }

@@ -77,9 +77,16 @@ impl Tally {
                 let lost = item.here.saturating_sub(item.resumed);
                 let again = std::mem::take(&mut item.resumed);
                 item.here = 0;
+                let unproven = std::mem::take(&mut item.proven);
+                self.whole.proven = self.whole.proven.saturating_sub(unproven);
                 self.whole.moved = self.whole.moved.saturating_sub(lost);
                 // What an earlier run had left has to come after all.
                 self.whole.to_move += again;
+            }
+            Event::Lost { item, bytes } => {
+                let item = self.item(item);
+                item.here = item.here.saturating_sub(*bytes);
+                self.whole.to_move += bytes;
             }
             Event::Retrying { item, .. } => {
                 self.item(item).retries += 1;
@@ -99,7 +106,7 @@ impl Tally {
                 self.whole.failed += 1;
                 self.items.remove(*item);
             }
-            Event::Phase(_) | Event::Waiting { .. } => {}
+            Event::Phase(_) | Event::Waiting { .. } | Event::Connections { .. } | Event::LeftOut { .. } => {}
         }
         self.measure(now);
     }

@@ -1,0 +1,393 @@
+//! Fetches a large file in parts: decides who asks whom for what, and what an error means.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::WORTH_PATIENCE;
+use super::landing::{Landing, Site, Told};
+use super::line::{Broken, Line, Shared};
+use super::schedule::{Claim, ClaimId, Schedule};
+use super::suppliers::{Answers, Suppliers};
+use super::tempo::{Measure, PERIOD, Tempo};
+use crate::apply::bring::{Arrival, Target, blocking};
+use crate::apply::{JobError, Run};
+use crate::artifact::Remote;
+use crate::digest::{CHUNK_LEN, ChunkDigests, DigestMismatch};
+use crate::fsio::{Assembly, Earlier, Prefix, ProofError};
+use crate::monitor::Event;
+use crate::sources::SourceError;
+
+/// A connection that is slower than the others by this factor is taken back once there is nothing else to do.
+const TOO_SLOW: f64 = 8.0;
+
+/// How one attempt at the whole file ended.
+enum Ending {
+    Proven(Arrival),
+    /// Nobody is left to ask.
+    GivenUp,
+    /// All bytes came, and they are not the file.
+    Wrong(ProofError),
+}
+
+/// One attempt at the whole file.
+struct Parts<'a> {
+    run: Arc<Run>,
+    target: &'a Target,
+    assembly: Arc<Assembly>,
+    suppliers: &'a mut Suppliers,
+    shared: Arc<Shared>,
+    landing: Landing,
+    tempo: Tempo,
+    lines: JoinSet<Result<(), Broken>>,
+    running: HashMap<Id, Running>,
+    measured_at: Instant,
+    told_lines: usize,
+}
+
+/// One connection under way.
+struct Running {
+    claim: ClaimId,
+    supplier: usize,
+    authority: String,
+    brought: Arc<AtomicU64>,
+    since: Instant,
+    abort: AbortHandle,
+}
+
+impl Run {
+    /// Fetches a file of `size` bytes from all of `remotes` at once, as far as that is of use.
+    pub(super) async fn fetch_parts(
+        self: Arc<Self>,
+        target: Target,
+        remotes: Vec<Remote>,
+        size: u64,
+    ) -> Result<Arrival, JobError> {
+        let (assembly, mut earlier, known) = self.open_assembly(&target, size).await?;
+        let mut suppliers = Suppliers::new(remotes, self.means.retry);
+        let first = suppliers.next().map_or(String::new(), |index| suppliers.get(index).name.clone());
+        let (item, resumed) = (target.item.as_str(), earlier.bytes());
+        self.means.monitor.event(Event::Started { item, total: Some(size), resumed, from: &first });
+        loop {
+            let was_resumed = !earlier.parts.is_empty();
+            let mut parts = Parts::begin(&self, &target, &assembly, &mut suppliers, (earlier.parts, known.clone()));
+            let ending = parts.live().await;
+            let closed = parts.close().await;
+            let error = match ending? {
+                Ending::Proven(arrival) => return Ok(arrival),
+                Ending::GivenUp => return Err(suppliers.take_last_error(item)),
+                Ending::Wrong(error) => error,
+            };
+            closed?;
+            self.begin_again(&target, &assembly, &error).await?;
+            // A mixture of runs and sources proves nothing about any of them; a whole file from one does.
+            match suppliers.only_contributor().filter(|_| !was_resumed) {
+                Some(culprit) if self.distrusts(&suppliers.get(culprit).remote) => {}
+                Some(culprit) => {
+                    let from = suppliers.get(culprit).name.clone();
+                    suppliers.get_mut(culprit).leave_out(JobError::Wrong { from, source: error });
+                }
+                None => suppliers.ask_one_alone(),
+            }
+            suppliers.begin_again();
+            earlier = Earlier { parts: Vec::new() };
+        }
+    }
+
+    async fn open_assembly(
+        self: &Arc<Self>,
+        target: &Target,
+        size: u64,
+    ) -> Result<(Arc<Assembly>, Earlier, Option<ChunkDigests>), JobError> {
+        let (run, target) = (self.clone(), target.clone());
+        blocking(move || {
+            let (assembly, earlier) = Assembly::open(&target.staging, &target.key(), size, target.owner)
+                .map_err(JobError::io(format!("{} cannot be written", target.staging.display())))?;
+            let sha256 = target.wanted().digests.sha256;
+            // A cache that cannot be read costs nothing but its help.
+            let known = sha256.and_then(|sha256| run.means.facts.chunks(&sha256).ok().flatten());
+            Ok((Arc::new(assembly), earlier, known.filter(|known| known.content_len() == size)))
+        })
+        .await
+    }
+
+    async fn begin_again(&self, target: &Target, assembly: &Arc<Assembly>, error: &ProofError) -> Result<(), JobError> {
+        let reason = error.to_string();
+        self.means.monitor.event(Event::Restarted { item: &target.item, reason: &reason });
+        let assembly = assembly.clone();
+        blocking(move || assembly.restart().map_err(JobError::io("Its unfinished content cannot be emptied"))).await
+    }
+}
+
+impl<'a> Parts<'a> {
+    fn begin(
+        run: &Arc<Run>,
+        target: &'a Target,
+        assembly: &Arc<Assembly>,
+        suppliers: &'a mut Suppliers,
+        (here, known): (Vec<std::ops::Range<u64>>, Option<ChunkDigests>),
+    ) -> Self {
+        let schedule = Schedule::new(assembly.size(), &here);
+        let site = Site { assembly: assembly.clone(), here, hasher: target.hasher(), known };
+        let landing = Landing::start(run.clone(), &target.item, site);
+        let shared = Shared {
+            run: run.clone(),
+            size: assembly.size(),
+            schedule: Mutex::new(schedule),
+            pieces: landing.pieces(),
+            answers: suppliers.each(|_| Answers::default()),
+            is_alone: AtomicBool::new(true),
+            stride: AtomicU64::new(0),
+            came: AtomicU64::new(0),
+            held_up_us: AtomicU64::new(0),
+        };
+        Self {
+            run: run.clone(),
+            target,
+            assembly: assembly.clone(),
+            suppliers,
+            shared: Arc::new(shared),
+            landing,
+            tempo: Tempo::new(run.means.connections),
+            lines: JoinSet::new(),
+            running: HashMap::new(),
+            measured_at: Instant::now(),
+            told_lines: 0,
+        }
+    }
+
+    /// Goes on until the file is proven, or cannot be.
+    async fn live(&mut self) -> Result<Ending, JobError> {
+        let mut ticks = tokio::time::interval_at(Instant::now() + PERIOD, PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let stop = self.run.means.stop.clone();
+        loop {
+            self.start_lines();
+            if self.lines.is_empty() && self.suppliers.is_over() && self.shared.schedule().missing_bytes() > 0 {
+                return Ok(Ending::GivenUp);
+            }
+            let rested = self.suppliers.rested_at();
+            tokio::select! {
+                () = stop.cancelled() => return Err(JobError::Interrupted),
+                Some(ended) = self.lines.join_next_with_id() => self.line_ended(ended)?,
+                told = self.landing.told() => if let Some(prefix) = self.told(told)? {
+                    return self.prove(prefix).await;
+                },
+                _ = ticks.tick() => self.measure(),
+                () = tokio::time::sleep_until(rested.unwrap_or_else(Instant::now)), if rested.is_some() => {}
+            }
+        }
+    }
+
+    /// Ends all connections and threads; what came is on the disk.
+    async fn close(mut self) -> Result<(), JobError> {
+        self.lines.shutdown().await;
+        for running in self.running.values() {
+            self.run.lines.leave(&running.authority);
+            self.suppliers.get_mut(running.supplier).lines -= 1;
+        }
+        let closed = self.landing.close().await;
+        closed.map_err(|error| self.refused(error))
+    }
+
+    fn refused(&self, error: std::io::Error) -> JobError {
+        JobError::io(format!("Its content cannot be written to {}", self.target.staging.display()))(error)
+    }
+
+    async fn prove(&mut self, prefix: Prefix) -> Result<Ending, JobError> {
+        // Nobody else is to sync meanwhile.
+        self.landing.close().await.map_err(|error| self.refused(error))?;
+        let (assembly, digests) = (self.assembly.clone(), self.target.wanted().digests);
+        match blocking(move || Ok(assembly.prove(prefix, &digests))).await? {
+            Ok(proven) => {
+                let lfs = self.shared.answers.iter().find_map(Answers::lfs);
+                Ok(Ending::Proven(Arrival { proven, lfs }))
+            }
+            // A disk that cannot sync is no fault of the source.
+            Err(ProofError::Io(error)) => Err(self.refused(error)),
+            Err(error) => Ok(Ending::Wrong(error)),
+        }
+    }
+
+    fn start_lines(&mut self) {
+        self.shared.is_alone.store(self.tempo.count() == 1, Ordering::Relaxed);
+        while self.lines.len() < self.tempo.count() {
+            let Some(supplier) = self.suppliers.next() else { break };
+            let authority = self.suppliers.get(supplier).remote.reference.authority();
+            // The first connection of a file is always made; further ones only while the host has few.
+            if !self.run.lines.enter(&authority, self.lines.is_empty()) {
+                break;
+            }
+            let Some(claim) = self.next_claim() else {
+                self.run.lines.leave(&authority);
+                break;
+            };
+            self.start_line(supplier, authority, claim);
+        }
+        if self.lines.len() != self.told_lines {
+            self.told_lines = self.lines.len();
+            self.run.means.monitor.event(Event::Connections { item: &self.target.item, count: self.told_lines });
+        }
+    }
+
+    fn next_claim(&self) -> Option<Claim> {
+        let mut schedule = self.shared.schedule();
+        let length = self.tempo.range(schedule.missing_bytes());
+        self.shared.stride.store(length, Ordering::Relaxed);
+        // With nothing left to begin, a range that is under way is shared.
+        schedule.take(length).or_else(|| schedule.split(CHUNK_LEN))
+    }
+
+    fn start_line(&mut self, supplier: usize, authority: String, claim: Claim) {
+        let brought = Arc::new(AtomicU64::new(0));
+        let id = claim.id;
+        let remote = self.suppliers.get(supplier).remote.clone();
+        let line = Line { shared: self.shared.clone(), remote, supplier, claim, brought: brought.clone() };
+        let abort = self.lines.spawn(line.run());
+        self.suppliers.get_mut(supplier).lines += 1;
+        let running = Running { claim: id, supplier, authority, brought, since: Instant::now(), abort };
+        self.running.insert(running.abort.id(), running);
+    }
+
+    fn line_ended(&mut self, ended: Result<(Id, Result<(), Broken>), JoinError>) -> Result<(), JobError> {
+        let (id, result) = match ended {
+            Ok((id, result)) => (id, Some(result)),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // It was taken back.
+            Err(error) => (error.id(), None),
+        };
+        let Some(running) = self.running.remove(&id) else { return Ok(()) };
+        self.shared.schedule().end(running.claim);
+        self.run.lines.leave(&running.authority);
+        let supplier = self.suppliers.get_mut(running.supplier);
+        supplier.lines -= 1;
+        let brought = running.brought.load(Ordering::Relaxed);
+        supplier.has_contributed |= brought > 0;
+        if brought >= WORTH_PATIENCE {
+            supplier.is_alive();
+        }
+        match result {
+            Some(Ok(())) | None => Ok(()),
+            Some(Err(Broken::Job(JobError::Interrupted))) => Err(JobError::Interrupted),
+            Some(Err(Broken::Job(error))) => {
+                self.leave_out(running.supplier, error);
+                Ok(())
+            }
+            Some(Err(Broken::SendsWhole)) => {
+                self.sends_whole(running.supplier);
+                Ok(())
+            }
+            Some(Err(Broken::Source(error))) => {
+                self.broke(running.supplier, error);
+                Ok(())
+            }
+        }
+    }
+
+    /// A source that cannot give parts is of use only where it is the only one.
+    fn sends_whole(&mut self, supplier: usize) {
+        if self.suppliers.has_other_than(supplier) {
+            let what = self.suppliers.get(supplier).name.clone();
+            let reason = "it sends the whole file where a part is asked for".to_owned();
+            self.leave_out(supplier, SourceError::Protocol { what, reason }.into());
+        } else {
+            self.tempo.only_one();
+        }
+    }
+
+    fn broke(&mut self, index: usize, error: SourceError) {
+        let supplier = self.suppliers.get_mut(index);
+        let is_about_the_file = matches!(error, SourceError::Changed { .. } | SourceError::Protocol { .. });
+        if supplier.lines > 0 && !is_about_the_file {
+            // Others still deliver: it was one connection too many.
+            tracing::info!(item = self.target.item, from = supplier.name, %error, "one connection less");
+            return self.tempo.refused();
+        }
+        match supplier.rest_after(&error) {
+            Some(pause) => {
+                let (reason, pause_ms) = (error.to_string(), u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+                self.run.means.monitor.event(Event::Retrying { item: &self.target.item, reason: &reason, pause_ms });
+            }
+            None => self.leave_out(index, error.into()),
+        }
+    }
+
+    /// Does without a source from now on; where others go on, this is told.
+    fn leave_out(&mut self, index: usize, why: JobError) {
+        for running in self.running.values().filter(|running| running.supplier == index) {
+            running.abort.abort();
+        }
+        if self.suppliers.has_other_than(index) {
+            let (from, reason) = (self.suppliers.get(index).name.as_str(), why.chain());
+            self.run.means.monitor.event(Event::LeftOut { item: &self.target.item, from, reason: &reason });
+        }
+        self.suppliers.get_mut(index).leave_out(why);
+    }
+
+    fn told(&mut self, told: Told) -> Result<Option<Prefix>, JobError> {
+        match told {
+            Told::Hashed(prefix) => return Ok(Some(*prefix)),
+            Told::Failed(error) => return Err(self.refused(error)),
+            Told::Lost { chunk, sent } => {
+                let range = self.shared.schedule().lost(chunk);
+                let bytes = range.end - range.start;
+                self.run.means.monitor.event(Event::Lost { item: &self.target.item, bytes });
+                if let Some((supplier, mismatch)) = sent {
+                    self.lied(supplier, mismatch);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A source sent a chunk that has another digest than it had when the content was last proven.
+    fn lied(&mut self, index: usize, mismatch: DigestMismatch) {
+        if self.run.distrusts(&self.suppliers.get(index).remote) {
+            // It has another way to the same bytes, and the chunk comes again by that one.
+        } else if self.suppliers.has_other_than(index) {
+            let from = self.suppliers.get(index).name.clone();
+            self.leave_out(index, JobError::Wrong { from, source: ProofError::Content(mismatch) });
+        } else {
+            // Nobody else can say it better: the digest of the whole decides.
+            self.landing.stop_believing();
+        }
+    }
+
+    fn measure(&mut self) {
+        let time = self.measured_at.elapsed();
+        self.measured_at = Instant::now();
+        let bytes = self.shared.came.swap(0, Ordering::Relaxed);
+        let held_up = self.shared.held_up_us.swap(0, Ordering::Relaxed) as f64 / 1e6;
+        if self.lines.is_empty() {
+            return;
+        }
+        let held_up = held_up / (time.as_secs_f64().max(0.001) * self.lines.len() as f64);
+        self.tempo.measured(Measure { bytes, time, held_up });
+        self.take_back_the_slow();
+    }
+
+    /// At the end, nobody is to wait for one connection that is far slower than the others.
+    fn take_back_the_slow(&mut self) {
+        let has_idle = self.lines.len() < self.tempo.count();
+        if !has_idle || self.shared.schedule().free_bytes() > 0 {
+            return;
+        }
+        let usual = self.tempo.rate() / self.tempo.count() as f64;
+        let is_slow = |running: &&Running| {
+            let time = running.since.elapsed();
+            time > 2 * PERIOD
+                && (running.brought.load(Ordering::Relaxed) as f64) < usual * time.as_secs_f64() / TOO_SLOW
+        };
+        let slow: Vec<(usize, AbortHandle)> =
+            self.running.values().filter(is_slow).map(|running| (running.supplier, running.abort.clone())).collect();
+        for (supplier, abort) in slow {
+            abort.abort();
+            if self.suppliers.has_other_than(supplier) {
+                self.suppliers.get_mut(supplier).rest_for_slowness();
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! How many connections a file gets, and how much each asks for at a time: found out by trying.
+//!
+//! More connections help where each one is slow, and harm where the machine or the link is the limit. So
+//! one is added at a time, and stays only where all of them together became clearly faster.
+
+use std::time::Duration;
+
+use crate::digest::CHUNK_LEN;
+
+/// How often the rate is measured.
+pub(super) const PERIOD: Duration = Duration::from_secs(1);
+
+/// What one request asks for before any rate is known.
+const FIRST_RANGE: u64 = 4 * CHUNK_LEN;
+/// No request asks for more: so much is put at risk by one connection.
+const LONGEST_RANGE: u64 = 64 * CHUNK_LEN;
+/// How long one request is to last.
+const RANGE_SECONDS: f64 = 1.5;
+/// The share of a fair gain that a new connection must bring: a third of what it would bring alone.
+const WANTED_GAIN: f64 = 0.3;
+/// A gain below this is no gain, however many there are.
+const LEAST_GAIN: f64 = 0.06;
+/// Where lines wait for this machine for more than this share of the time, more of them are of no use.
+const OWN_LIMIT: f64 = 0.25;
+/// The rate at which several connections count as collapsed, in shares of what it was.
+const COLLAPSE: f64 = 0.5;
+/// Periods without trying after an attempt that brought nothing, at first and at most.
+const REST: (u32, u32) = (15, 240);
+
+/// One period's result.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Measure {
+    /// Bytes that came.
+    pub(super) bytes: u64,
+    /// How long that took.
+    pub(super) time: Duration,
+    /// The share of the time that connections waited for this machine: its disk, its hashing, its limit.
+    pub(super) held_up: f64,
+}
+
+/// The number of connections of one file, and what its last change brought.
+#[derive(Debug, Clone)]
+pub(super) struct Tempo {
+    most: usize,
+    count: usize,
+    /// Bytes per second of all connections together, smoothed.
+    rate: f64,
+    phase: Phase,
+    rest: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    /// The number has just changed: the next period does not count.
+    Changed { before: Option<f64> },
+    /// The next period is compared with the rate `before`.
+    Trying { before: f64 },
+    /// Nothing is tried for so many periods.
+    Resting { left: u32 },
+}
+
+impl Tempo {
+    /// Begins with one connection, and goes up to `most`.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most: most.max(1), count: 1, rate: 0.0, phase: Phase::Changed { before: None }, rest: REST.0 }
+    }
+
+    /// How many connections there should be.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes per second of all connections; 0 while nothing was measured.
+    pub(super) fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// How many bytes the next request should ask for, while `missing` bytes are not here.
+    pub(super) fn range(&self, missing: u64) -> u64 {
+        let each = self.rate / self.count as f64;
+        let lasting = if each > 0.0 { (each * RANGE_SECONDS) as u64 } else { FIRST_RANGE };
+        // Towards the end all are to be done at the same time, and the hash is to follow closely.
+        let fair = if self.count > 1 { missing / (2 * self.count as u64) } else { LONGEST_RANGE };
+        lasting.min(fair).clamp(CHUNK_LEN, LONGEST_RANGE)
+    }
+
+    /// Never more than one connection from now on: the source cannot give parts.
+    pub(super) fn only_one(&mut self) {
+        (self.most, self.count) = (1, 1);
+    }
+
+    /// A connection was refused or broke while others went on: one less, for a long time.
+    pub(super) fn refused(&mut self) {
+        self.count = (self.count - 1).max(1);
+        self.give_up_trying();
+    }
+
+    /// Takes the measure of a period, and decides anew.
+    pub(super) fn measured(&mut self, measure: Measure) {
+        let rate = measure.bytes as f64 / measure.time.as_secs_f64().max(0.001);
+        let smoothed = if self.rate > 0.0 { (self.rate + rate) / 2.0 } else { rate };
+        let collapsed = self.count > 1 && rate < self.rate * COLLAPSE;
+        self.rate = smoothed;
+        let is_ours = measure.held_up > OWN_LIMIT;
+        match self.phase {
+            Phase::Changed { before } => {
+                self.phase = before.map_or(Phase::Resting { left: 0 }, |before| Phase::Trying { before });
+            }
+            Phase::Trying { before } if !is_ours && rate >= before * (1.0 + self.wanted_gain()) => {
+                self.rest = REST.0;
+                self.add(rate);
+            }
+            Phase::Trying { .. } => self.take_back(),
+            Phase::Resting { .. } if is_ours || collapsed => {
+                if self.count > 1 {
+                    self.take_back();
+                }
+            }
+            Phase::Resting { left: 0 } => self.add(rate),
+            Phase::Resting { left } => self.phase = Phase::Resting { left: left - 1 },
+        }
+    }
+
+    /// What one more than before must have brought, as a share of the rate before.
+    fn wanted_gain(&self) -> f64 {
+        (WANTED_GAIN / (self.count - 1).max(1) as f64).max(LEAST_GAIN)
+    }
+
+    fn add(&mut self, rate: f64) {
+        if self.count < self.most {
+            self.count += 1;
+            self.phase = Phase::Changed { before: Some(rate) };
+        } else {
+            self.give_up_trying();
+        }
+    }
+
+    fn take_back(&mut self) {
+        self.count = (self.count - 1).max(1);
+        self.give_up_trying();
+    }
+
+    fn give_up_trying(&mut self) {
+        self.phase = Phase::Resting { left: self.rest };
+        self.rest = (self.rest * 2).min(REST.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: f64 = 1_048_576.0;
+
+    /// The number of connections after each of `periods`, where `rate` tells MiB per second by number.
+    fn live(tempo: &mut Tempo, periods: usize, rate: impl Fn(usize) -> f64, held_up: f64) -> Vec<usize> {
+        let period = |_| {
+            let bytes = (rate(tempo.count()) * MIB) as u64;
+            tempo.measured(Measure { bytes, time: PERIOD, held_up });
+            tempo.count()
+        };
+        (0..periods).map(period).collect()
+    }
+
+    #[test]
+    fn connections_are_added_while_each_makes_it_faster() {
+        let mut tempo = Tempo::new(8);
+        let counts = live(&mut tempo, 20, |count| 30.0 * count as f64, 0.0);
+        assert_eq!(counts.last(), Some(&8), "{counts:?}");
+        assert!(counts.windows(2).all(|pair| pair[1] <= pair[0] + 1), "{counts:?}");
+    }
+
+    #[test]
+    fn the_number_stays_where_more_bring_nothing() {
+        let counts = live(&mut Tempo::new(8), 400, |_| 117.0, 0.0);
+        assert!(counts.iter().all(|count| *count <= 2), "{counts:?}");
+        let wasted = counts.iter().filter(|count| **count == 2).count();
+        assert!(wasted < 20, "{wasted} of 400 periods with a connection of no use");
+        let counts = live(&mut Tempo::new(8), 40, |count| 40.0 * count.min(3) as f64, 0.0);
+        assert_eq!(counts.last(), Some(&3), "{counts:?}");
+    }
+
+    #[test]
+    fn a_machine_that_is_its_own_limit_gets_no_more() {
+        let counts = live(&mut Tempo::new(8), 50, |count| 500.0 * count as f64, 0.6);
+        assert!(counts.iter().all(|count| *count == 1), "{counts:?}");
+    }
+
+    #[test]
+    fn a_collapse_takes_connections_back_one_by_one() {
+        let mut tempo = Tempo::new(8);
+        live(&mut tempo, 30, |count| 30.0 * count as f64, 0.0);
+        assert_eq!(tempo.count(), 8);
+        live(&mut tempo, 1, |_| 1.0, 0.0);
+        assert_eq!(tempo.count(), 7);
+        tempo.refused();
+        assert_eq!(tempo.count(), 6);
+        tempo.only_one();
+        live(&mut tempo, 300, |count| 30.0 * count as f64, 0.0);
+        assert_eq!(tempo.count(), 1);
+    }
+
+    #[test]
+    fn a_request_lasts_a_second_or_two() {
+        let mut tempo = Tempo::new(8);
+        assert_eq!(tempo.range(u64::MAX), FIRST_RANGE);
+        live(&mut tempo, 2, |_| 100.0, 0.0);
+        assert_eq!((tempo.count(), tempo.range(u64::MAX)), (2, 75 << 20));
+        assert_eq!(tempo.range(100 << 20), 25 << 20, "at the end all have something to do");
+        live(&mut tempo, 10, |_| 0.01, 0.0);
+        assert_eq!(tempo.range(u64::MAX), CHUNK_LEN);
+        live(&mut tempo, 10, |_| 10_000.0, 0.0);
+        assert_eq!(tempo.range(u64::MAX), LONGEST_RANGE);
+    }
+}

@@ -1,0 +1,55 @@
+//! How many connections there are to each host, by all files together.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Counts connections by authority.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    most: usize,
+    counts: Mutex<HashMap<String, usize>>,
+}
+
+impl Lines {
+    /// At most `most` to each host, not counting the first one of each file.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, counts: Mutex::default() }
+    }
+
+    /// Counts one more, if there may be one; `is_needed` ones always may.
+    pub(super) fn enter(&self, authority: &str, is_needed: bool) -> bool {
+        let mut counts = self.counts();
+        let count = counts.entry(authority.to_owned()).or_default();
+        let may = is_needed || *count < self.most;
+        *count += usize::from(may);
+        may
+    }
+
+    /// Counts one less.
+    pub(super) fn leave(&self, authority: &str) {
+        if let Some(count) = self.counts().get_mut(authority) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_not_overrun_and_no_file_waits() {
+        let lines = Lines::new(2);
+        assert!(lines.enter("hub", false) && lines.enter("hub", false) && !lines.enter("hub", false));
+        assert!(lines.enter("mirror", false));
+        assert!(lines.enter("hub", true), "a file without any connection");
+        lines.leave("hub");
+        assert!(!lines.enter("hub", false));
+        lines.leave("hub");
+        assert!(lines.enter("hub", false));
+    }
+}

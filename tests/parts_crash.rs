@@ -1,0 +1,387 @@
+//! Large files and everything that can happen to a machine while they come: kill -9, several programs at
+//! once, disks that fill up, fail or die.
+//!
+//! `LARDER_CRASH_ROUNDS=300` for a long run, `LARDER_CRASH_SEED` for other moments: `scripts/crash`.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use larder::artifact::{Artifact, File, Origin};
+use larder::digest::{Digests, Sha256};
+use larder::fsio::{WriteOptions, write_atomic};
+use larder::serve::{Index, Served};
+use rstest::rstest;
+
+#[expect(dead_code, reason = "each test uses a part of it")]
+#[path = "support/disk.rs"]
+mod disk;
+#[expect(dead_code, reason = "each test uses a part of it")]
+#[path = "support/machine.rs"]
+mod machine;
+#[path = "support/nginx.rs"]
+mod nginx;
+#[expect(dead_code, reason = "each test uses a part of it")]
+#[path = "support/one_file.rs"]
+mod one_file;
+#[path = "support/skip.rs"]
+mod skip;
+#[expect(dead_code, reason = "each test uses a part of it")]
+#[path = "support/upstream.rs"]
+mod upstream;
+
+use disk::{Disk, Kind};
+use machine::{Machine, Said};
+use nginx::Nginx;
+use upstream::Upstream;
+
+const CHUNK: u64 = 4 << 20;
+/// Connections that a machine may make.
+const CONNECTIONS: u64 = 2;
+/// What one kill may cost: for each connection the chunk under way, and what is between the server and the disk.
+const LOST_BY_KILL: u64 = CONNECTIONS * (CHUNK + (3 << 20));
+/// Sixteen chunks and a bit.
+static CONTENT: LazyLock<Arc<Vec<u8>>> = LazyLock::new(|| one_file::noise(16 * CHUNK as usize + 4_321));
+static SHA256: LazyLock<Sha256> = LazyLock::new(|| Sha256::of(&CONTENT));
+
+fn size() -> u64 {
+    CONTENT.len() as u64
+}
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "how long a test runs is told by the environment")]
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// splitmix64: the same moments for the same seed, as far as machines allow.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: Duration) -> Duration {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        limit.mul_f64(((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64)
+    }
+}
+
+/// A machine that wants the file from an address, or from a hub, into `store`.
+struct Wanting {
+    machine: Machine,
+    store: PathBuf,
+}
+
+impl Wanting {
+    fn from_url(address: &str, connections: u64, store: Option<&Path>) -> Self {
+        let from = format!("source = \"http://{address}/model.bin\"\n");
+        Self::new(&from, &format!("connections = {connections}\n"), store)
+    }
+
+    fn from_hub(address: &str, connections: u64) -> Self {
+        let sources = format!("connections = {connections}\nhub = \"http://{address}\"\n");
+        Self::new("source = \"hf:lab/model/model.bin\"\n", &sources, None)
+    }
+
+    fn new(from: &str, sources: &str, store: Option<&Path>) -> Self {
+        let sha256 = *SHA256;
+        let size = size();
+        let manifest = format!(
+            "[[section]]\nname = \"lab\"\ntitle = \"Lab\"\n\n[[artifact]]\nname = \"model\"\nstore = \"plain\"\n\
+             \x20 [[artifact.file]]\n  path = \"model.bin\"\n  {from}  size = {size}\n  sha256 = \"{sha256}\"\n"
+        );
+        let path = store.map_or("~/store".to_owned(), |path| path.display().to_string());
+        let inventory = format!(
+            "manifests = [\"manifests/*.toml\"]\n[stores]\nplain = {{ layout = \"folder\", path = {path:?} }}\n\
+             [sources]\n{sources}"
+        );
+        let machine = Machine::new(&inventory, &manifest);
+        let store = store.map_or_else(|| machine.path("store"), Path::to_owned);
+        machine.larder(&["lock"]).must_be(0);
+        Self { machine, store }
+    }
+
+    fn begin(&self) -> Child {
+        let mut command = self.machine.command(&["apply", "--yes"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn apply(&self) -> Said {
+        self.machine.larder(&["apply", "--yes"])
+    }
+
+    fn end(child: Child) -> Said {
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Said { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    fn place(&self) -> PathBuf {
+        self.store.join("model.bin")
+    }
+
+    fn partial(&self) -> PathBuf {
+        self.store.join(format!(".larder/{}.partial", *SHA256))
+    }
+
+    /// Nothing is visible, or all of it, byte for byte.
+    #[track_caller]
+    fn nothing_visible_is_wrong(&self) {
+        if self.place().exists() {
+            assert!(fs_err::read(self.place()).unwrap() == **CONTENT, "the content is wrong");
+        }
+    }
+
+    #[track_caller]
+    fn must_finish(&self) {
+        self.apply().must_be(0);
+        assert!(self.place().exists());
+        self.nothing_visible_is_wrong();
+        assert!(!self.partial().exists());
+    }
+
+    fn start_over(&self) {
+        for folder in ["store", ".local", ".cache"] {
+            let folder = self.machine.path(folder);
+            if folder.exists() {
+                #[expect(clippy::disallowed_methods, reason = "the test's own folder")]
+                std::fs::remove_dir_all(folder).unwrap();
+            }
+        }
+    }
+
+    /// From nothing to the whole file, with kills on the way; returns how many.
+    fn live(&self, random: &mut Random, longest: Duration, at_most: u64) -> u64 {
+        let mut kills = 0;
+        while kills < at_most {
+            let mut child = self.begin();
+            std::thread::sleep(random.below(longest));
+            child.kill().unwrap();
+            let said = Self::end(child);
+            self.nothing_visible_is_wrong();
+            if said.code == Some(0) {
+                break;
+            }
+            assert_eq!(said.code, None, "it ended by itself and failed: {said}");
+            kills += 1;
+        }
+        self.must_finish();
+        kills
+    }
+}
+
+/// Serves the file as a hub repository, as `larder serve` does.
+fn serve(root: &Path) -> Upstream {
+    let place = root.join("model.bin");
+    write_atomic(&place, &CONTENT, &WriteOptions::default()).unwrap();
+    let file = File {
+        size: Some(size()),
+        digests: Digests::sha256(*SHA256),
+        lfs: Some(true),
+        ..File::named("model.bin".parse().unwrap())
+    };
+    let artifact = Artifact {
+        name: "model".to_owned(),
+        store: "upstream".to_owned(),
+        source: "hf:lab/model".parse().unwrap(),
+        declared: String::new(),
+        revision: Some("00c0ffee00000000000000000000000000c0ffee".to_owned()),
+        origin: Origin::Upstream,
+        complete: true,
+        whole: true,
+        irreplaceable: false,
+        ollama: None,
+        pattern: None,
+        files: vec![file],
+    };
+    Upstream::start(Index { artifacts: vec![Served { artifact, content: vec![Some(place)] }], lock: None })
+}
+
+#[test]
+fn no_kill_costs_more_than_what_was_under_way_from_nginx() {
+    if !nginx::is_installed() {
+        return skip::skipped("nginx is not installed (apt-get install nginx-light)");
+    }
+    let (rounds, mut random) = (number("LARDER_CRASH_ROUNDS", 8), Random(number("LARDER_CRASH_SEED", 1)));
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    write_atomic(&folder.path().join("model.bin"), &CONTENT, &WriteOptions::default()).unwrap();
+    let mut kills = 0;
+    while kills < rounds {
+        let nginx = Nginx::start(folder.path(), "24m");
+        let wanting = Wanting::from_url(&nginx.address.to_string(), CONNECTIONS, None);
+        let begin = Instant::now();
+        wanting.must_finish();
+        let longest = begin.elapsed();
+        wanting.start_over();
+        let killed = wanting.live(&mut random, longest, (rounds - kills).min(8));
+        let (sent, bound) = (nginx.end(), 2 * size() + (killed + 1) * LOST_BY_KILL);
+        assert!(sent <= bound, "{sent} bytes were sent, {bound} can be explained by {killed} kills");
+        kills += killed;
+    }
+}
+
+#[test]
+fn no_kill_costs_more_than_what_was_under_way_from_our_own_server() {
+    let (rounds, mut random) = (number("LARDER_CRASH_ROUNDS", 6), Random(number("LARDER_CRASH_SEED", 2)));
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let upstream = serve(folder.path());
+    let wanting = Wanting::from_hub(&upstream.address.to_string(), CONNECTIONS);
+    // Pieces of 16 KiB.
+    upstream.set_pace(Duration::from_micros(300));
+    let begin = Instant::now();
+    wanting.must_finish();
+    let (longest, mut kills) = (begin.elapsed(), 0);
+    while kills < rounds {
+        wanting.start_over();
+        let before = upstream.sent();
+        let killed = wanting.live(&mut random, longest, (rounds - kills).min(8));
+        let (sent, bound) = (upstream.sent() - before, size() + (killed + 1) * LOST_BY_KILL);
+        assert!(sent <= bound, "{sent} bytes were sent, {bound} can be explained by {killed} kills");
+        kills += killed;
+    }
+}
+
+#[rstest]
+fn of_several_programs_at_once_one_fetches(#[values(2, 8)] programs: usize) {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let upstream = serve(folder.path());
+    let wanting = Wanting::from_hub(&upstream.address.to_string(), 1);
+    upstream.hold_after(size() / 2);
+    let children: Vec<Child> = (0..programs).map(|_| wanting.begin()).collect();
+    upstream.wait_until_held();
+    upstream.release();
+    for child in children {
+        Wanting::end(child).must_be(0);
+    }
+    wanting.nothing_visible_is_wrong();
+    assert!(wanting.place().exists());
+    assert_eq!((upstream.sent(), upstream.take_asked().len()), (size(), 1), "by {programs} programs");
+}
+
+#[test]
+fn a_stop_ends_it_within_a_second_and_keeps_what_came() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let upstream = serve(folder.path());
+    let wanting = Wanting::from_hub(&upstream.address.to_string(), 1);
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        wanting.start_over();
+        let before = upstream.sent();
+        upstream.hold_after(size() / 2);
+        let child = wanting.begin();
+        upstream.wait_until_held();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        let begin = Instant::now();
+        Wanting::end(child).must_be(130).must_say(&["continues from here"]);
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        upstream.release();
+        wanting.must_finish();
+        let sent = upstream.sent() - before;
+        assert!(sent <= size() + CHUNK + (1 << 20), "{sent} bytes were sent");
+    }
+}
+
+/// Whether file systems can be mounted here; says loudly if not.
+fn is_root() -> bool {
+    let is_root = larder::fsio::running_as().uid == 0;
+    if !is_root {
+        skip::skipped("file systems are mounted as root only");
+    }
+    is_root
+}
+
+/// A machine with its store on `disk`, in the middle of its first `apply`, with everything held back.
+fn in_the_middle(disk: &Disk, upstream: &Upstream) -> (Wanting, Child) {
+    let address = format!("{}/files/model", upstream.address);
+    let wanting = Wanting::from_url(&address, 1, Some(&disk.path().join("store")));
+    upstream.hold_after(size() / 3);
+    let child = wanting.begin();
+    upstream.wait_until_held();
+    (wanting, child)
+}
+
+#[rstest]
+fn a_disk_that_fills_up_does_not_stop_what_has_its_room(#[values(Kind::Ext4, Kind::Xfs)] kind: Kind) {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (disk, upstream) = (Disk::make(kind), serve(folder.path()));
+    let (wanting, child) = in_the_middle(&disk, &upstream);
+    disk.fill(0);
+    upstream.release();
+    Wanting::end(child).must_be(0);
+    wanting.nothing_visible_is_wrong();
+    assert_eq!(upstream.sent(), size());
+}
+
+#[test]
+fn a_disk_that_cannot_reserve_and_fills_up_loses_nothing() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (disk, upstream) = (Disk::make(Kind::Ext2), serve(folder.path()));
+    let (wanting, child) = in_the_middle(&disk, &upstream);
+    let filler = disk.fill(0);
+    upstream.release();
+    let said = Wanting::end(child);
+    said.must_be(1).must_say(&["No space left on device", "make room, then run larder apply again"]);
+    wanting.nothing_visible_is_wrong();
+    #[expect(clippy::disallowed_methods, reason = "the test's own file")]
+    std::fs::remove_file(filler).unwrap();
+    wanting.must_finish();
+    assert!(upstream.sent() <= size() + LOST_BY_KILL + (8 << 20), "{} bytes were sent", upstream.sent());
+}
+
+#[test]
+fn a_file_system_that_dies_is_told_and_continued_when_it_is_back() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (disk, upstream) = (Disk::make(Kind::Xfs), serve(folder.path()));
+    let (wanting, child) = in_the_middle(&disk, &upstream);
+    disk::run("xfs_io", &["-x", "-c", "shutdown", &disk.path().display().to_string()]);
+    upstream.release();
+    Wanting::end(child).must_be(1).must_say(&["Input/output error"]);
+    disk.unmount();
+    disk.mount();
+    wanting.nothing_visible_is_wrong();
+    wanting.must_finish();
+}
+
+/// Every call to the disk fails once, in turn: the message names the error, and the next run is right.
+#[rstest]
+#[case("pwrite64", "EIO", 3, "Input/output error")]
+#[case("pwrite64", "ENOSPC", 40, "No space left on device")]
+#[case("fdatasync", "EIO", 1, "Input/output error")]
+#[case("fsync", "EIO", 1, "Input/output error")]
+#[case("fallocate", "ENOSPC", 1, "No space left on device")]
+#[case("fallocate", "EROFS", 1, "Read-only file system")]
+fn an_error_of_the_disk_is_told_and_mended_by_the_next_run(
+    #[case] call: &str,
+    #[case] error: &str,
+    #[case] nth: u32,
+    #[case] told: &str,
+) {
+    if !Path::new("/usr/bin/strace").exists() {
+        return skip::skipped("strace is not installed (apt-get install strace)");
+    }
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let upstream = serve(folder.path());
+    let wanting = Wanting::from_hub(&upstream.address.to_string(), 1);
+    let apply = wanting.machine.command(&["apply", "--yes"]);
+    let mut strace = Command::new("/usr/bin/strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e"]).arg(format!("trace={call}")).arg("-P").arg(wanting.partial());
+    strace.arg("-e").arg(format!("inject={call}:error={error}:when={nth}"));
+    strace.arg(apply.get_program()).args(apply.get_args()).env_clear().current_dir(wanting.machine.home());
+    strace.envs(apply.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let said = Said::of(&mut strace);
+    said.must_be(1).must_say(&[told]);
+    wanting.nothing_visible_is_wrong();
+    assert!(!wanting.place().exists());
+    wanting.must_finish();
+    assert!(upstream.sent() <= 2 * size(), "{} bytes were sent", upstream.sent());
+}
