@@ -32,6 +32,8 @@ pub(super) struct Lab {
     pub(super) wanted: Lock,
     pub(super) machine: String,
     pub(super) home: PathBuf,
+    /// Where larder remembers what it measured and found.
+    pub(super) state: PathBuf,
     pub(super) stores: Arc<Stores>,
     pub(super) facts: Arc<Facts>,
 }
@@ -64,7 +66,8 @@ impl Lab {
         let machine = common.machine.clone().or_else(|| inventory.machine.clone()).unwrap_or_else(env::host_name);
         check_machine(common, &inventory)?;
         let stores = Stores::open(&inventory, &machine, &home);
-        let facts = open_facts(ui, &common.state.clone().unwrap_or_else(|| env::state_dir(&home)));
+        let state = common.state.clone().unwrap_or_else(|| env::state_dir(&home));
+        let facts = open_facts(ui, &state);
         stores.iter().for_each(|(_, open)| facts.read_ahead(open.store.root()));
         let mut lab = Self {
             wanted: Lock::default(),
@@ -74,6 +77,7 @@ impl Lab {
             lock_path,
             machine,
             home,
+            state,
             stores: Arc::new(stores),
             facts: Arc::new(facts),
         };

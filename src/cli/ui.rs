@@ -58,10 +58,7 @@ impl Ui {
         if !self.json {
             return;
         }
-        match serde_json::to_string_pretty(&Envelope { version: 1, command, result }) {
-            Ok(text) => print(&format!("{text}\n")),
-            Err(error) => self.note(&format!("the result cannot be written as JSON: {error}")),
-        }
+        print(&envelope(command, result));
     }
 
     /// Prints to standard output whatever the format: completions, the manual page.
@@ -120,6 +117,12 @@ impl Ui {
             Arc::new(progress::Lines)
         }
     }
+}
+
+/// The object that `--json` prints.
+pub(super) fn envelope<T: Serialize>(command: &str, result: &T) -> String {
+    let text = serde_json::to_string_pretty(&Envelope { version: 1, command, result });
+    text.expect("results have only text keys") + "\n"
 }
 
 fn print(text: &str) {

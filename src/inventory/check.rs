@@ -21,6 +21,7 @@ pub(super) fn check(inventory: &Inventory, outline: &Outline) -> Vec<InputError>
     check_machines(inventory, &mut wrong);
     check_profiles(inventory, &mut wrong);
     check_sources(inventory, &mut wrong);
+    check_notify(inventory, &mut wrong);
     errors
 }
 
@@ -99,6 +100,18 @@ fn check_sources(inventory: &Inventory, wrong: &mut Report<'_>) {
     }
     check_address(&["sources", "hub"], sources.hub.as_ref(), wrong);
     check_address(&["sources", "ollama"], sources.ollama.as_ref(), wrong);
+}
+
+fn check_notify(inventory: &Inventory, wrong: &mut Report<'_>) {
+    let Some(notify) = &inventory.notify else { return };
+    if notify.command.first().is_none_or(|program| program.trim().is_empty()) {
+        let hint = "write the program and its arguments, for example [\"/usr/local/bin/alarm\", \"larder\"]";
+        wrong(&["notify", "command"], "[notify] `command` names no program".into(), hint);
+    }
+    if !(1..=3600).contains(&notify.timeout_seconds) {
+        let message = format!("[notify] `timeout-seconds` is {}", notify.timeout_seconds);
+        wrong(&["notify", "timeout-seconds"], message, "write a number from 1 to 3600");
+    }
 }
 
 /// A path that means the same wherever larder is started.
