@@ -76,6 +76,8 @@ enum Command {
     Verify(commands::verify::Args),
     /// Report the state of everything, as text, a page or metrics
     Report(commands::report::Args),
+    /// Write checksums, a metalink or a bill of materials for other tools
+    Export(commands::export::Args),
     /// Serve this machine's artifacts to others, read-only
     Serve(commands::serve::Args),
     /// Show all of it on a miniature lab, without internet
@@ -122,6 +124,7 @@ fn run(ui: &Ui, common: &Common, command: &Command) -> Result<Exit, CliError> {
         Command::Apply(args) => commands::apply::run(ui, common, args),
         Command::Verify(args) => commands::verify::run(ui, common, args),
         Command::Report(args) => commands::report::run(ui, common, args),
+        Command::Export(args) => commands::export::run(ui, common, args),
         Command::Serve(args) => commands::serve::run(ui, common, args),
         Command::Demo(args) => commands::demo::run(ui, common, args),
         Command::Completions(args) => commands::completions::run(ui, args, Cli::command()),

@@ -32,6 +32,7 @@ pub mod plan;
 pub mod verify;
 // Floor 6: doing.
 pub mod apply;
+pub mod export;
 pub mod nightly;
 pub mod serve;
 // Floor 7: showing.

@@ -21,9 +21,9 @@ mod trail;
 
 pub use directory::{DirectorySource, find_in_drive};
 pub use http::{HttpConfig, HttpSource};
-pub use hub::{HubConfig, HubSource, ParseTreeError, parse_tree};
+pub use hub::{HubConfig, HubSource, ParseTreeError, file_address, parse_tree};
 pub use ollama::{OllamaConfig, OllamaSource};
-pub use set::{SourceSettings, Sources, Timeouts};
+pub use set::{PUBLIC_HUB, SourceSettings, Sources, Timeouts};
 
 /// Somewhere artifacts come from.
 #[async_trait]

@@ -18,7 +18,7 @@ use crate::manifest::{Declared, InputError, Manifests, did_you_mean};
 use crate::observe::{self, Sighting};
 use crate::plan::Outlook;
 use crate::resolve;
-use crate::sources::{SourceSettings, Sources};
+use crate::sources::{PUBLIC_HUB, SourceSettings, Sources};
 use crate::stores::Stores;
 
 /// One machine of a lab, as its files describe it.
@@ -199,16 +199,25 @@ impl Lab {
         })
     }
 
+    /// The hub that `hf:` means here.
+    pub(super) fn hub(&self) -> Result<Url, CliError> {
+        let public = || Url::parse(PUBLIC_HUB).map_err(|error| CliError::failed(&error));
+        self.hub_endpoint()?.map_or_else(public, Ok)
+    }
+
+    fn hub_endpoint(&self) -> Result<Option<Url>, CliError> {
+        match (&self.inventory.sources_of(&self.machine).hub, env::hub_endpoint()) {
+            (Some(url), _) => Ok(Some(url.clone())),
+            (None, Some(text)) => address(&text).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
     /// Where bytes may come from; nobody is asked yet.
     pub(super) fn sources(&self, common: &Common) -> Result<Sources, CliError> {
         let config = self.inventory.sources_of(&self.machine);
-        let endpoint = match (&config.hub, env::hub_endpoint()) {
-            (Some(url), _) => Some(url.clone()),
-            (None, Some(text)) => Some(address(&text)?),
-            (None, None) => None,
-        };
         let settings = SourceSettings {
-            hub_endpoint: endpoint,
+            hub_endpoint: self.hub_endpoint()?,
             hub_token: env::hub_token(&self.home),
             offline: common.offline || env::hub_is_offline(),
             ollama_registry: config.ollama.clone(),

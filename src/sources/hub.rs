@@ -17,7 +17,7 @@ use super::body::{
 };
 use super::trail::{Trail, origin};
 use super::{Body, ByteRange, Listing, Source, SourceError};
-use crate::artifact::{File, Reference, Remote};
+use crate::artifact::{File, HubRepo, Reference, Remote};
 use crate::relpath::RelPath;
 
 mod asked;
@@ -35,6 +35,11 @@ const MOST_PAGES: usize = 10_000;
 
 const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
+
+/// The address of one file's content on the hub at `endpoint`.
+pub fn file_address(endpoint: &Url, repo: &HubRepo, revision: &str, path: &RelPath) -> Url {
+    Asked { repo, revision, path: Some(path) }.resolve(endpoint)
+}
 
 /// Which hub is asked, and as whom.
 #[derive(Clone)]

@@ -14,7 +14,7 @@ use super::{
 use crate::artifact::Reference;
 
 /// The hub that `hf:` means where nothing else is said.
-const PUBLIC_HUB: &str = "https://huggingface.co";
+pub const PUBLIC_HUB: &str = "https://huggingface.co";
 
 /// What the command line and the inventory say about sources.
 ///

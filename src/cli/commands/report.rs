@@ -54,7 +54,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let overview = Overview::new(subject, &sightings, &verdict, findings, &runs);
     let text = text(&overview, args.format, ui.width());
     match &args.out {
-        Some(path) => write(ui, &expand(path, &lab.home), &text)?,
+        Some(path) => write(ui, &expand(path, &lab.home), text.as_bytes())?,
         None if args.format == Format::Json => ui.raw(text.as_bytes()),
         None => ui.text(&text),
     }
@@ -75,7 +75,7 @@ fn text(overview: &Overview, format: Format, width: u16) -> String {
 }
 
 /// Writes a result where the user wants it: readers see the old file or the new one.
-pub(in crate::cli) fn write(ui: &Ui, path: &Path, text: &str) -> Result<(), CliError> {
+pub(in crate::cli) fn write(ui: &Ui, path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     // The folder is the user's: a mistyped one is told, not made.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
@@ -83,7 +83,7 @@ pub(in crate::cli) fn write(ui: &Ui, path: &Path, text: &str) -> Result<(), CliE
             .hint("make it, or name another place with --out"));
     }
     let mode = Some(fsio::default_file_mode());
-    fsio::write_atomic(path, text.as_bytes(), &WriteOptions { mode, ..WriteOptions::default() })
+    fsio::write_atomic(path, bytes, &WriteOptions { mode, ..WriteOptions::default() })
         .map_err(|error| CliError::failed(&error).context(format!("{} cannot be written", path.display())))?;
     ui.note(&format!("written: {}", path.display()));
     Ok(())
