@@ -78,6 +78,8 @@ enum Command {
     Report(commands::report::Args),
     /// Write checksums, a metalink or a bill of materials for other tools
     Export(commands::export::Args),
+    /// Show or install systemd units that verify every night
+    Schedule(commands::schedule::Args),
     /// Serve this machine's artifacts to others, read-only
     Serve(commands::serve::Args),
     /// Show all of it on a miniature lab, without internet
@@ -125,6 +127,7 @@ fn run(ui: &Ui, common: &Common, command: &Command) -> Result<Exit, CliError> {
         Command::Verify(args) => commands::verify::run(ui, common, args),
         Command::Report(args) => commands::report::run(ui, common, args),
         Command::Export(args) => commands::export::run(ui, common, args),
+        Command::Schedule(args) => commands::schedule::run(ui, common, args),
         Command::Serve(args) => commands::serve::run(ui, common, args),
         Command::Demo(args) => commands::demo::run(ui, common, args),
         Command::Completions(args) => commands::completions::run(ui, args, Cli::command()),

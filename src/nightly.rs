@@ -4,7 +4,9 @@
 mod busy;
 mod notify;
 mod runs;
+mod units;
 
 pub use busy::{Busy, Probe, ProbeError};
 pub use notify::{NotifyError, run_with_input};
 pub use runs::{Change, Depth, Run, Runs, Standing};
+pub use units::{Network, SERVICE, Schedule, Scope, TIMER, WRITTEN_BY, service, timer};

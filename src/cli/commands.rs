@@ -10,6 +10,7 @@ pub(super) mod lock;
 pub(super) mod man;
 pub(super) mod plan;
 pub(super) mod report;
+pub(super) mod schedule;
 pub(super) mod serve;
 pub(super) mod status;
 pub(super) mod verify;

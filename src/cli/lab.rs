@@ -27,6 +27,7 @@ pub(super) struct Lab {
     pub(super) manifests: Manifests,
     /// What the lock file says; `None` before the first `larder lock`.
     pub(super) stored: Option<Lock>,
+    pub(super) inventory_path: PathBuf,
     pub(super) lock_path: PathBuf,
     /// What this machine must have: the lock's entries, else what the manifests alone say.
     pub(super) wanted: Lock,
@@ -74,6 +75,7 @@ impl Lab {
             inventory,
             manifests,
             stored: stored()?,
+            inventory_path: path.clone(),
             lock_path,
             machine,
             home,

@@ -3,8 +3,21 @@
 use crate::program::{INVENTORY, Lab};
 use crate::provider::{FILES, Provider};
 
-const COMMANDS: [&str; 12] =
-    ["status", "list", "lock", "plan", "apply", "verify", "report", "export", "serve", "demo", "completions", "man"];
+const COMMANDS: [&str; 13] = [
+    "status",
+    "list",
+    "lock",
+    "plan",
+    "apply",
+    "verify",
+    "report",
+    "export",
+    "schedule",
+    "serve",
+    "demo",
+    "completions",
+    "man",
+];
 
 const LOCAL: &str =
     "[[artifact]]\nname = \"own\"\nstore = \"plain\"\nsource = \"local\"\nfile = [{ path = \"own.bin\" }]\n";

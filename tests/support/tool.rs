@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 #[path = "skip.rs"]
-mod skip;
+pub(crate) mod skip;
 
 /// The program called `name`.
 ///
