@@ -80,6 +80,8 @@ enum Command {
     Export(commands::export::Args),
     /// Show or install systemd units that verify every night
     Schedule(commands::schedule::Args),
+    /// Look for what mimics a broken model: driver, memory, packages, services, rights, keys
+    Doctor(commands::doctor::Args),
     /// Serve this machine's artifacts to others, read-only
     Serve(commands::serve::Args),
     /// Show all of it on a miniature lab, without internet
@@ -128,6 +130,7 @@ fn run(ui: &Ui, common: &Common, command: &Command) -> Result<Exit, CliError> {
         Command::Report(args) => commands::report::run(ui, common, args),
         Command::Export(args) => commands::export::run(ui, common, args),
         Command::Schedule(args) => commands::schedule::run(ui, common, args),
+        Command::Doctor(args) => commands::doctor::run(ui, common, args),
         Command::Serve(args) => commands::serve::run(ui, common, args),
         Command::Demo(args) => commands::demo::run(ui, common, args),
         Command::Completions(args) => commands::completions::run(ui, args, Cli::command()),

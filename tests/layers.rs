@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["inventory", "lock", "facts"],
     &["stores", "sources", "ollama_api"],
     &["observe", "resolve", "conditions"],
-    &["plan", "verify"],
+    &["plan", "verify", "doctor"],
     &["apply", "serve", "nightly", "export"],
     &["demo"],
     &["report"],

@@ -4,6 +4,7 @@ pub(super) mod after;
 pub(super) mod apply;
 pub(super) mod completions;
 pub(super) mod demo;
+pub(super) mod doctor;
 pub(super) mod export;
 pub(super) mod list;
 pub(super) mod lock;

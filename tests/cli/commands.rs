@@ -3,7 +3,7 @@
 use crate::program::{INVENTORY, Lab};
 use crate::provider::{FILES, Provider};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "status",
     "list",
     "lock",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 13] = [
     "report",
     "export",
     "schedule",
+    "doctor",
     "serve",
     "demo",
     "completions",
