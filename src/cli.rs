@@ -82,6 +82,8 @@ enum Command {
     Schedule(commands::schedule::Args),
     /// Look for what mimics a broken model: driver, memory, packages, services, rights, keys
     Doctor(commands::doctor::Args),
+    /// Find out what a machine has, and propose a manifest for what nobody knows
+    Adopt(commands::adopt::Args),
     /// Serve this machine's artifacts to others, read-only
     Serve(commands::serve::Args),
     /// Show all of it on a miniature lab, without internet
@@ -131,6 +133,7 @@ fn run(ui: &Ui, common: &Common, command: &Command) -> Result<Exit, CliError> {
         Command::Export(args) => commands::export::run(ui, common, args),
         Command::Schedule(args) => commands::schedule::run(ui, common, args),
         Command::Doctor(args) => commands::doctor::run(ui, common, args),
+        Command::Adopt(args) => commands::adopt::run(ui, common, args),
         Command::Serve(args) => commands::serve::run(ui, common, args),
         Command::Demo(args) => commands::demo::run(ui, common, args),
         Command::Completions(args) => commands::completions::run(ui, args, Cli::command()),

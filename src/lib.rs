@@ -28,6 +28,7 @@ pub mod conditions;
 pub mod observe;
 pub mod resolve;
 // Floor 5: thinking and judging.
+pub mod adopt;
 pub mod doctor;
 pub mod plan;
 pub mod verify;

@@ -1,5 +1,6 @@
 //! What the commands say, as text for people. The same data goes out as JSON unchanged.
 
+pub mod adopt;
 pub mod doctor;
 pub mod export;
 pub mod html;

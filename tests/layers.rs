@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["inventory", "lock", "facts"],
     &["stores", "sources", "ollama_api"],
     &["observe", "resolve", "conditions"],
-    &["plan", "verify", "doctor"],
+    &["plan", "verify", "doctor", "adopt"],
     &["apply", "serve", "nightly", "export"],
     &["demo"],
     &["report"],

@@ -1,5 +1,6 @@
 //! One file per command: its arguments, and what it does with the library.
 
+pub(super) mod adopt;
 pub(super) mod after;
 pub(super) mod apply;
 pub(super) mod completions;

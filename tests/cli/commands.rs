@@ -3,7 +3,7 @@
 use crate::program::{INVENTORY, Lab};
 use crate::provider::{FILES, Provider};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "status",
     "list",
     "lock",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 14] = [
     "export",
     "schedule",
     "doctor",
+    "adopt",
     "serve",
     "demo",
     "completions",
