@@ -122,6 +122,8 @@ pub struct Survey {
 
 /// How a survey is made.
 pub struct Surveyor<'a> {
+    /// Whether files of plain folders that nothing is known of are read.
+    pub read: bool,
     /// What was measured is remembered here.
     pub facts: &'a Facts,
     /// Is told what is read.

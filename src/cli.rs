@@ -84,6 +84,10 @@ enum Command {
     Doctor(commands::doctor::Args),
     /// Find out what a machine has, and propose a manifest for what nobody knows
     Adopt(commands::adopt::Args),
+    /// Find one content in several places, and let it take the room of one
+    Dedupe(commands::dedupe::Args),
+    /// Remove what downloads left behind and what nothing names, from a plan that is shown first
+    Prune(commands::prune::Args),
     /// Serve this machine's artifacts to others, read-only
     Serve(commands::serve::Args),
     /// Show all of it on a miniature lab, without internet
@@ -134,6 +138,8 @@ fn run(ui: &Ui, common: &Common, command: &Command) -> Result<Exit, CliError> {
         Command::Schedule(args) => commands::schedule::run(ui, common, args),
         Command::Doctor(args) => commands::doctor::run(ui, common, args),
         Command::Adopt(args) => commands::adopt::run(ui, common, args),
+        Command::Dedupe(args) => commands::dedupe::run(ui, common, args),
+        Command::Prune(args) => commands::prune::run(ui, common, args),
         Command::Serve(args) => commands::serve::run(ui, common, args),
         Command::Demo(args) => commands::demo::run(ui, common, args),
         Command::Completions(args) => commands::completions::run(ui, args, Cli::command()),

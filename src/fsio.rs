@@ -16,12 +16,14 @@ mod lock;
 mod owner;
 mod partial;
 mod space;
+mod twin;
 
 pub use access::{default_file_mode, is_read_only, may_read, may_write};
 pub use lock::FileLock;
 pub use owner::{Owner, OwnerError, running_as};
 pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, reuse_copy};
 pub use space::{Space, free_space};
+pub use twin::{Sharing, share};
 
 use crate::artifact::Found;
 

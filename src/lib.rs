@@ -34,8 +34,10 @@ pub mod plan;
 pub mod verify;
 // Floor 6: doing.
 pub mod apply;
+pub mod dedupe;
 pub mod export;
 pub mod nightly;
+pub mod prune;
 pub mod serve;
 // Floor 7: showing.
 pub mod demo;

@@ -172,13 +172,16 @@ fn an_ollama_store_is_adopted_and_orphans_are_told() {
         layer("application/vnd.ollama.image.model", &model)
     );
     lab.write("home/ollama/manifests/registry.ollama.ai/library/guard/1b", &manifest);
-    lab.write("home/ollama/manifests/registry.ollama.ai/library/broken/1b", "<html>");
     let orphan = blob(b"nobody wants me");
+    let (_, seen, _) = survey(&lab, &["--store", "ollama"]);
+    assert_eq!(seen[&format!("leftovers ollama/blobs/sha256-{orphan}")], "no manifest names it");
+    lab.write("home/ollama/manifests/registry.ollama.ai/library/broken/1b", "<html>");
 
     let (code, seen, value) = survey(&lab, &["--out", ".", "--store", "ollama"]);
     assert_eq!(code, 3);
     assert_eq!(seen["unknown ollama/manifests/registry.ollama.ai/library/guard/1b"], "ollama:guard:1b");
-    assert_eq!(seen[&format!("leftovers ollama/blobs/sha256-{orphan}")], "no manifest names it");
+    let why = "no manifest that can be read names it";
+    assert_eq!(seen[&format!("unknown ollama/blobs/sha256-{orphan}")], why, "the broken one may need it");
     assert!(seen.contains_key("unreadable ollama/manifests/registry.ollama.ai/library/broken/1b"), "{seen:#?}");
     assert_eq!(value["proposals"][0]["manifest"], Sha256::of(manifest.as_bytes()).to_string());
     assert_eq!(value["proposals"][0]["name"], "guard:1b");

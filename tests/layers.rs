@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["stores", "sources", "ollama_api"],
     &["observe", "resolve", "conditions"],
     &["plan", "verify", "doctor", "adopt"],
-    &["apply", "serve", "nightly", "export"],
+    &["apply", "serve", "nightly", "export", "dedupe", "prune"],
     &["demo"],
     &["report"],
     &["cli"],

@@ -38,6 +38,9 @@ pub(super) fn look(
     how: &Surveyor<'_>,
 ) -> (Vec<Proposal>, u64) {
     let candidates = candidates(store, known, roots, survey);
+    if !how.read {
+        return (Vec::new(), 0);
+    }
     let (digests, read) = measure(&candidates, store.root(), survey, how);
     let mut unknown = BTreeMap::new();
     for candidate in candidates {

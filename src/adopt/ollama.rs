@@ -28,7 +28,7 @@ pub(super) fn look(store: &dyn Store, known: &mut Known, found: &mut StoreSurvey
             }
         }
     }
-    orphans(&store.root().join("blobs"), &named, found);
+    orphans(&store.root().join("blobs"), (&named, known), found);
     proposals
 }
 
@@ -76,13 +76,25 @@ fn look_at(
 }
 
 /// Blobs that no manifest names: Ollama removes them when it starts, unless it is told not to.
-fn orphans(blobs: &Path, named: &BTreeSet<String>, found: &mut StoreSurvey) {
+fn orphans(blobs: &Path, (named, known): (&BTreeSet<String>, &Known), found: &mut StoreSurvey) {
+    // What a broken manifest names, nobody knows.
+    let all_are_read = found.unreadable.is_empty();
     for entry in fs_err::read_dir(blobs).into_iter().flatten().filter_map(Result::ok) {
         let name = entry.file_name().to_string_lossy().replace(':', "-");
-        if !named.contains(&name) {
-            let what = if name.contains("-partial") { "an unfinished download" } else { "no manifest names it" };
-            let size = entry.metadata().map(|metadata| metadata.len()).unwrap_or(0);
-            found.leftovers.push(Seen { path: format!("blobs/{name}"), size, what: what.to_owned() });
+        if named.contains(&name) {
+            continue;
+        }
+        let size = entry.metadata().map(|metadata| metadata.len()).unwrap_or(0);
+        let seen = |what: String| Seen { path: format!("blobs/{name}"), size, what };
+        let digest = name.strip_prefix("sha256-").and_then(|digits| digits.parse::<Sha256>().ok());
+        if let Some(owner) = digest.and_then(|digest| known.by_digest.get(&digest)) {
+            found.elsewhere.push(seen(format!("the content of {owner}, which no manifest names here")));
+        } else if name.contains("-partial") {
+            found.leftovers.push(seen("an unfinished download".to_owned()));
+        } else if all_are_read {
+            found.leftovers.push(seen("no manifest names it".to_owned()));
+        } else {
+            found.unknown.push(seen("no manifest that can be read names it".to_owned()));
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::program::{INVENTORY, Lab};
 use crate::provider::{FILES, Provider};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 17] = [
     "status",
     "list",
     "lock",
@@ -15,6 +15,8 @@ const COMMANDS: [&str; 15] = [
     "schedule",
     "doctor",
     "adopt",
+    "dedupe",
+    "prune",
     "serve",
     "demo",
     "completions",

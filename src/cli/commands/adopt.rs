@@ -39,7 +39,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let mut known = Known::new(&everything(&lab), &lab.manifests);
     let wanted = |name: &str| args.store.is_empty() || args.store.iter().any(|store| store == name);
     let monitor = ui.monitor();
-    let how = Surveyor { facts: &lab.facts, monitor: monitor.as_ref(), at: now() };
+    let how = Surveyor { read: true, facts: &lab.facts, monitor: monitor.as_ref(), at: now() };
     let survey = adopt::survey(&lab.stores, &wanted, &mut known, &how);
     ui.text(&report::adopt::text(&survey, ui.width()));
     let written = match &args.out {
@@ -54,7 +54,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
 }
 
 /// What the lock and all manifests know, whatever this machine must have.
-fn everything(lab: &Lab) -> Vec<crate::artifact::Artifact> {
+pub(in crate::cli) fn everything(lab: &Lab) -> Vec<crate::artifact::Artifact> {
     let mut artifacts = lab.stored.as_ref().map(|lock| lock.artifacts.clone()).unwrap_or_default();
     let pins = lab.manifests.artifacts.iter().map(|declared| resolve::from_pins(declared, lab.layout(declared)));
     artifacts.extend(pins);
