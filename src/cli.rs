@@ -79,6 +79,20 @@ enum Command {
     Verify(commands::verify::Args),
     /// Copy from or to another machine or a drive
     Copy(commands::copy::Args),
+    /// Report the state of everything, as text, a page or metrics
+    Report(commands::report::Args),
+    /// Write checksums, a metalink or a bill of materials for other tools
+    Export(commands::export::Args),
+    /// Show or install systemd units that verify every night
+    Schedule(commands::schedule::Args),
+    /// Look for what mimics a broken model: driver, memory, packages, services, rights, keys
+    Doctor(commands::doctor::Args),
+    /// Find out what a machine has, and propose a manifest for what nobody knows
+    Adopt(commands::adopt::Args),
+    /// Find one content in several places, and let it take the room of one
+    Dedupe(commands::dedupe::Args),
+    /// Remove what downloads left behind and what nothing names, from a plan that is shown first
+    Prune(commands::prune::Args),
     /// Serve this machine's artifacts to others, read-only
     Serve(commands::serve::Args),
     /// Show all of it on a miniature lab, without internet
@@ -125,6 +139,13 @@ fn run(ui: &Ui, common: &Common, command: &Command) -> Result<Exit, CliError> {
         Command::Apply(args) => commands::apply::run(ui, common, args),
         Command::Verify(args) => commands::verify::run(ui, common, args),
         Command::Copy(args) => commands::copy::run(ui, common, args),
+        Command::Report(args) => commands::report::run(ui, common, args),
+        Command::Export(args) => commands::export::run(ui, common, args),
+        Command::Schedule(args) => commands::schedule::run(ui, common, args),
+        Command::Doctor(args) => commands::doctor::run(ui, common, args),
+        Command::Adopt(args) => commands::adopt::run(ui, common, args),
+        Command::Dedupe(args) => commands::dedupe::run(ui, common, args),
+        Command::Prune(args) => commands::prune::run(ui, common, args),
         Command::Serve(args) => commands::serve::run(ui, common, args),
         Command::Demo(args) => commands::demo::run(ui, common, args),
         Command::Completions(args) => commands::completions::run(ui, args, Cli::command()),

@@ -15,6 +15,8 @@ mod packages;
 mod paths;
 mod text;
 
+pub use packages::{Installed, installed};
+
 /// What is known of one thing that must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -75,15 +77,18 @@ pub fn look(manifests: &Manifests, around: Surroundings<'_>, wanted: &dyn Fn(&st
 }
 
 impl Finding {
-    fn ok(subject: impl Into<String>, what: impl Into<String>, why: &str) -> Self {
+    /// Something that holds.
+    pub fn ok(subject: impl Into<String>, what: impl Into<String>, why: &str) -> Self {
         Self { subject: subject.into(), state: State::Ok, what: what.into(), why: why.to_owned(), fix: String::new() }
     }
 
-    fn fault(subject: impl Into<String>, what: impl Into<String>, why: &str, fix: impl Into<String>) -> Self {
+    /// Something that does not hold, with what to do about it.
+    pub fn fault(subject: impl Into<String>, what: impl Into<String>, why: &str, fix: impl Into<String>) -> Self {
         Self { state: State::Fault, fix: fix.into(), ..Self::ok(subject, what, why) }
     }
 
-    fn unknown(subject: impl Into<String>, what: impl Into<String>, why: &str, fix: impl Into<String>) -> Self {
+    /// Something that could not be looked at, or that nobody can judge.
+    pub fn unknown(subject: impl Into<String>, what: impl Into<String>, why: &str, fix: impl Into<String>) -> Self {
         Self { state: State::Unknown, ..Self::fault(subject, what, why, fix) }
     }
 }

@@ -19,6 +19,7 @@ mod lock;
 mod owner;
 mod partial;
 mod space;
+mod twin;
 
 pub use access::{default_file_mode, is_read_only, may_read, may_write};
 pub use assembly::{Assembly, Earlier, Prefix, Unfit};
@@ -27,6 +28,7 @@ pub use lock::FileLock;
 pub use owner::{Owner, OwnerError, running_as};
 pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, reuse_copy};
 pub use space::{Space, free_space};
+pub use twin::{Sharing, share};
 
 use crate::artifact::Found;
 
@@ -236,6 +238,15 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 pub fn find(path: &Path) -> io::Result<Option<Found>> {
     match rustix::fs::stat(path).map_err(io::Error::from) {
         Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode).is_file().then(|| found(path.to_owned(), &stat))),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(io::Error::new(error.kind(), format!("cannot look at {}: {error}", path.display()))),
+    }
+}
+
+/// Looks at `path` itself, whatever it is, and not at what a link leads to; `None` where nothing is there.
+pub fn find_itself(path: &Path) -> io::Result<Option<Found>> {
+    match rustix::fs::lstat(path).map_err(io::Error::from) {
+        Ok(stat) => Ok(Some(found(path.to_owned(), &stat))),
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(io::Error::new(error.kind(), format!("cannot look at {}: {error}", path.display()))),
     }

@@ -52,6 +52,9 @@ pub struct Inventory {
     /// Python environments whose packages are checked.
     #[serde(default)]
     pub python: PythonConfig,
+    /// Who is told when faults appear or are gone.
+    #[serde(default)]
+    pub notify: Option<NotifyConfig>,
     /// What it was read from, to say where something stands.
     #[serde(skip)]
     text: String,
@@ -311,6 +314,21 @@ pub struct PythonConfig {
     /// Roots of virtual environments.
     #[serde(default)]
     pub environments: Vec<PathBuf>,
+}
+
+/// A command that is told when faults appear or are gone.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NotifyConfig {
+    /// Program and arguments; no shell is involved.
+    pub command: Vec<String>,
+    /// How long it may take.
+    #[serde(default = "default_notify_seconds")]
+    pub timeout_seconds: u64,
+}
+
+fn default_notify_seconds() -> u64 {
+    60
 }
 
 /// Replaces a leading `~` by `home`.

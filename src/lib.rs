@@ -30,10 +30,16 @@ pub mod conditions;
 pub mod observe;
 pub mod resolve;
 // Floor 5: thinking and judging.
+pub mod adopt;
+pub mod doctor;
 pub mod plan;
 pub mod verify;
 // Floor 6: doing.
 pub mod apply;
+pub mod dedupe;
+pub mod export;
+pub mod nightly;
+pub mod prune;
 pub mod serve;
 // Floor 7: showing.
 pub mod demo;

@@ -32,11 +32,11 @@ mod xet;
 pub use allowance::Allowance;
 pub use directory::{DirectorySource, drive_name, find_in_drive};
 pub use http::{HttpConfig, HttpSource};
-pub use hub::{HubConfig, HubSource, ParseTreeError, parse_tree};
+pub use hub::{HubConfig, HubSource, ParseTreeError, file_address, parse_tree};
 pub use network::{Manners, Network};
 pub use ollama::{OllamaConfig, OllamaSource};
 pub use peer::{PeerConfig, PeerSource};
-pub use set::{SourceSettings, Sources, Timeouts};
+pub use set::{PUBLIC_HUB, SourceSettings, Sources, Timeouts};
 pub use tunnel::Tunnel;
 
 /// Somewhere artifacts come from.

@@ -51,6 +51,11 @@ pub trait Store: Send + Sync {
     /// Where the content of `file` is, or will be, once placed.
     fn content_path(&self, artifact: &Artifact, file: &File) -> PathBuf;
 
+    /// The name under which programs read `file`, whether it is here or not.
+    fn visible_path(&self, artifact: &Artifact, file: &File) -> PathBuf {
+        self.content_path(artifact, file)
+    }
+
     /// Lock files that other programs hold while they write the same content.
     fn foreign_locks(&self, artifact: &Artifact, file: &File) -> Vec<PathBuf>;
 

@@ -1,13 +1,21 @@
 //! One file per command: its arguments, and what it does with the library.
 
+pub(super) mod adopt;
+pub(super) mod after;
 pub(super) mod apply;
 pub(super) mod completions;
 pub(super) mod copy;
+pub(super) mod dedupe;
 pub(super) mod demo;
+pub(super) mod doctor;
+pub(super) mod export;
 pub(super) mod list;
 pub(super) mod lock;
 pub(super) mod man;
 pub(super) mod plan;
+pub(super) mod prune;
+pub(super) mod report;
+pub(super) mod schedule;
 pub(super) mod serve;
 pub(super) mod status;
 pub(super) mod verify;

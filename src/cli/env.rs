@@ -32,9 +32,21 @@ pub(super) fn host_name() -> String {
     name.split('.').next().unwrap_or("localhost").to_owned()
 }
 
+/// Where programs keep their settings.
+pub(super) fn config_dir(home: &Path) -> PathBuf {
+    variable("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from)
+}
+
+/// Whether standard output goes to systemd's journal.
+pub(super) fn output_is_journal() -> bool {
+    let told = variable("JOURNAL_STREAM");
+    let own = rustix::fs::fstat(std::io::stdout()).ok().map(|found| format!("{}:{}", found.st_dev, found.st_ino));
+    told.is_some() && told == own
+}
+
 /// Where an inventory is looked for.
 pub(super) fn inventory_places(home: &Path) -> [PathBuf; 3] {
-    let config = variable("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from);
+    let config = config_dir(home);
     [PathBuf::from("inventory.toml"), config.join("larder/inventory.toml"), PathBuf::from("/etc/larder/inventory.toml")]
 }
 

@@ -20,7 +20,7 @@ use crate::plan::Outlook;
 use crate::resolve;
 use crate::retry::RetryPolicy;
 use crate::size::Bytes;
-use crate::sources::{Manners, PeerConfig, SourceSettings, Sources, Timeouts};
+use crate::sources::{Manners, PUBLIC_HUB, PeerConfig, SourceSettings, Sources, Timeouts};
 use crate::stores::Stores;
 
 /// One machine of a lab, as its files describe it.
@@ -29,11 +29,14 @@ pub(super) struct Lab {
     pub(super) manifests: Manifests,
     /// What the lock file says; `None` before the first `larder lock`.
     pub(super) stored: Option<Lock>,
+    pub(super) inventory_path: PathBuf,
     pub(super) lock_path: PathBuf,
     /// What this machine must have: the lock's entries, else what the manifests alone say.
     pub(super) wanted: Lock,
     pub(super) machine: String,
     pub(super) home: PathBuf,
+    /// Where larder remembers what it measured and found.
+    pub(super) state: PathBuf,
     pub(super) stores: Arc<Stores>,
     pub(super) facts: Arc<Facts>,
     /// Made when first needed; all of a run share it, with what it learns of its hosts.
@@ -68,16 +71,19 @@ impl Lab {
         let machine = common.machine.clone().or_else(|| inventory.machine.clone()).unwrap_or_else(env::host_name);
         check_machine(common, &inventory)?;
         let stores = Stores::open(&inventory, &machine, &home);
-        let facts = open_facts(ui, &state_dir(common, &home));
+        let state = state_dir(common, &home);
+        let facts = open_facts(ui, &state);
         stores.iter().for_each(|(_, open)| facts.read_ahead(open.store.root()));
         let mut lab = Self {
             wanted: Lock::default(),
             inventory,
             manifests,
             stored: stored()?,
+            inventory_path: path.clone(),
             lock_path,
             machine,
             home,
+            state,
             stores: Arc::new(stores),
             facts: Arc::new(facts),
             sources: OnceLock::new(),
@@ -223,6 +229,20 @@ impl Lab {
         self.inventory.sources = sources;
     }
 
+    /// The hub that `hf:` means here.
+    pub(super) fn hub(&self) -> Result<Url, CliError> {
+        let public = || Url::parse(PUBLIC_HUB).map_err(|error| CliError::failed(&error));
+        self.hub_endpoint()?.map_or_else(public, Ok)
+    }
+
+    fn hub_endpoint(&self) -> Result<Option<Url>, CliError> {
+        match (&self.inventory.sources_of(&self.machine).hub, env::hub_endpoint()) {
+            (Some(url), _) => Ok(Some(url.clone())),
+            (None, Some(text)) => address(&text).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
     /// Where bytes may come from; nobody is asked yet.
     pub(super) fn sources(&self, common: &Common, limits: &Limits) -> Result<Arc<Sources>, CliError> {
         if let Some(sources) = self.sources.get() {
@@ -234,13 +254,8 @@ impl Lab {
 
     fn make_sources(&self, common: &Common, limits: &Limits) -> Result<Sources, CliError> {
         let config = self.inventory.sources_of(&self.machine);
-        let endpoint = match (&config.hub, env::hub_endpoint()) {
-            (Some(url), _) => Some(url.clone()),
-            (None, Some(text)) => Some(address(&text)?),
-            (None, None) => None,
-        };
         let settings = SourceSettings {
-            hub_endpoint: endpoint,
+            hub_endpoint: self.hub_endpoint()?,
             hub_token: env::hub_token(&self.home),
             offline: common.offline || env::hub_is_offline(),
             ollama_registry: config.ollama.clone(),

@@ -49,10 +49,13 @@ impl Ui {
     }
 
     /// Prints a result for people; nothing with `--json`.
+    ///
+    /// In systemd's journal, faults have the priority of errors.
     pub(super) fn text(&self, text: &str) {
-        if !self.json && !self.mute {
-            print(text);
+        if self.json || self.mute {
+            return;
         }
+        if env::output_is_journal() { print(&with_priorities(text)) } else { print(text) }
     }
 
     /// Prints the result as one JSON object, with `--json`.
@@ -60,10 +63,7 @@ impl Ui {
         if !self.json {
             return;
         }
-        match serde_json::to_string_pretty(&Envelope { version: 1, command, result }) {
-            Ok(text) => print(&format!("{text}\n")),
-            Err(error) => self.note(&format!("the result cannot be written as JSON: {error}")),
-        }
+        print(&envelope(command, result));
     }
 
     /// Prints to standard output whatever the format: completions, the manual page.
@@ -128,7 +128,40 @@ impl Ui {
     }
 }
 
+/// Lines as the journal reads them: `<3>` is an error, `<4>` a warning. What is indented belongs to the line above.
+fn with_priorities(text: &str) -> String {
+    let mut priority = "";
+    let mut out = String::new();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if !line.starts_with(' ') {
+            priority = match line.split_once(':').map(|(word, _)| word) {
+                Some("fault" | "error" | "wrong") => "<3>",
+                Some("warning" | "unknown") => "<4>",
+                _ => "",
+            };
+        }
+        out.push_str(&format!("{priority}{line}\n"));
+    }
+    out
+}
+
+/// The object that `--json` prints.
+pub(super) fn envelope<T: Serialize>(command: &str, result: &T) -> String {
+    let text = serde_json::to_string_pretty(&Envelope { version: 1, command, result });
+    text.expect("results have only text keys") + "\n"
+}
+
 fn print(text: &str) {
     // Nobody listening is no error: `larder list | head`.
     let _ = anstream::stdout().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_journal_learns_what_is_bad() {
+        let said =
+            super::with_priorities("fault: a/b: it is missing\n       /srv/b\n\nunknown: x: y\n2 files, 1 fault\n");
+        assert_eq!(said, "<3>fault: a/b: it is missing\n<3>       /srv/b\n<4>unknown: x: y\n2 files, 1 fault\n");
+    }
 }

@@ -11,6 +11,16 @@ use crate::conditions::paths::{expand_home, expand_under, is_absence};
 use crate::conditions::{Finding, Surroundings, reason};
 use crate::manifest::{Condition, Package};
 
+/// The packages of one environment by normalized name, each with every version that is installed.
+pub type Installed = BTreeMap<String, Vec<String>>;
+
+/// What every environment has installed, or why that is not known.
+pub fn installed(around: Surroundings<'_>) -> Vec<(PathBuf, Result<Installed, String>)> {
+    let versions = |found: Vec<Distribution>| found.into_iter().map(|one| one.version).collect();
+    let named = |found: BTreeMap<_, _>| found.into_iter().map(|(name, found)| (name, versions(found))).collect();
+    read(around).into_iter().map(|environment| (environment.root, environment.installed.map(named))).collect()
+}
+
 /// What one environment has installed, or why that is not known.
 pub(super) struct Environment {
     root: PathBuf,

@@ -22,6 +22,7 @@ pub(super) fn check(inventory: &Inventory, outline: &Outline) -> Vec<InputError>
     check_profiles(inventory, &mut wrong);
     check_sources(inventory, &mut wrong);
     check_serve(inventory, &mut wrong);
+    check_notify(inventory, &mut wrong);
     errors
 }
 
@@ -144,6 +145,18 @@ fn check_peers(inventory: &Inventory, wrong: &mut Report<'_>) {
         }
         check_address(&keys("url"), Some(&peer.url), wrong);
         peer.token_file.iter().for_each(|path| check_path(&keys("token-file"), path, wrong));
+    }
+}
+
+fn check_notify(inventory: &Inventory, wrong: &mut Report<'_>) {
+    let Some(notify) = &inventory.notify else { return };
+    if notify.command.first().is_none_or(|program| program.trim().is_empty()) {
+        let hint = "write the program and its arguments, for example [\"/usr/local/bin/alarm\", \"larder\"]";
+        wrong(&["notify", "command"], "[notify] `command` names no program".into(), hint);
+    }
+    if !(1..=3600).contains(&notify.timeout_seconds) {
+        let message = format!("[notify] `timeout-seconds` is {}", notify.timeout_seconds);
+        wrong(&["notify", "timeout-seconds"], message, "write a number from 1 to 3600");
     }
 }
 

@@ -21,7 +21,7 @@ use super::gate::Budget;
 use super::network::{Allowed, Answer, Network};
 use super::trail::{Trail, origin};
 use super::{Body, ByteRange, Listing, Source, SourceError};
-use crate::artifact::{File, Reference, Remote};
+use crate::artifact::{File, HubRepo, Reference, Remote};
 use crate::pace::Pacer;
 use crate::relpath::RelPath;
 
@@ -47,6 +47,11 @@ const MOST_FILES: usize = 2_000_000;
 const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
 const XET_HASH: HeaderName = HeaderName::from_static("x-xet-hash");
+
+/// The address of one file's content on the hub at `endpoint`.
+pub fn file_address(endpoint: &Url, repo: &HubRepo, revision: &str, path: &RelPath) -> Url {
+    Asked { repo, revision, path: Some(path) }.resolve(endpoint)
+}
 
 /// Which hub is asked, and as whom.
 #[derive(Clone)]

@@ -18,7 +18,7 @@ use crate::artifact::{Reference, Remote};
 use crate::retry::{Backoff, RetryPolicy};
 
 /// The hub that `hf:` means where nothing else is said.
-const PUBLIC_HUB: &str = "https://huggingface.co";
+pub const PUBLIC_HUB: &str = "https://huggingface.co";
 
 /// What the command line and the inventory say about sources.
 ///

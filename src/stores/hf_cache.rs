@@ -183,6 +183,12 @@ impl Store for HfCacheStore {
         }
     }
 
+    fn visible_path(&self, artifact: &Artifact, file: &File) -> PathBuf {
+        let place = RepoPlaces::of(&self.root, artifact).ok();
+        let snapshot = place.and_then(|repo| repo.commit.as_deref().map(|commit| repo.snapshot(commit)));
+        snapshot.map_or_else(|| self.content_path(artifact, file), |snapshot| file.path.under(&snapshot))
+    }
+
     fn foreign_locks(&self, artifact: &Artifact, file: &File) -> Vec<PathBuf> {
         let Ok(repo) = RepoPlaces::of(&self.root, artifact) else {
             return Vec::new();

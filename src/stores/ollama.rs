@@ -286,6 +286,10 @@ impl Store for OllamaStore {
         }
     }
 
+    fn visible_path(&self, artifact: &Artifact, file: &File) -> PathBuf {
+        digest_of(file).map_or_else(|| self.content_path(artifact, file), |digest| self.blob(&digest))
+    }
+
     /// None: Ollama does not lock.
     fn foreign_locks(&self, _artifact: &Artifact, _file: &File) -> Vec<PathBuf> {
         Vec::new()

@@ -3,8 +3,25 @@
 use crate::program::{INVENTORY, Lab};
 use crate::provider::{FILES, Provider};
 
-const COMMANDS: [&str; 10] =
-    ["status", "list", "lock", "plan", "apply", "verify", "serve", "demo", "completions", "man"];
+const COMMANDS: [&str; 17] = [
+    "status",
+    "list",
+    "lock",
+    "plan",
+    "apply",
+    "verify",
+    "report",
+    "export",
+    "schedule",
+    "doctor",
+    "adopt",
+    "dedupe",
+    "prune",
+    "serve",
+    "demo",
+    "completions",
+    "man",
+];
 
 const LOCAL: &str =
     "[[artifact]]\nname = \"own\"\nstore = \"plain\"\nsource = \"local\"\nfile = [{ path = \"own.bin\" }]\n";

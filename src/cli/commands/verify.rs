@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::cli::commands::after::{self, BusyArgs, Skipped};
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
+use crate::nightly::Depth;
 use crate::report::verdict;
 use crate::verify;
 
@@ -18,10 +20,17 @@ pub(in crate::cli) struct Args {
     /// Read every byte and compare every digest [default]
     #[arg(long)]
     full: bool,
+    #[command(flatten)]
+    busy: BusyArgs,
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read_wanted(ui, common)?;
+    if let Some(skipped) = args.busy.obstacle(ui)? {
+        ui.text(&format!("Nothing was verified, because the machine is needed: {skipped}\n"));
+        ui.object("verify", &Skipped { skipped });
+        return Ok(Exit::InOrder);
+    }
     let mut sightings = lab.sight(false)?;
     lab.hear_servers(common, &mut sightings)?;
     let verdict = if args.quick && !args.full {
@@ -31,8 +40,10 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         let monitor = ui.monitor(None);
         verify::full(&sightings, &lab.facts, monitor.as_ref(), now, &|| stop.load(Ordering::Relaxed))
     };
+    let depth = if args.quick && !args.full { Depth::Quick } else { Depth::Full };
     ui.text(&verdict::text(&verdict, !args.quick));
     ui.object("verify", &verdict);
+    after::remember(ui, &lab, &verdict, depth);
     Ok(match (verdict.interrupted, verdict.faults.is_empty()) {
         (true, _) => Exit::Interrupted,
         (false, true) => Exit::InOrder,

@@ -1,0 +1,114 @@
+//! Hub caches: folder names, references and blob names say what they hold.
+
+use std::path::Path;
+
+use walkdir::WalkDir;
+
+use super::propose::{Proposal, ProposedFile};
+use super::{Known, Seen, StoreSurvey, authority};
+use crate::artifact::{HubKind, HubRepo, Reference};
+use crate::resolve::is_commit;
+use crate::stores::Store;
+
+/// Files that a snapshot has and that are no model.
+const UNFINISHED: &str = ".incomplete";
+
+/// Looks at every repository of the cache.
+pub(super) fn look(store: &dyn Store, known: &mut Known, found: &mut StoreSurvey) -> Vec<Proposal> {
+    let mut proposals = Vec::new();
+    let entries = match fs_err::read_dir(store.root()) {
+        Ok(entries) => entries,
+        Err(error) => {
+            found.unreadable.push(Seen { path: String::new(), size: 0, what: error.to_string() });
+            return proposals;
+        }
+    };
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    for name in names {
+        if let Some(repo) = repo_of(&name) {
+            proposals.extend(look_at(store.root(), &name, &repo, known, found));
+        }
+    }
+    proposals
+}
+
+/// `models--owner--name` and `datasets--owner--name`.
+fn repo_of(folder: &str) -> Option<HubRepo> {
+    let (kind, id) = folder.split_once("--")?;
+    let kind = [HubKind::Model, HubKind::Dataset].into_iter().find(|known| known.plural() == kind)?;
+    Some(HubRepo { kind, id: id.replace("--", "/") })
+}
+
+fn look_at(root: &Path, folder: &str, repo: &HubRepo, known: &mut Known, found: &mut StoreSurvey) -> Option<Proposal> {
+    let dir = root.join(folder);
+    leftovers(root, &dir, found);
+    let commits = commits(&dir);
+    let source = Reference::Hub { repo: repo.clone(), revision: commits.first().cloned(), path: None };
+    let Some(commit) = commits.first() else {
+        let what = "it has no snapshot: nothing can load it".to_owned();
+        found.leftovers.push(Seen { path: folder.to_owned(), size: 0, what });
+        return None;
+    };
+    let files = files(&dir.join("snapshots").join(commit), folder, found);
+    let size = files.iter().map(|file| file.size).sum();
+    let seen = |what: String| Seen { path: folder.to_owned(), size, what };
+    for other in &commits[1..] {
+        found.unknown.push(Seen {
+            path: format!("{folder}/snapshots/{other}"),
+            size: 0,
+            what: "another revision".to_owned(),
+        });
+    }
+    if let Some(artifact) = known.sources.get(&(found.store.clone(), authority(&source))) {
+        found.known.push(seen(artifact.clone()));
+        return None;
+    }
+    found.unknown.push(seen(format!("{source}")));
+    let name = known.new_name(repo.id.rsplit('/').next().unwrap_or(&repo.id));
+    let note = "found in the cache; whether all of the repository is needed is for you to say".to_owned();
+    Some(Proposal { name, store: found.store.clone(), source, files, manifest: None, note })
+}
+
+/// The commits that have a snapshot; the one that `main` means first.
+fn commits(dir: &Path) -> Vec<String> {
+    let main = fs_err::read_to_string(dir.join("refs/main")).unwrap_or_default();
+    let entries = fs_err::read_dir(dir.join("snapshots")).into_iter().flatten();
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut commits: Vec<String> = names.filter(|name| is_commit(name)).collect();
+    commits.sort_by_key(|commit| (commit != main.trim(), commit.clone()));
+    commits
+}
+
+/// The files of a snapshot; the name of the blob that each leads to is its digest.
+fn files(snapshot: &Path, folder: &str, found: &mut StoreSurvey) -> Vec<ProposedFile> {
+    let mut files = Vec::new();
+    for entry in WalkDir::new(snapshot).sort_by_file_name().into_iter().filter_map(Result::ok) {
+        let within = entry.path().strip_prefix(snapshot).unwrap_or(entry.path()).display().to_string();
+        if entry.file_type().is_dir() {
+            continue;
+        }
+        let Ok(metadata) = fs_err::metadata(entry.path()) else {
+            let what = "a link to nothing".to_owned();
+            found.leftovers.push(Seen { path: format!("{folder}: {within}"), size: 0, what });
+            continue;
+        };
+        let Ok(path) = within.parse() else { continue };
+        let blob =
+            fs_err::read_link(entry.path()).ok().and_then(|target| target.file_name()?.to_str().map(str::to_owned));
+        let blob = blob.unwrap_or_default();
+        files.push(ProposedFile { path, size: metadata.len(), sha256: blob.parse().ok(), git_sha1: blob.parse().ok() });
+    }
+    files
+}
+
+fn leftovers(root: &Path, dir: &Path, found: &mut StoreSurvey) {
+    for entry in fs_err::read_dir(dir.join("blobs")).into_iter().flatten().filter_map(Result::ok) {
+        let path = entry.path();
+        if path.to_string_lossy().ends_with(UNFINISHED) {
+            let size = entry.metadata().map(|metadata| metadata.len()).unwrap_or(0);
+            let path = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+            found.leftovers.push(Seen { path, size, what: "an unfinished download".to_owned() });
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Before and after a verification: waiting while the machine is needed, remembering what was found,
+//! and telling when it has changed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::cli::error::{CliError, chain};
+use crate::cli::lab::{Lab, now};
+use crate::cli::ui::Ui;
+use crate::nightly::{self, Busy, Change, Depth, Probe, Run, Runs};
+use crate::verify::{Fault, Verdict};
+
+/// How often somebody busy is asked again.
+const PAUSE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default, clap::Args)]
+pub(in crate::cli) struct BusyArgs {
+    /// Do nothing while this says that the machine is needed: a server's status, or a command that succeeds then
+    #[arg(long, value_name = "URL|COMMAND")]
+    unless_busy: Option<Probe>,
+    /// How long to wait for the machine before giving up, such as 2h [default: not at all]
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "unless_busy")]
+    postpone: Option<Duration>,
+}
+
+impl BusyArgs {
+    /// Why nothing is to be done now; `None` where nobody needs the machine, or nobody knows.
+    pub(in crate::cli) fn obstacle(&self, ui: &Ui) -> Result<Option<String>, CliError> {
+        let Some(probe) = &self.unless_busy else { return Ok(None) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(match runtime.block_on(probe.wait(self.postpone.unwrap_or_default(), PAUSE)) {
+            Busy::Yes(what) => Some(what),
+            Busy::No => None,
+            Busy::Unknown(why) => {
+                ui.warn(&format!("nobody knows whether the machine is needed, so the run goes on: {why}"));
+                None
+            }
+        })
+    }
+}
+
+/// What is printed instead of a result when the machine is needed.
+#[derive(Serialize)]
+pub(in crate::cli) struct Skipped {
+    /// What is going on.
+    pub(in crate::cli) skipped: String,
+}
+
+/// `90s`, `30m`, `2h`, `1d`.
+pub(in crate::cli) fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit.trim() {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("write a number and a unit: 90s, 30m, 2h or 1d".to_owned()),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    seconds.map(Duration::from_secs).ok_or_else(|| "write a number and a unit: 90s, 30m, 2h or 1d".to_owned())
+}
+
+/// What the notify command reads.
+#[derive(Serialize)]
+struct News<'a> {
+    version: u32,
+    event: &'static str,
+    machine: &'a str,
+    at: i64,
+    #[serde(flatten)]
+    change: &'a Change,
+    faults: &'a [Fault],
+}
+
+/// Remembers a run, and runs the inventory's notify command where the run changed what is known.
+///
+/// What goes wrong here is told and changes nothing of the run's own result.
+pub(in crate::cli) fn remember(ui: &Ui, lab: &Lab, verdict: &Verdict, depth: Depth) {
+    let covered: BTreeSet<&str> = lab.wanted.artifacts.iter().map(|artifact| artifact.name.as_str()).collect();
+    let run = Run::of(verdict, depth, now());
+    let at = run.at;
+    let change = match Runs::remember(&lab.state, run, &verdict.faults, &covered) {
+        Ok(change) => change,
+        Err(error) => {
+            ui.warn(&format!("this run is not remembered in {}: {error}", lab.state.display()));
+            return;
+        }
+    };
+    let Some(notify) = lab.inventory.notify.as_ref().filter(|_| !change.is_none()) else { return };
+    let news = News {
+        version: 1,
+        event: "faults-changed",
+        machine: &lab.machine,
+        at,
+        change: &change,
+        faults: &verdict.faults,
+    };
+    if let Err(error) = tell(&notify.command, Duration::from_secs(notify.timeout_seconds), &news) {
+        ui.warn(&format!("nobody was told of the change: {}", chain(&error)));
+    }
+}
+
+fn tell(command: &[String], limit: Duration, news: &News<'_>) -> Result<(), nightly::NotifyError> {
+    let input = serde_json::to_vec(news).unwrap_or_default();
+    let program = || command.first().cloned().unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| nightly::NotifyError::Start { program: program(), source })?;
+    runtime.block_on(nightly::run_with_input(command, &input, limit))
+}

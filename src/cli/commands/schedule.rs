@@ -1,0 +1,283 @@
+//! `larder schedule`: a nightly check by systemd, shown or installed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::cli::commands::after::duration;
+use crate::cli::error::CliError;
+use crate::cli::lab::{Lab, expand};
+use crate::cli::ui::Ui;
+use crate::cli::{Common, Exit, env};
+use crate::fsio::{self, Owner, WriteOptions};
+use crate::nightly::{self, Network, Probe, SERVICE, Schedule, Scope, TIMER, WRITTEN_BY};
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// Whose systemd runs it: the user's own, or the machine's
+    #[arg(long, value_enum, default_value_t)]
+    scope: ScopeName,
+    /// The user that it runs as, with --scope system [default: who asked]
+    #[arg(long = "as", value_name = "USER")]
+    user: Option<String>,
+    /// When, every day
+    #[arg(long, value_name = "HH:MM", default_value = "02:30", value_parser = hour)]
+    at: String,
+    /// When, as systemd writes it, such as "Sat 03:00"
+    #[arg(long, value_name = "CALENDAR", conflicts_with = "at")]
+    calendar: Option<String>,
+    /// Only names, links, sizes, headers and shard indexes
+    #[arg(long)]
+    quick: bool,
+    /// Skip the night while this says that the machine is needed: a server's status, or a command that succeeds then
+    #[arg(long, value_name = "URL|COMMAND")]
+    unless_busy: Option<Probe>,
+    /// Wait so long for the machine before skipping, such as 2h
+    #[arg(long, value_name = "TIME", requires = "unless_busy")]
+    postpone: Option<String>,
+    /// Write metrics here after every run, for the node exporter's textfile collector
+    #[arg(long, value_name = "FILE")]
+    prometheus: Option<PathBuf>,
+    /// Write a page here after every run
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the units to where systemd reads them, and start the timer
+    #[arg(long)]
+    install: bool,
+    /// Write the units into this folder and start nothing
+    #[arg(long, value_name = "DIR", conflicts_with = "install")]
+    folder: Option<PathBuf>,
+    /// Show what --install or --folder would do, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum ScopeName {
+    #[default]
+    User,
+    System,
+}
+
+#[derive(Serialize)]
+struct Scheduled<'a> {
+    units: Vec<UnitFile<'a>>,
+    commands: Vec<String>,
+    written: bool,
+}
+
+#[derive(Serialize)]
+struct UnitFile<'a> {
+    name: &'a str,
+    path: PathBuf,
+    text: String,
+}
+
+pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
+    let lab = Lab::read_wanted(ui, common)?;
+    let schedule = schedule(&lab, common, args)?;
+    check_calendar(&schedule.calendar)?;
+    let folder =
+        args.folder.as_ref().map_or_else(|| units_folder(&schedule.scope, &lab.home), |dir| expand(dir, &lab.home));
+    let texts = [(SERVICE, nightly::service(&schedule)), (TIMER, nightly::timer(&schedule))];
+    let units: Vec<UnitFile<'_>> =
+        texts.into_iter().map(|(name, text)| UnitFile { name, path: folder.join(name), text }).collect();
+    let commands = if args.install { start_commands(&schedule.scope) } else { Vec::new() };
+    let writes = (args.install || args.folder.is_some()) && !args.dry_run;
+    show(ui, &units, &commands, args);
+    if writes {
+        write(ui, &units, &schedule)?;
+        commands.iter().try_for_each(|command| systemctl(command))?;
+        tell_what_follows(ui, &lab, &schedule, args);
+    }
+    let commands = commands.iter().map(|words| words.join(" ")).collect();
+    ui.object("schedule", &Scheduled { units, commands, written: writes });
+    Ok(Exit::InOrder)
+}
+
+fn show(ui: &Ui, units: &[UnitFile<'_>], commands: &[Vec<String>], args: &Args) {
+    let is_asked = args.install || args.folder.is_some();
+    if is_asked && !args.dry_run {
+        return;
+    }
+    for unit in units {
+        ui.text(&format!("# {}\n{}\n", unit.path.display(), unit.text));
+    }
+    commands.iter().for_each(|words| ui.text(&format!("$ {}\n", words.join(" "))));
+    ui.note(if is_asked {
+        "Nothing has been changed."
+    } else {
+        "Nothing has been changed. Install it with: larder schedule --install, and what else was given"
+    });
+}
+
+fn schedule(lab: &Lab, common: &Common, args: &Args) -> Result<Schedule, CliError> {
+    if args.user.is_some() && args.scope == ScopeName::User {
+        return Err(CliError::usage("--as is for --scope system: a user's own systemd runs nothing as others"));
+    }
+    if let Some(text) = &args.postpone {
+        duration(text).map_err(|hint| CliError::usage(format!("--postpone {text:?} is no time")).hint(hint))?;
+    }
+    let scope = match args.scope {
+        ScopeName::User => Scope::User,
+        ScopeName::System => Scope::System { user: user(args, &lab.home)? },
+    };
+    let base = base(lab, common)?;
+    let with = |words: Vec<String>| [base.clone(), words].concat();
+    let mut verify = vec!["verify".to_owned(), if args.quick { "--quick" } else { "--full" }.to_owned()];
+    if let Some(probe) = &args.unless_busy {
+        verify.extend(["--unless-busy".to_owned(), probe.to_string()]);
+        verify.extend(args.postpone.iter().flat_map(|time| ["--postpone".to_owned(), time.clone()]));
+    }
+    let reports = [("prometheus", &args.prometheus), ("html", &args.html)];
+    let reports: Vec<(&str, PathBuf)> = reports
+        .into_iter()
+        .filter_map(|(format, file)| Some((format, file.as_ref()?)))
+        .map(|(format, file)| Ok((format, PathBuf::from(absolute(&expand(file, &lab.home))?))))
+        .collect::<Result<_, CliError>>()?;
+    let report = |(format, file): &(&str, PathBuf)| {
+        with(
+            ["report", "--format", format, "--out"]
+                .map(str::to_owned)
+                .into_iter()
+                .chain([file.display().to_string()])
+                .collect(),
+        )
+    };
+    Ok(Schedule {
+        verify: with(verify),
+        afterwards: reports.iter().map(report).collect(),
+        calendar: args.calendar.clone().unwrap_or_else(|| format!("*-*-* {}:00", args.at)),
+        state: PathBuf::from(absolute(&lab.state)?),
+        writes: reports.iter().filter_map(|(_, file)| file.parent().map(Path::to_owned)).collect(),
+        network: network(lab, args),
+        scope,
+    })
+}
+
+/// What every command of the units begins with: the program, and the lab that it is asked about now.
+fn base(lab: &Lab, common: &Common) -> Result<Vec<String>, CliError> {
+    let program = absolute(&std::env::current_exe()?)?;
+    let mut base = vec![program, "--quiet".to_owned(), "--inventory".to_owned(), absolute(&lab.inventory_path)?];
+    if lab.inventory.machines.contains_key(&lab.machine) {
+        base.extend(["--machine".to_owned(), lab.machine.clone()]);
+    }
+    base.extend(common.only.iter().flat_map(|only| ["--only".to_owned(), only.clone()]));
+    Ok(base)
+}
+
+/// The user of the system's unit: as whom larder was asked to run it, or who owns the home it was asked from.
+fn user(args: &Args, home: &Path) -> Result<String, CliError> {
+    match &args.user {
+        Some(name) => Owner::named(name).map(|_| name.clone()).map_err(|error| CliError::usage(error.to_string())),
+        None => Ok(Owner::of(home)?.name()),
+    }
+}
+
+/// Only this machine, unless the admin's command or a server elsewhere needs more.
+fn network(lab: &Lab, args: &Args) -> Network {
+    let is_local = |url: &url::Url| matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    let probe = match &args.unless_busy {
+        Some(Probe::Server(url)) => is_local(url),
+        Some(Probe::Command(_)) => false,
+        None => true,
+    };
+    let stores = lab.stores.iter().filter_map(|(_, open)| open.config.api.as_ref()).all(is_local);
+    if lab.inventory.notify.is_none() && probe && stores { Network::Local } else { Network::Any }
+}
+
+fn absolute(path: &Path) -> Result<String, CliError> {
+    let path = std::path::absolute(path)?;
+    path.to_str().filter(|text| !text.chars().any(char::is_control)).map(str::to_owned).ok_or_else(|| {
+        CliError::usage(format!("{} cannot be written into a unit file", path.display())).hint("use a path of letters")
+    })
+}
+
+fn units_folder(scope: &Scope, home: &Path) -> PathBuf {
+    match scope {
+        Scope::User => env::config_dir(home).join("systemd/user"),
+        Scope::System { .. } => PathBuf::from("/etc/systemd/system"),
+    }
+}
+
+fn start_commands(scope: &Scope) -> Vec<Vec<String>> {
+    let systemctl = |words: &[&str]| {
+        let user = (*scope == Scope::User).then_some("--user");
+        ["systemctl"].into_iter().chain(user).chain(words.iter().copied()).map(str::to_owned).collect()
+    };
+    vec![systemctl(&["daemon-reload"]), systemctl(&["enable", "--now", TIMER])]
+}
+
+fn write(ui: &Ui, units: &[UnitFile<'_>], schedule: &Schedule) -> Result<(), CliError> {
+    for unit in units {
+        let is_foreign = |text: String| !text.starts_with(WRITTEN_BY);
+        if fs_err::read_to_string(&unit.path).is_ok_and(is_foreign) {
+            return Err(CliError::usage(format!("{} exists and was not written by larder", unit.path.display()))
+                .hint("move it away, or change it by hand"));
+        }
+    }
+    let owner = match &schedule.scope {
+        Scope::User => None,
+        Scope::System { user } => Owner::named(user).ok(),
+    };
+    // A folder that is to be writable must be there when the service starts.
+    fsio::create_dir_all(&schedule.state, owner)?;
+    for unit in units {
+        let options = WriteOptions { mode: Some(0o644), ..WriteOptions::default() };
+        fsio::write_atomic(&unit.path, unit.text.as_bytes(), &options)
+            .map_err(|error| CliError::failed(&error).context(format!("{} cannot be written", unit.path.display())))?;
+        ui.note(&format!("written: {}", unit.path.display()));
+    }
+    Ok(())
+}
+
+fn systemctl(words: &[String]) -> Result<(), CliError> {
+    let output = Command::new(&words[0]).args(&words[1..]).output().map_err(|error| {
+        CliError::failed(&error)
+            .context(words.join(" "))
+            .hint("is systemd running here? --folder DIR only writes the units")
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(CliError::failed(&std::io::Error::other(said))
+        .context(format!("{} failed", words.join(" ")))
+        .hint("the units are written; start them by hand, or look with: systemctl status larder-verify.timer"))
+}
+
+fn tell_what_follows(ui: &Ui, lab: &Lab, schedule: &Schedule, args: &Args) {
+    if args.install && schedule.scope == Scope::User {
+        ui.note("it runs while you are logged in; to let it run always: loginctl enable-linger");
+    }
+    if lab.inventory.notify.is_some() {
+        ui.note("the notify command runs within the unit's limits: it may use the network, but gain no rights (no sendmail)");
+    }
+}
+
+/// systemd knows best what a calendar is; where it is not installed, only what would break the file is refused.
+fn check_calendar(calendar: &str) -> Result<(), CliError> {
+    let wrong = || {
+        CliError::usage(format!("{calendar:?} is not a calendar of systemd"))
+            .hint("write for example \"Sat 03:00\", or see: man systemd.time")
+    };
+    if calendar.trim().is_empty() || calendar.chars().any(char::is_control) {
+        return Err(wrong());
+    }
+    match Command::new("systemd-analyze").args(["calendar", "--iterations=0", calendar]).output() {
+        Ok(output) if !output.status.success() => Err(wrong()),
+        _ => Ok(()),
+    }
+}
+
+/// `2:05` and `02:05` are five past two.
+fn hour(text: &str) -> Result<String, String> {
+    let parsed = text.split_once(':').and_then(|(hour, minute)| {
+        let two = |part: &str| part.parse::<u8>().ok().filter(|_| (1..=2).contains(&part.len()));
+        Some((two(hour).filter(|hour| *hour < 24)?, two(minute).filter(|minute| *minute < 60)?))
+    });
+    let (hour, minute) = parsed.ok_or("write hours and minutes, such as 02:30")?;
+    Ok(format!("{hour:02}:{minute:02}"))
+}

@@ -1,0 +1,12 @@
+//! What turns a verification into a nightly one: remembering what runs found, telling when it changes,
+//! waiting while the machine is needed, and the systemd units that start it.
+
+mod busy;
+mod notify;
+mod runs;
+mod units;
+
+pub use busy::{Busy, Probe, ProbeError};
+pub use notify::{NotifyError, run_with_input};
+pub use runs::{Change, Depth, Run, Runs, Standing};
+pub use units::{Network, SERVICE, Schedule, Scope, TIMER, WRITTEN_BY, service, timer};

@@ -1,0 +1,155 @@
+//! Everything that `larder report` says, in whatever format.
+
+use serde::Serialize;
+
+use crate::conditions::{Finding, State};
+use crate::nightly::{Run, Runs};
+use crate::observe::Sighting;
+use crate::report::status::{ArtifactStatus, is_in_order, statuses};
+use crate::verify::{Fault, Verdict};
+
+/// The state of one machine at one moment.
+#[derive(Debug, Serialize)]
+pub struct Overview {
+    /// The machine.
+    pub machine: String,
+    /// Its profile, if it has one.
+    pub profile: Option<String>,
+    /// When it was looked at, seconds since 1970.
+    pub at: i64,
+    /// The larder that looked.
+    pub larder: &'static str,
+    /// Sums over the artifacts.
+    pub totals: Totals,
+    /// The artifacts: those that are not in order first, then the largest.
+    pub artifacts: Vec<ReportedArtifact>,
+    /// Packages, keys and conditions.
+    pub findings: Vec<Finding>,
+    /// The verifications that are remembered, the last one first.
+    pub runs: Vec<Run>,
+}
+
+/// Sums over the artifacts of an overview.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// How many artifacts the machine must have.
+    pub artifacts: usize,
+    /// How many of them are in order, as far as is known without reading contents.
+    pub in_order: usize,
+    /// How many faults there are.
+    pub faults: usize,
+    /// Bytes that are here.
+    pub here_bytes: u64,
+    /// Bytes that must be here, as far as they are known.
+    pub wanted_bytes: u64,
+    /// When the content was read that nobody has read for longest; absent while any was never read.
+    pub proven_at: Option<i64>,
+}
+
+/// One artifact of an overview.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReportedArtifact {
+    /// What is here of it and what is wrong with it.
+    #[serde(flatten)]
+    pub status: ArtifactStatus,
+    /// Bytes that it must have, as far as they are known.
+    pub wanted_bytes: u64,
+    /// When all of it was last read and right, or else any of it, if ever; it may be wrong since.
+    pub last_good: Option<i64>,
+    /// Whether nobody else has it.
+    pub irreplaceable: bool,
+}
+
+impl ReportedArtifact {
+    /// Whether nothing is missing or wrong.
+    pub fn is_in_order(&self) -> bool {
+        is_in_order(&self.status)
+    }
+
+    /// How big it is on a picture: what it must have, or what is here where that is more.
+    pub fn weight(&self) -> u64 {
+        self.wanted_bytes.max(self.status.here_bytes)
+    }
+}
+
+/// Who is reported on, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The machine.
+    pub machine: &'a str,
+    /// Its profile, if it has one.
+    pub profile: Option<&'a str>,
+    /// Seconds since 1970.
+    pub at: i64,
+}
+
+impl Overview {
+    /// Joins what was seen with what is remembered; `verdict` is the quick one of the same sightings.
+    pub fn new(
+        subject: Subject<'_>,
+        sightings: &[Sighting<'_>],
+        verdict: &Verdict,
+        findings: Vec<Finding>,
+        runs: &Runs,
+    ) -> Self {
+        let statuses = statuses(sightings, verdict);
+        let mut artifacts: Vec<ReportedArtifact> =
+            statuses.into_iter().zip(sightings).map(|(status, sighting)| reported(status, sighting, runs)).collect();
+        artifacts.sort_by(|a, b| {
+            let order = |one: &ReportedArtifact| (one.is_in_order(), std::cmp::Reverse(one.weight()));
+            order(a).cmp(&order(b)).then_with(|| a.status.artifact.cmp(&b.status.artifact))
+        });
+        Self {
+            machine: subject.machine.to_owned(),
+            profile: subject.profile.map(str::to_owned),
+            at: subject.at,
+            larder: env!("CARGO_PKG_VERSION"),
+            totals: totals(&artifacts),
+            artifacts,
+            findings,
+            runs: runs.latest_first(),
+        }
+    }
+
+    /// All faults, in the order of the artifacts.
+    pub fn faults(&self) -> impl Iterator<Item = &Fault> {
+        self.artifacts.iter().flat_map(|artifact| &artifact.status.faults)
+    }
+
+    /// What does not hold beside the files, or could not be looked at.
+    pub fn complaints(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.state != State::Ok)
+    }
+
+    /// Whether every artifact is in order and every condition holds, as far as it could be looked at.
+    pub fn is_in_order(&self) -> bool {
+        self.totals.in_order == self.totals.artifacts && self.findings.iter().all(|one| one.state != State::Fault)
+    }
+}
+
+fn reported(status: ArtifactStatus, sighting: &Sighting<'_>, runs: &Runs) -> ReportedArtifact {
+    use crate::observe::Proof::{FirstUse, Proven};
+    let artifact = sighting.artifact;
+    let good = sighting.proofs.iter().filter_map(|proof| match proof {
+        Proven { at } | FirstUse { at } => Some(*at),
+        _ => None,
+    });
+    ReportedArtifact {
+        wanted_bytes: artifact.size().0,
+        last_good: good.max().max(runs.last_good(&artifact.name)),
+        irreplaceable: artifact.irreplaceable,
+        status,
+    }
+}
+
+fn totals(artifacts: &[ReportedArtifact]) -> Totals {
+    let proofs = artifacts.iter().filter(|artifact| artifact.status.here_files > 0).map(|one| one.status.proven_at);
+    Totals {
+        artifacts: artifacts.len(),
+        in_order: artifacts.iter().filter(|artifact| artifact.is_in_order()).count(),
+        faults: artifacts.iter().map(|artifact| artifact.status.faults.len()).sum(),
+        here_bytes: artifacts.iter().map(|artifact| artifact.status.here_bytes).sum(),
+        wanted_bytes: artifacts.iter().map(|artifact| artifact.wanted_bytes).sum(),
+        proven_at: proofs.collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min()),
+    }
+}

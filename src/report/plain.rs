@@ -1,0 +1,66 @@
+//! The overview for a terminal, a log or a mail.
+
+use crate::report::overview::Overview;
+use crate::report::phrases;
+use crate::report::table::{self, count};
+use crate::size::Bytes;
+
+/// Faults first, then a row per artifact, then what is remembered of the last runs.
+pub fn text(overview: &Overview, width: u16) -> String {
+    let profile = overview.profile.as_ref().map(|profile| format!(" · profile {profile}")).unwrap_or_default();
+    let mut out =
+        format!("{}{profile} · {}\n{}\n", overview.machine, phrases::moment(overview.at), phrases::summary(overview));
+    if overview.totals.faults > 0 {
+        out.push('\n');
+    }
+    for fault in overview.faults() {
+        let path = fault.path.as_ref().map(|path| format!("/{path}")).unwrap_or_default();
+        out.push_str(&format!("fault: {}{path}: {}\n", fault.artifact, fault.detail));
+    }
+    for finding in overview.complaints() {
+        let word = if finding.state == crate::conditions::State::Fault { "wrong" } else { "unknown" };
+        out.push_str(&format!("{word}: {}: {}\n", finding.subject, finding.what));
+    }
+    out.push('\n');
+    out.push_str(&artifacts(overview, width));
+    out.push_str(&runs(overview, width));
+    out
+}
+
+fn artifacts(overview: &Overview, width: u16) -> String {
+    let mut table = table::plain(width, &["artifact", "store", "files", "here", "state", "last seen good"]);
+    for artifact in &overview.artifacts {
+        let status = &artifact.status;
+        let faults = status.faults.len();
+        // The faults stand above, in full.
+        let state = if faults > 0 { count(faults, "fault") } else { phrases::state(artifact) };
+        table.add_row([
+            status.artifact.clone(),
+            status.store.clone(),
+            phrases::files(status),
+            Bytes(status.here_bytes).to_string(),
+            state,
+            phrases::last_good(artifact, overview.at),
+        ]);
+    }
+    table::align_right(&mut table, &[2, 3]);
+    table::text(&table)
+}
+
+fn runs(overview: &Overview, width: u16) -> String {
+    if overview.runs.is_empty() {
+        return "\nNo verification is remembered; run one with: larder verify\n".to_owned();
+    }
+    let mut table = table::plain(width, &["verified", "how", "files", "read", "faults"]);
+    for run in overview.runs.iter().take(7) {
+        table.add_row([
+            phrases::moment(run.at),
+            phrases::run(run),
+            run.files.to_string(),
+            Bytes(run.bytes_read).to_string(),
+            run.faults.to_string(),
+        ]);
+    }
+    table::align_right(&mut table, &[2, 3, 4]);
+    format!("\n{}", table::text(&table))
+}

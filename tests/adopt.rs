@@ -1,0 +1,206 @@
+//! `larder adopt` on machines that have models and no larder: a SwarmUI tree, a cache that Python wrote, Ollama's.
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests set up the trees that larder looks at")]
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use larder::digest::Sha256;
+use serde_json::Value;
+
+#[path = "support/hub.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod hub;
+#[path = "support/parts.rs"]
+mod parts;
+#[expect(dead_code, reason = "this lab has an inventory of its own")]
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/python.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod python;
+#[path = "support/tiny_bert.rs"]
+mod tiny_bert;
+
+use program::Lab;
+
+const INVENTORY: &str = "machine = \"pc1\"\n[machines.pc1]\n[stores]\n\
+    swarmui = { layout = \"folder\", path = \"~/swarm\" }\ncomfy = { layout = \"folder\", path = \"~/comfy\" }\n\
+    hub = { layout = \"hf-cache\", path = \"~/hub\" }\nollama = { layout = \"ollama\", path = \"~/ollama\" }\n";
+
+fn content(seed: u8, length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed)).collect()
+}
+
+/// What was seen, by kind and path.
+fn survey(lab: &Lab, arguments: &[&str]) -> (i32, BTreeMap<String, String>, Value) {
+    let said = lab.run(&[&["adopt", "--json", "--quiet"], arguments].concat());
+    let value: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    let mut seen = BTreeMap::new();
+    for store in value["stores"].as_array().unwrap() {
+        for kind in ["known", "elsewhere", "unknown", "links", "leftovers", "unreadable"] {
+            for one in store[kind].as_array().unwrap() {
+                let text = |key: &str| one[key].as_str().unwrap().to_owned();
+                seen.insert(format!("{kind} {}/{}", store["store"].as_str().unwrap(), text("path")), text("what"));
+            }
+        }
+    }
+    (said.code, seen, value)
+}
+
+#[test]
+fn a_tree_with_links_in_both_directions_is_understood_and_adopted() {
+    let vae = content(1, 70_000);
+    let manifest = format!(
+        "[[artifact]]\nname = \"vae\"\nstore = \"swarmui\"\nsource = \"https://example.org/vae.safetensors\"\nfile = [{{ path = \"vae/vae.safetensors\", size = {}, sha256 = \"{}\" }}]\n\
+         [[artifact]]\nname = \"clip\"\nstore = \"swarmui\"\nsource = \"https://example.org/clip.bin\"\nfile = [{{ path = \"clip/clip.bin\", size = 9 }}]\n",
+        vae.len(),
+        Sha256::of(&vae)
+    );
+    let lab = Lab::new(INVENTORY, &manifest);
+    for (path, bytes) in [
+        ("swarm/checkpoints/Renamed VAE.safetensors", vae.as_slice()),
+        ("swarm/clip/clip.bin", b"123456789"),
+        ("swarm/loras/Solarization (v2).safetensors", &content(2, 50_000)),
+        ("swarm/loras/Solarization (v2).json", b"{\"trigger\": \"solar\"}"),
+        ("swarm/llm/config.json", b"{}"),
+        ("swarm/llm/model-00001-of-00002.bin", &content(3, 9_000)),
+        ("swarm/llm/part/config.json", b"{\"a\": 1}"),
+        ("swarm/half.safetensors.aria2", b"control"),
+        ("swarm/half.safetensors", &content(4, 5_000)),
+        ("swarm/empty.bin", b""),
+        ("swarm/page.bin", b"<!DOCTYPE html><html>401</html>"),
+        ("swarm/pointer.bin", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
+        ("comfy/loras/own.safetensors", &content(5, 4_000)),
+        ("outside/model.bin", b"outside"),
+    ] {
+        lab.write(&format!("home/{path}"), bytes);
+    }
+    symlink(lab.path("home/comfy/loras/own.safetensors"), lab.path("home/swarm/loras/own.safetensors")).unwrap();
+    symlink("../../swarm/clip/clip.bin", lab.path("home/comfy/loras/clip.bin")).unwrap();
+    symlink(lab.path("home/outside"), lab.path("home/swarm/more")).unwrap();
+    symlink("nowhere", lab.path("home/swarm/gone")).unwrap();
+
+    let (code, seen, value) = survey(&lab, &["--out", "."]);
+    assert_eq!(code, 3);
+    let what = |key: &str| seen.get(key).map(String::as_str).unwrap_or_else(|| panic!("{key} is not in {seen:#?}"));
+    assert_eq!(what("elsewhere swarmui/checkpoints/Renamed VAE.safetensors"), "the content of vae/vae/vae.safetensors");
+    assert_eq!(what("known swarmui/clip/clip.bin"), "clip/clip/clip.bin");
+    assert!(what("links swarmui/loras/own.safetensors").starts_with("a link within the stores"));
+    assert!(what("links comfy/loras/clip.bin").starts_with("a link within the stores"));
+    assert!(what("links swarmui/more").starts_with("a link out of all stores"));
+    assert_eq!(what("links swarmui/gone"), "a link to nothing");
+    for (path, why) in [
+        ("half.safetensors", "aria2 has not finished it"),
+        ("half.safetensors.aria2", "an unfinished download"),
+        ("empty.bin", "empty"),
+        ("page.bin", "a web page"),
+        ("pointer.bin", "a git-lfs pointer"),
+    ] {
+        assert_eq!(what(&format!("leftovers swarmui/{path}")), why);
+    }
+    let proposals = value["proposals"].as_array().unwrap();
+    let names: Vec<(&str, usize)> =
+        proposals.iter().map(|one| (one["name"].as_str().unwrap(), one["file"].as_array().unwrap().len())).collect();
+    assert_eq!(names, [("own", 1), ("llm", 3), ("solarization--v2", 2)], "each file once, models together");
+    assert!(proposals.iter().all(|one| one["source"] == "local"));
+
+    let lock = fs_err::read_to_string(lab.path("adopted.lock")).unwrap();
+    assert_eq!(lock.matches("\"irreplaceable\":true").count(), 3, "{lock}");
+    let again = lab.run(&["adopt", "--out", "."]);
+    assert!(again.code == 2 && again.err.contains("adopted.toml exists"), "{again:?}");
+    lab.write("manifests/adopted.toml", fs_err::read(lab.path("adopted.toml")).unwrap());
+    let verified = lab.run(&["verify", "--only", "own", "--only", "llm", "--only", "solarization--v2"]);
+    assert!(verified.code == 0 && verified.out.contains("6 proven, no fault"), "{verified:?}");
+    let (code, seen, value) = survey(&lab, &[]);
+    assert!(code == 0 && seen.keys().all(|key| !key.starts_with("unknown")), "{seen:#?}");
+    assert_eq!(value["bytes_read"], 0, "what was read is remembered");
+}
+
+#[test]
+fn a_cache_that_python_wrote_is_adopted_without_reading_it() {
+    for name in python::CLIENTS {
+        let Some(hf) = parts::part(&format!("{name}/bin/hf")) else { return };
+        let upstream = hub::Hub::start();
+        let files = tiny_bert::repository();
+        let files: Vec<_> = files.iter().map(|(path, lfs, content)| (*path, content.as_slice(), *lfs)).collect();
+        let commit = upstream.commit("acme/hand", &files);
+        let lab = Lab::new(INVENTORY, "");
+        let mut download: Command = python::client(&hf, &lab.path("home"));
+        download.env_remove("HF_HUB_OFFLINE").env("HF_ENDPOINT", &upstream.origin);
+        python::output(download.args(["download", "acme/hand"]));
+        let stray = lab.path("home/hub/models--acme--hand/blobs/0123.incomplete");
+        larder::fsio::write_atomic(&stray, b"half", &larder::fsio::WriteOptions::default()).unwrap();
+
+        let (code, seen, value) = survey(&lab, &["--out", "."]);
+        assert_eq!((code, &value["bytes_read"]), (3, &Value::from(0)));
+        assert_eq!(seen["unknown hub/models--acme--hand"], format!("hf:acme/hand@{commit}"));
+        assert_eq!(seen["leftovers hub/models--acme--hand/blobs/0123.incomplete"], "an unfinished download");
+        let proposal = &value["proposals"][0];
+        assert_eq!(proposal["file"].as_array().unwrap().len(), files.len());
+        adopt_and_verify(&lab, "hand");
+    }
+}
+
+/// Takes the proposal over; the files must be what it says.
+#[track_caller]
+fn adopt_and_verify(lab: &Lab, name: &str) {
+    lab.write("manifests/adopted.toml", fs_err::read(lab.path("adopted.toml")).unwrap());
+    lab.write("inventory.lock", fs_err::read(lab.path("adopted.lock")).unwrap());
+    let verified = lab.run(&["verify", "--only", name]);
+    assert!(verified.code == 0 && verified.out.contains("no fault"), "{verified:?}");
+    let (code, seen, _) = survey(lab, &[]);
+    assert!(code == 0 && seen.keys().any(|key| key.starts_with("known")), "{seen:#?}");
+}
+
+#[test]
+fn an_ollama_store_is_adopted_and_orphans_are_told() {
+    let lab = Lab::new(INVENTORY, "");
+    let blob = |bytes: &[u8]| {
+        let digest = Sha256::of(bytes);
+        lab.write(&format!("home/ollama/blobs/sha256-{digest}"), bytes);
+        digest
+    };
+    let (model, config) = (content(7, 40_000), b"{\"model_format\":\"gguf\"}");
+    let layer = |kind: &str, bytes: &[u8]| {
+        format!("{{\"mediaType\":\"{kind}\",\"digest\":\"sha256:{}\",\"size\":{}}}", blob(bytes), bytes.len())
+    };
+    let manifest = format!(
+        "{{\"schemaVersion\":2,\"mediaType\":\"application/vnd.docker.distribution.manifest.v2+json\",\"config\":{},\"layers\":[{}]}}",
+        layer("application/vnd.docker.container.image.v1+json", config),
+        layer("application/vnd.ollama.image.model", &model)
+    );
+    lab.write("home/ollama/manifests/registry.ollama.ai/library/guard/1b", &manifest);
+    let orphan = blob(b"nobody wants me");
+    let (_, seen, _) = survey(&lab, &["--store", "ollama"]);
+    assert_eq!(seen[&format!("leftovers ollama/blobs/sha256-{orphan}")], "no manifest names it");
+    lab.write("home/ollama/manifests/registry.ollama.ai/library/broken/1b", "<html>");
+
+    let (code, seen, value) = survey(&lab, &["--out", ".", "--store", "ollama"]);
+    assert_eq!(code, 3);
+    assert_eq!(seen["unknown ollama/manifests/registry.ollama.ai/library/guard/1b"], "ollama:guard:1b");
+    let why = "no manifest that can be read names it";
+    assert_eq!(seen[&format!("unknown ollama/blobs/sha256-{orphan}")], why, "the broken one may need it");
+    assert!(seen.contains_key("unreadable ollama/manifests/registry.ollama.ai/library/broken/1b"), "{seen:#?}");
+    assert_eq!(value["proposals"][0]["manifest"], Sha256::of(manifest.as_bytes()).to_string());
+    assert_eq!(value["proposals"][0]["name"], "guard:1b");
+    let text = fs_err::read_to_string(lab.path("adopted.toml")).unwrap();
+    assert!(text.contains("source = \"ollama:guard:1b\""), "{text}");
+    lab.write("manifests/adopted.toml", text);
+    let (code, seen, _) = survey(&lab, &[]);
+    assert!(code == 0 && seen.keys().any(|key| key.starts_with("known ollama/")), "{seen:#?}");
+}
+
+#[test]
+fn nothing_is_written_unless_asked() {
+    let lab = Lab::new(INVENTORY, "");
+    lab.write("home/swarm/a.bin", b"a");
+    let said = lab.run(&["adopt"]);
+    assert!(said.code == 3 && said.out.contains("unknown: swarmui/a.bin: 1 B, "), "{said:?}");
+    assert!(said.err.contains("Nothing has been written"), "{}", said.err);
+    let names: Vec<_> =
+        fs_err::read_dir(lab.path("home/swarm")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["a.bin"], "the store is as it was");
+    assert!(!Path::new(&lab.path("adopted.toml")).exists());
+}
