@@ -10,6 +10,7 @@ mod env;
 mod error;
 mod exit;
 mod lab;
+mod limits;
 mod progress;
 mod ui;
 

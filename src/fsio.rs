@@ -15,12 +15,16 @@ mod access;
 mod lock;
 mod owner;
 mod partial;
+mod priority;
+mod read;
 mod space;
 
 pub use access::{default_file_mode, is_read_only, may_read, may_write};
 pub use lock::FileLock;
 pub use owner::{Owner, OwnerError, running_as};
 pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, reuse_copy};
+pub use priority::be_idle;
+pub use read::{ContentReader, PIECE, PieceBuffer, unreadable_parts};
 pub use space::{Space, free_space};
 
 use crate::artifact::Found;

@@ -1,8 +1,8 @@
 //! Two SHA-256 streams in lockstep with the SHA instructions of x86-64.
 
 use std::arch::x86_64::{
-    __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_extract_epi32, _mm_set_epi32, _mm_set_epi64x,
-    _mm_sha256msg1_epu32, _mm_sha256msg2_epu32, _mm_sha256rnds2_epu32, _mm_shuffle_epi8, _mm_shuffle_epi32,
+    __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_extract_epi32, _mm_set_epi32, _mm_set_epi64x, _mm_sha256msg1_epu32,
+    _mm_sha256msg2_epu32, _mm_sha256rnds2_epu32, _mm_shuffle_epi8, _mm_shuffle_epi32,
 };
 
 use crate::BLOCK;
@@ -35,7 +35,8 @@ pub(crate) fn compress_pair(
     b: &mut [u32; 8],
     b_blocks: &[[u8; BLOCK]],
 ) -> bool {
-    let can = is_x86_feature_detected!("sha") && is_x86_feature_detected!("ssse3") && is_x86_feature_detected!("sse4.1");
+    let can =
+        is_x86_feature_detected!("sha") && is_x86_feature_detected!("ssse3") && is_x86_feature_detected!("sse4.1");
     if can {
         // SAFETY: the processor has just been asked for each feature that the function is compiled with
         // (sse2 belongs to x86-64), and nothing else is demanded of its caller.

@@ -1,5 +1,4 @@
 //! What the page cache is said to hold.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 use std::io::Write;
 

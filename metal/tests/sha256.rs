@@ -1,5 +1,4 @@
 //! The hash against the published vectors, against `sha2`, and against openssl.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -62,7 +61,8 @@ fn the_published_vectors() {
 
 #[test]
 fn every_pair_of_lengths_around_the_borders_of_blocks() {
-    let lengths: Vec<usize> = (0..4).flat_map(|n| (n * BLOCK).saturating_sub(2)..=n * BLOCK + 2).chain(50..60).collect();
+    let lengths: Vec<usize> =
+        (0..4).flat_map(|n| (n * BLOCK).saturating_sub(2)..=n * BLOCK + 2).chain(50..60).collect();
     for &a in &lengths {
         for &b in &lengths {
             let (one, two) = (noise(a, 1), noise(b, 2));
@@ -153,5 +153,10 @@ fn two_streams_take_little_longer_than_one() {
         std::hint::black_box((first.finish(), second.finish()));
     });
     let gigabytes = (64 << 20) as f64 / 1e9;
-    eprintln!("one: {:.2} GB/s, two: {:.2} GB/s, {:.2} x", gigabytes / single, 2.0 * gigabytes / pair, 2.0 * single / pair);
+    eprintln!(
+        "one: {:.2} GB/s, two: {:.2} GB/s, {:.2} x",
+        gigabytes / single,
+        2.0 * gigabytes / pair,
+        2.0 * single / pair
+    );
 }
