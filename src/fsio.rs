@@ -13,6 +13,7 @@ use fs_err::os::unix::fs::{self as unix_fs, OpenOptionsExt as _};
 
 mod access;
 mod lock;
+mod overwrite;
 mod owner;
 mod partial;
 mod priority;
@@ -21,6 +22,7 @@ mod space;
 
 pub use access::{default_file_mode, is_read_only, may_read, may_write};
 pub use lock::FileLock;
+pub use overwrite::Overwrite;
 pub use owner::{Owner, OwnerError, running_as};
 pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, reuse_copy};
 pub use priority::be_idle;

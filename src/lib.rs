@@ -32,6 +32,7 @@ pub mod plan;
 pub mod verify;
 // Floor 6: doing.
 pub mod apply;
+pub mod repair;
 pub mod serve;
 // Floor 7: showing.
 pub mod demo;

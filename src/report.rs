@@ -2,6 +2,7 @@
 
 pub mod list;
 pub mod plan;
+pub mod repair;
 pub mod status;
 pub mod table;
 pub mod verdict;

@@ -7,6 +7,7 @@ pub(super) mod list;
 pub(super) mod lock;
 pub(super) mod man;
 pub(super) mod plan;
+pub(super) mod repair;
 pub(super) mod serve;
 pub(super) mod status;
 pub(super) mod verify;
