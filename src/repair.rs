@@ -176,10 +176,13 @@ fn mends(step: &Step) -> bool {
 }
 
 fn is_about_something_wrong(obstacle: &Obstacle, sighting: &Sighting<'_>) -> bool {
-    let Some(path) = &obstacle.path else { return false };
-    let Some(file) = sighting.artifact.files.iter().position(|file| file.path == *path) else { return false };
-    matches!(sighting.proofs[file], Proof::Refuted { .. })
-        || matches!(sighting.observed.files[file], FileState::Wrong { .. } | FileState::Unreadable { .. })
+    let is_wrong = |file: usize| {
+        matches!(sighting.proofs[file], Proof::Refuted { .. })
+            || matches!(sighting.observed.files[file], FileState::Wrong { .. } | FileState::Unreadable { .. })
+    };
+    let mut files = sighting.artifact.files.iter().enumerate();
+    // What is about the whole artifact stands in the way of each of its files.
+    files.any(|(index, file)| obstacle.path.as_ref().is_none_or(|path| *path == file.path) && is_wrong(index))
 }
 
 /// The patch that does what `step` would do by fetching everything; `None` where that must be.

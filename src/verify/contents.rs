@@ -95,6 +95,19 @@ impl Unreadable {
         }
         self.ranges.extend(ranges);
     }
+
+    /// In the order of the file, with neighbours joined.
+    pub(super) fn in_order(mut self) -> Self {
+        self.ranges.sort_by_key(|range| range.start);
+        let mut joined: Vec<Range<u64>> = Vec::new();
+        for range in self.ranges {
+            match joined.last_mut() {
+                Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+                _ => joined.push(range),
+            }
+        }
+        Self { ranges: joined, reason: self.reason }
+    }
 }
 
 /// Takes what came of an item, by its number.

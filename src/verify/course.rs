@@ -102,10 +102,14 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// Writes what is not written yet.
+    /// Writes what is not written yet, and forgets what is too old.
     pub(super) fn end(&self) {
         self.has_refused.store(false, Ordering::Relaxed);
         self.write(&mut self.results());
+        if self.bytes() > 0 && !self.has_refused.load(Ordering::Relaxed) {
+            // The next run does it otherwise.
+            let _ = self.reading.facts.forget_old_history((self.reading.now)());
+        }
     }
 
     fn results(&self) -> MutexGuard<'_, (Vec<Verified>, Instant)> {

@@ -249,8 +249,7 @@ impl State {
     fn finish(&mut self) -> Read {
         let mut bad = std::mem::take(&mut self.bad);
         bad.sort_by_key(|bad| bad.number);
-        let mut unreadable = std::mem::take(&mut self.unreadable);
-        unreadable.ranges.sort_by_key(|range| range.start);
+        let unreadable = std::mem::take(&mut self.unreadable).in_order();
         Read { begun: self.begun, digests: None, chunks: None, bad, unreadable }
     }
 }

@@ -265,6 +265,7 @@ impl Lane<'_> {
                 Outcome::Unfinished(self.items[hashing.item].found.size - hashing.offset, None)
             }
             Ending::Whole(unreadable) => {
+                let unreadable = unreadable.in_order();
                 let (digests, chunks) = hashing.hasher.finish_with_chunks();
                 // What was hashed in place of what could not be read says nothing.
                 let (digests, chunks) =

@@ -53,9 +53,17 @@ pub(in crate::cli) fn show(ui: &Ui, lab: &Lab, plan: &Plan, everything: bool) {
 
 /// Looks, decides, asks every place that would be fetched from, and decides again with the answers.
 pub(in crate::cli) fn make(lab: &Lab, common: &Common) -> Result<Plan, CliError> {
+    make_for(lab, common, lab.outlook()?)
+}
+
+/// The same as if there were room for everything: for what is mended in place.
+pub(super) fn make_without_room(lab: &Lab, common: &Common) -> Result<Plan, CliError> {
+    make_for(lab, common, Outlook { spaces: HashMap::new(), ..lab.outlook()? })
+}
+
+fn make_for(lab: &Lab, common: &Common, mut outlook: Outlook) -> Result<Plan, CliError> {
     let mut sightings = lab.sight(true)?;
     lab.hear_servers(common, &mut sightings)?;
-    let mut outlook = lab.outlook()?;
     outlook.on_drives = on_drives(lab, &sightings);
     let mut draft = plan::plan(&sightings, &outlook);
     outlook.silent_servers = silent_servers(lab, common, &sightings, &draft)?;

@@ -32,7 +32,7 @@ struct Repaired<'a> {
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?;
-    let repair = repair::select(plan::make(&lab, common)?, &lab.sight(true)?, &lab.facts)?;
+    let repair = make(&lab, common)?;
     let nothing = Outcome::default();
     let no_files = crate::apply::Outcome::default();
     if !ui.json {
@@ -62,6 +62,23 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     }
     ui.object("repair", &Repaired { repair: &repair, parts: &parts, whole_files: &whole });
     Ok(exit(&repair, &parts, &whole))
+}
+
+/// Parts are mended in place, so that only whole files need room.
+fn make(lab: &Lab, common: &Common) -> Result<Repair, CliError> {
+    let sightings = lab.sight(true)?;
+    let mut repair = repair::select(plan::make_without_room(lab, common)?, &sightings, &lab.facts)?;
+    if repair.whole.has_steps() {
+        let mut real = repair::select(plan::make(lab, common)?, &sightings, &lab.facts)?;
+        for entry in repair.whole.artifacts.iter_mut().filter(|entry| !entry.steps.is_empty()) {
+            let is_same = |other: &crate::plan::ArtifactPlan| other.artifact == entry.artifact;
+            if let Some(place) = real.whole.artifacts.iter().position(is_same) {
+                *entry = real.whole.artifacts.swap_remove(place);
+            }
+        }
+        repair.whole.rooms = real.whole.rooms;
+    }
+    Ok(repair)
 }
 
 fn show(ui: &Ui, lab: &Lab, repair: &Repair) {
