@@ -539,7 +539,7 @@ def against_disk(options: argparse.Namespace, peers: list[Contestant], files: li
     contestants = [peer._replace(before=lambda: evict(files)) for peer in peers]
     if shutil.which("fio"):
         read = ["fio", "--name=read", "--rw=read", "--direct=1", "--bs=1M", "--iodepth=8", "--ioengine=libaio", "--readonly"]
-        read += ["--minimal", f"--filename={':'.join(files)}", "--file_service_type=sequential"]
+        read += ["--minimal", f"--opendir={Path(files[0]).parent}", "--file_service_type=sequential"]
         contestants.append(Contestant("fio, 8 readings of 1 MiB in flight", read, {}, lambda: evict(files)))
     else:
         print("\nfio is not installed (apt-get install fio): nothing says here how fast the disk is.")

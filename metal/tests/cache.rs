@@ -1,4 +1,5 @@
 //! What the page cache is said to hold.
+#![expect(clippy::print_stderr, reason = "tests")]
 
 use std::io::Write;
 

@@ -1,4 +1,5 @@
 //! The disk's class, as another program sees it.
+#![expect(clippy::print_stderr, reason = "tests")]
 
 use std::process::Command;
 

@@ -1,4 +1,5 @@
 //! The hash against the published vectors, against `sha2`, and against openssl.
+#![expect(clippy::print_stderr, reason = "tests")]
 
 use std::io::Write;
 use std::process::{Command, Stdio};
