@@ -218,14 +218,145 @@ def make_large(lab: Lab, size: int) -> None:
     lab.fill_lock({"large": [line]})
 
 
+# ── e. verification ─────────────────────────────────────────────────────────────────────────────
+
+
+def verify_many(options: argparse.Namespace) -> None:
+    """`verify --full` of many files: whole digests, two streams on each processor."""
+    lab = verify_lab(options, "verify-many", options.scrub_many, 64)
+    blobs = sorted(str(path) for path in (lab.store / "models--bench--many/blobs").iterdir())
+    lab.call("verify")  # Chunk digests are taken by the first reading.
+    peers = [
+        Contestant("larder verify --full", lab.command("verify", "--full"), lab.env),
+        Contestant("xargs -P2 sha256sum", in_pairs("sha256sum", blobs)),
+        Contestant("xargs -P2 openssl dgst -sha256", in_pairs("openssl dgst -sha256", blobs)),
+        Contestant("larder verify (chunks)", lab.command("verify"), lab.env),
+    ]
+    what = f"{options.scrub_many} MiB in {len(blobs)} files"
+    compare(f"`larder verify --full`: {what}, warm", [warmed(peer, blobs) for peer in peers], options.rounds, "≤ 0.15 × sha256sum, ≤ 0.60 × openssl")
+    per_gib(options.scrub_many)
+    against_disk(options, peers[:3], blobs, what)
+    fresh_again = [
+        Contestant("larder verify --max-age 7d, nothing to read", lab.command("verify", "--max-age", "7d"), lab.env),
+        Contestant("larder status", lab.command("status"), lab.env),
+    ]
+    compare("a second `larder verify` within --max-age", fresh_again, 4 * options.rounds, "as fast as status")
+
+
+def scrub_one(options: argparse.Namespace) -> None:
+    """`verify` of one long file whose chunk digests are known."""
+    lab = verify_lab(options, "scrub-one", options.scrub_one, options.scrub_one)
+    blobs = [str(path) for path in (lab.store / "models--bench--many/blobs").iterdir()]
+    lab.call("verify")
+    peers = [
+        Contestant("larder verify (chunks)", lab.command("verify"), lab.env),
+        Contestant("sha256sum", ["sha256sum", *blobs]),
+        Contestant("openssl dgst -sha256", ["openssl", "dgst", "-sha256", *blobs]),
+        Contestant("larder verify --full", lab.command("verify", "--full"), lab.env),
+    ]
+    what = f"one file of {options.scrub_one} MiB"
+    compare(f"`larder verify`: {what}, warm", [warmed(peer, blobs) for peer in peers], options.rounds, "≤ 0.08 × sha256sum, ≤ 0.25 × openssl")
+    per_gib(options.scrub_one)
+    against_disk(options, peers[:3], blobs, what)
+
+
+def verify_lab(options: argparse.Namespace, name: str, total: int, each: int) -> Lab:
+    """A hub cache of random files of `each` MiB, `total` in all."""
+    lab = Lab(options.larder, options.work / name, "hf-cache")
+    wanted = lab.folder / f"{total}-{each}"
+    if wanted.exists():
+        return lab
+    shutil.rmtree(lab.folder)
+    lab.folder.mkdir()
+
+    def make() -> None:
+        lab.declare([("many", "bench/many")])
+        blobs = lab.store / "models--bench--many/blobs"
+        files = []
+        for number in range(max(total // each, 1)):
+            path = f"part-{number:04}.bin"
+            line = lab.hub_file("bench/many", path, f"{number}".encode(), True)
+            (blobs / line["digests"]["sha256"]).unlink()
+            sha256 = hashlib.sha256()
+            with open(blobs / "part", "wb") as file:
+                for _ in range(each // 8):
+                    chunk = os.urandom(8 * MIB)
+                    sha256.update(chunk)
+                    file.write(chunk)
+            digest = sha256.hexdigest()
+            (blobs / "part").rename(blobs / digest)
+            entry = lab.store / f"models--bench--many/snapshots/{COMMIT}/{path}"
+            entry.unlink()
+            entry.symlink_to(f"../../blobs/{digest}")
+            files.append(line | {"size": each // 8 * 8 * MIB, "digests": {"sha256": digest}})
+        lab.fill_lock({"many": files})
+
+    apart(make)
+    wanted.touch()
+    os.sync()
+    return lab
+
+
+def in_pairs(command: str, files: list[str]) -> list[str]:
+    each = max(len(files) // 8, 1)
+    return ["sh", "-c", f'printf "%s\\n" "$@" | xargs -P2 -n{each} {command}', "sh", *files]
+
+
+def evict(files: list[str]) -> None:
+    """Takes these files, and nothing else, out of the page cache."""
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def warmed(contestant: Contestant, files: list[str]) -> Contestant:
+    def warm() -> None:
+        for path in files:
+            with open(path, "rb", buffering=0) as file:
+                buffer = bytearray(MIB)
+                while file.readinto(buffer):
+                    pass
+
+    return contestant._replace(before=warm)
+
+
+def per_gib(mib: int) -> None:
+    print(f"\nCPU seconds per GiB: the column divided by {mib / 1024:g}.")
+
+
+def against_disk(options: argparse.Namespace, peers: list[Contestant], files: list[str], what: str) -> None:
+    """The same with these files evicted, against what fio reads from the same files; and what the cache keeps."""
+    contestants = [peer._replace(before=lambda: evict(files)) for peer in peers]
+    if shutil.which("fio"):
+        read = ["fio", "--name=read", "--rw=read", "--direct=1", "--bs=1M", "--iodepth=8", "--ioengine=libaio", "--readonly"]
+        read += ["--minimal", f"--opendir={Path(files[0]).parent}", "--file_service_type=sequential"]
+        contestants.append(Contestant("fio, 8 readings of 1 MiB in flight", read, {}, lambda: evict(files)))
+    else:
+        print("\nfio is not installed (apt-get install fio): nothing says here how fast the disk is.")
+    compare(f"{what}, cold", contestants, min(options.rounds, 3), "≥ 0.95 × fio, ≤ 0.55 CPU s per GiB")
+    evict(files)
+    before = cached()
+    run(peers[0])
+    print(f"\nThe page cache grew by {max(cached() - before, 0)} MiB while larder read all of it.")
+
+
+def cached() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Cached:")) // 1024
+
+
 def main() -> None:
-    measurements = {"status": status, "plan": plan, "small": small, "large": large, **bench_fetch.MEASUREMENTS}
+    measurements = {"status": status, "plan": plan, "small": small, "large": large}
+    measurements |= {"verify-many": verify_many, "scrub-one": scrub_one, **bench_fetch.MEASUREMENTS}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--larder", type=Path, required=True, help="the program to measure")
     parser.add_argument("--only", choices=measurements, action="append", help="this measurement; may be repeated")
     parser.add_argument("-n", "--rounds", type=int, default=5)
     parser.add_argument("--large", type=int, default=2048, metavar="MIB", help="size of the large file")
     parser.add_argument("--many", type=int, default=200, metavar="FILES", help="how many files of 10 MiB fetch-many has")
+    parser.add_argument("--scrub-many", type=int, default=4096, metavar="MIB", help="size of the many files together")
+    parser.add_argument("--scrub-one", type=int, default=8192, metavar="MIB", help="size of the file that is scrubbed")
     parser.add_argument("--cold", action="store_true", help="also measure with empty caches (root)")
     parser.add_argument("--work", type=Path, default=ROOT / "target/bench", help="where the files to measure with go")
     options = parser.parse_args()

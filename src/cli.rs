@@ -10,6 +10,7 @@ mod env;
 mod error;
 mod exit;
 mod lab;
+mod limits;
 mod progress;
 mod ui;
 
@@ -93,6 +94,8 @@ enum Command {
     Dedupe(commands::dedupe::Args),
     /// Remove what downloads left behind and what nothing names, from a plan that is shown first
     Prune(commands::prune::Args),
+    /// Mend what was found wrong: only the wrong parts of a file, where they are known
+    Repair(commands::repair::Args),
     /// Serve this machine's artifacts to others, read-only
     Serve(commands::serve::Args),
     /// Show all of it on a miniature lab, without internet
@@ -146,6 +149,7 @@ fn run(ui: &Ui, common: &Common, command: &Command) -> Result<Exit, CliError> {
         Command::Adopt(args) => commands::adopt::run(ui, common, args),
         Command::Dedupe(args) => commands::dedupe::run(ui, common, args),
         Command::Prune(args) => commands::prune::run(ui, common, args),
+        Command::Repair(args) => commands::repair::run(ui, common, args),
         Command::Serve(args) => commands::serve::run(ui, common, args),
         Command::Demo(args) => commands::demo::run(ui, common, args),
         Command::Completions(args) => commands::completions::run(ui, args, Cli::command()),

@@ -16,8 +16,14 @@ use crate::artifact::Found;
 use crate::digest::{CHUNK_LEN, ChunkDigests, Digests, GitSha1, Md5, Sha256};
 use crate::fsio;
 
-/// Grows with every change of the tables; a database of another version is set aside.
-const SCHEMA_VERSION: i64 = 2;
+mod history;
+mod reading;
+
+pub use history::Happening;
+pub use reading::{Damage, Half, Stopped, StoppedReadings, Verified};
+
+/// Grows with every change of the tables. Older databases are completed; a newer one is set aside.
+const SCHEMA_VERSION: i64 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS measured (
@@ -40,6 +46,41 @@ CREATE TABLE IF NOT EXISTS chunks (
 CREATE TABLE IF NOT EXISTS store_mark (
     root BLOB PRIMARY KEY,
     id   TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS history (
+    id       INTEGER PRIMARY KEY,
+    at       INTEGER NOT NULL,  -- seconds since 1970
+    path     BLOB NOT NULL,     -- absolute path of the content
+    artifact TEXT NOT NULL,     -- the first one that wants it; empty where it only arrived
+    event    TEXT NOT NULL,     -- proven, first-use, arrived, repaired, or the kind of a fault
+    sha256   BLOB,              -- of what was read, where the whole of it was hashed
+    bytes    INTEGER NOT NULL,  -- that were read
+    detail   TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS history_of_path ON history (path, at);
+CREATE TABLE IF NOT EXISTS progress (
+    path     BLOB PRIMARY KEY,
+    size     INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    inode    INTEGER NOT NULL,
+    device   INTEGER NOT NULL,
+    begun    INTEGER NOT NULL,  -- when the first byte was read
+    done     INTEGER NOT NULL,  -- bytes that need not be read again: whole chunks
+    state    BLOB,              -- of SHA-256 after them; NULL where chunks are compared
+    digests  BLOB NOT NULL,     -- BLAKE3 of these chunks, or numbers of the wrong ones (8 bytes, big-endian)
+    content  BLOB               -- sha256 of the content whose chunks they are compared with
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS damaged (
+    path     BLOB PRIMARY KEY,
+    size     INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    inode    INTEGER NOT NULL,
+    device   INTEGER NOT NULL,
+    content  BLOB NOT NULL,     -- sha256 of what it should be
+    ranges   TEXT NOT NULL,     -- first-last byte of what is wrong, joined by blanks
+    expected BLOB NOT NULL,     -- BLAKE3 of the first wrong chunk as it should be
+    actual   BLOB NOT NULL,     -- and as it is
+    at       INTEGER NOT NULL
 ) WITHOUT ROWID;
 ";
 
@@ -93,8 +134,7 @@ impl Facts {
         fsio::create_dir_all(path.parent().unwrap_or(Path::new(".")), None).map_err(io)?;
         match Self::connect(path) {
             Err(FactsError::Database { source, .. }) if is_foreign(&source) => {
-                let aside = path.with_extension("sqlite.broken");
-                fsio::set_aside_broken(path, &aside).map_err(io)?;
+                Self::open_anew(path)?;
                 Self::connect(path)
             }
             result => result,
@@ -121,7 +161,8 @@ impl Facts {
             let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
             match version {
                 SCHEMA_VERSION => return Ok(()),
-                0 => {}
+                // Newer versions only have more tables.
+                0 | 2 => {}
                 _ => return Err(rusqlite::Error::InvalidQuery),
             }
             connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -150,9 +191,11 @@ impl Facts {
         at: i64,
     ) -> Result<(), FactsError> {
         self.ahead().clear();
+        let measured: Vec<(&Found, &Digests)> = measured.into_iter().collect();
         self.database(|connection| {
             let transaction = connection.unchecked_transaction()?;
-            for (found, digests) in measured {
+            for (found, digests) in &measured {
+                history::note_arrival(&transaction, found, digests, at)?;
                 insert(&transaction, found, digests, at)?;
             }
             transaction.commit()
@@ -163,6 +206,11 @@ impl Facts {
     pub fn below(&self, root: &Path) -> Result<Known, FactsError> {
         let ahead = self.ahead().remove(root);
         ahead.map_or_else(|| self.read_below(root), Ok)
+    }
+
+    /// Everything that was measured anywhere.
+    pub fn all(&self) -> Result<Known, FactsError> {
+        self.read_between(&[], &[u8::MAX])
     }
 
     /// Reads what the next [`Facts::below`] of `root` will be asked for, while there is something else to do.
@@ -177,11 +225,15 @@ impl Facts {
         let first = root.as_os_str().as_bytes().to_vec();
         let mut end = first.clone();
         end.push(b'/' + 1);
+        self.read_between(&first, &end)
+    }
+
+    fn read_between(&self, first: &[u8], end: &[u8]) -> Result<Known, FactsError> {
         self.database(|connection| {
             let question = "SELECT * FROM measured WHERE path >= ?1 AND path < ?2 ORDER BY path";
             let mut statement = connection.prepare_cached(question)?;
             let mut rows = statement.query(params![first, end])?;
-            let mut known = Known::default();
+            let mut known = Known { damaged: reading::damaged_below(connection, first, end)?, ..Known::default() };
             while let Some(row) = rows.next()? {
                 known.push(row)?;
             }
@@ -191,17 +243,7 @@ impl Facts {
 
     /// Remembers the chunk digests of the content that `sha256` names.
     pub fn record_chunks(&self, sha256: &Sha256, chunks: &ChunkDigests) -> Result<(), FactsError> {
-        self.database(|connection| {
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO chunks VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![
-                    sha256.as_bytes(),
-                    as_stored(chunks.content_len()),
-                    as_stored(CHUNK_LEN),
-                    chunks.to_bytes()
-                ])
-                .map(|_| ())
-        })
+        self.database(|connection| insert_chunks(connection, sha256, chunks))
     }
 
     /// The chunk digests of the content that `sha256` names, where they were taken once.
@@ -232,8 +274,40 @@ impl Facts {
         })
     }
 
-    fn database<T>(&self, ask: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>) -> Result<T, FactsError> {
-        ask(&self.lock()).map_err(|source| FactsError::Database { path: self.path.clone(), source })
+    fn database<T>(&self, ask: impl Fn(&Connection) -> Result<T, rusqlite::Error>) -> Result<T, FactsError> {
+        let failed = |source| FactsError::Database { path: self.path.clone(), source };
+        let mut connection = self.lock();
+        match ask(&connection) {
+            // It is only a cache: what a broken one said is worth less than going on.
+            Err(error) if is_foreign(&error) && self.begin_anew(&mut connection) => ask(&connection).map_err(failed),
+            result => result.map_err(failed),
+        }
+    }
+
+    /// Puts a database that turned out to be broken aside, and an empty one in its place.
+    fn begin_anew(&self, connection: &mut Connection) -> bool {
+        if !self.path.is_file() {
+            return false;
+        }
+        let Ok(nothing) = Connection::open_in_memory() else { return false };
+        // The broken one is closed before its file gets another name.
+        drop(std::mem::replace(connection, nothing));
+        let Ok(fresh) = Self::open_anew(&self.path) else { return false };
+        tracing::warn!(path = %self.path.display(), "the facts database was broken and is set aside");
+        *connection = fresh;
+        true
+    }
+
+    fn open_anew(path: &Path) -> Result<Connection, FactsError> {
+        let io = |source| FactsError::Io { path: path.to_owned(), source };
+        fsio::set_aside_broken(path, &path.with_extension("sqlite.broken")).map_err(io)?;
+        for ending in ["sqlite-wal", "sqlite-shm"] {
+            match fsio::remove_file(&path.with_extension(ending)) {
+                Err(error) if !fsio::is_absent(&error) => return Err(io(error)),
+                _ => {}
+            }
+        }
+        Self::connect(path).map(|facts| facts.connection.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn ahead(&self) -> MutexGuard<'_, HashMap<PathBuf, Known>> {
@@ -253,6 +327,7 @@ pub struct Known {
     paths: Vec<u8>,
     /// By path, in the order of its bytes.
     rows: Vec<Stored>,
+    damaged: reading::Damaged,
 }
 
 #[derive(Debug)]
@@ -267,6 +342,12 @@ impl Known {
     /// What was measured of exactly this file: same path, length, time of change, inode and device.
     pub fn of(&self, found: &Found) -> Option<Measurement> {
         self.in_turn().of(found)
+    }
+
+    /// What is wrong with exactly this file, where its chunks were compared.
+    pub fn damage_of(&self, found: &Found) -> Option<&Damage> {
+        let (stored, damage) = self.damaged.get(found.path.as_os_str().as_bytes())?;
+        (*stored == identity(found)).then_some(damage)
     }
 
     /// What was measured at this path, though the file there may be another one by now.
@@ -306,6 +387,11 @@ pub struct InTurn<'a> {
 }
 
 impl InTurn<'_> {
+    /// See [`Known::damage_of`].
+    pub fn damage_of(&self, found: &Found) -> Option<&Damage> {
+        self.known.damage_of(found)
+    }
+
     /// See [`Known::of`].
     pub fn of(&mut self, found: &Found) -> Option<Measurement> {
         let path = found.path.as_os_str().as_bytes();
@@ -328,6 +414,8 @@ fn as_stored(number: u64) -> i64 {
 
 fn insert(connection: &Connection, found: &Found, digests: &Digests, at: i64) -> Result<(), rusqlite::Error> {
     let Some(sha256) = digests.sha256 else { return Ok(()) };
+    // What was found wrong is judged anew by what is measured now.
+    connection.prepare_cached("DELETE FROM damaged WHERE path = ?1")?.execute([found.path.as_os_str().as_bytes()])?;
     connection
         .prepare_cached("INSERT OR REPLACE INTO measured VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
         .execute(params![
@@ -341,6 +429,14 @@ fn insert(connection: &Connection, found: &Found, digests: &Digests, at: i64) ->
             digests.md5.as_ref().map(Md5::as_bytes),
             at,
         ])
+        .map(|_| ())
+}
+
+fn insert_chunks(connection: &Connection, sha256: &Sha256, chunks: &ChunkDigests) -> Result<(), rusqlite::Error> {
+    let (size, chunk_len) = (as_stored(chunks.content_len()), as_stored(CHUNK_LEN));
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO chunks VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![sha256.as_bytes(), size, chunk_len, chunks.to_bytes()])
         .map(|_| ())
 }
 

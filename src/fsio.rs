@@ -16,8 +16,11 @@ mod access;
 mod assembly;
 mod journal;
 mod lock;
+mod overwrite;
 mod owner;
 mod partial;
+mod priority;
+mod read;
 mod space;
 mod twin;
 
@@ -25,8 +28,11 @@ pub use access::{default_file_mode, is_read_only, may_read, may_write};
 pub use assembly::{Assembly, Earlier, Prefix, Unfit};
 pub use journal::journaled_bytes;
 pub use lock::FileLock;
+pub use overwrite::Overwrite;
 pub use owner::{Owner, OwnerError, running_as};
 pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, reuse_copy};
+pub use priority::be_idle;
+pub use read::{ContentReader, PIECE, PieceBuffer, unreadable_parts};
 pub use space::{Space, free_space};
 pub use twin::{Sharing, share};
 

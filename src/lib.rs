@@ -40,6 +40,7 @@ pub mod dedupe;
 pub mod export;
 pub mod nightly;
 pub mod prune;
+pub mod repair;
 pub mod serve;
 // Floor 7: showing.
 pub mod demo;

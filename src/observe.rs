@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::artifact::{Artifact, File, Found};
-use crate::digest::DigestMismatch;
-use crate::facts::{Facts, FactsError, InTurn, Known};
+use crate::digest::{DigestMismatch, Digests};
+use crate::facts::{Damage, Facts, FactsError, InTurn, Known};
 use crate::fsio::{self, Space};
 use crate::inventory::Layout;
 use crate::stores::{Absence, FileState, Observed, OpenStore, Stores, Unpublished, look_for_root};
@@ -151,6 +151,9 @@ fn join(sighting: &mut Sighting<'_>, known: &HashMap<&str, Known>) {
 
 fn proof(known: &mut InTurn<'_>, file: &File, state: &FileState) -> Proof {
     let (FileState::Present(found) | FileState::Staged(found)) = state else { return Proof::Unknown };
+    if let Some(refuted) = known.damage_of(found).and_then(|damage| refuted_by_chunks(file, damage)) {
+        return refuted;
+    }
     let Some(measured) = known.of(found) else { return Proof::Unknown };
     let at = measured.at;
     match file.digests.check(&measured.digests) {
@@ -159,6 +162,17 @@ fn proof(known: &mut InTurn<'_>, file: &File, state: &FileState) -> Proof {
         Ok(()) if !file.digests.proves_content() => Proof::FirstUse { at },
         Ok(()) => Proof::Unknown,
     }
+}
+
+/// What was compared chunk by chunk and found wrong, unless something else is wanted by now.
+fn refuted_by_chunks(file: &File, damage: &Damage) -> Option<Proof> {
+    file.digests.check(&Digests::sha256(damage.content)).ok()?;
+    let mismatch = DigestMismatch {
+        algorithm: "blake3 of a chunk",
+        expected: damage.expected.to_string(),
+        actual: damage.actual.to_string(),
+    };
+    Some(Proof::Refuted { at: damage.at, mismatch })
 }
 
 /// Free space of the file system of every store that `artifacts` need.

@@ -11,6 +11,7 @@ mod phrases;
 pub mod plain;
 pub mod plan;
 pub mod prometheus;
+pub mod repair;
 pub mod status;
 pub mod table;
 pub mod verdict;

@@ -1,25 +1,30 @@
 //! Verification: are the files here what the lock says?
 //!
-//! `quick` looks at names, links, sizes, headers and the closure of shard indexes; `full` reads every byte.
+//! `quick` looks at names, links, sizes, headers and the closure of shard indexes; [`contents`] reads: whole files
+//! where their digests are compared, and chunks, several at once, where chunk digests of the right content are known.
 //! Each thing that is wrong is a [`Fault`]; one never stops the others.
 
-use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-use crate::artifact::{File, Found};
-use crate::digest::{ContentHasher, Digests};
-use crate::facts::{Facts, Measurement};
-use crate::fsio;
-use crate::monitor::{Event, Monitor};
 use crate::observe::{Access, Sighting};
 use crate::stores::FileState;
 
+mod agenda;
+mod contents;
+mod course;
+mod judge;
+mod scrub;
 mod shards;
+mod strays;
 mod structure;
+mod whole;
+
+pub use contents::{Reading, contents};
+pub use course::Budget;
+pub use strays::{Stray, StrayKind, strays};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,6 +41,9 @@ pub struct Fault {
     /// Where it lies on disk, where something lies there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<PathBuf>,
+    /// Which bytes of it are wrong, where that is known: whole chunks, or what the disk cannot read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<Range<u64>>,
 }
 
 /// The kinds of fault.
@@ -52,8 +60,16 @@ pub enum FaultKind {
     Dangling,
     /// An unfinished download, a pointer or a web page in the file's place.
     NotTheFile,
-    /// The content is wrong.
+    /// The content is wrong, and was never known to be right.
     Corrupt,
+    /// The content was right, and changed though nobody wrote it.
+    Rotted,
+    /// The content was right, and somebody wrote another since.
+    Replaced,
+    /// Another content that was right once, here or elsewhere: another revision.
+    Upgraded,
+    /// Parts that are wrong hold nothing but zeros.
+    ZeroFilled,
     /// It may not, or cannot, be read.
     Unreadable,
     /// Programs do not find the artifact though its files are here.
@@ -64,6 +80,29 @@ pub enum FaultKind {
     Shards,
     /// The store is not there.
     StoreAbsent,
+}
+
+impl FaultKind {
+    /// Its name in JSON and in the history.
+    pub fn name(self) -> &'static str {
+        match self {
+            FaultKind::Missing => "missing",
+            FaultKind::Truncated => "truncated",
+            FaultKind::Wrong => "wrong",
+            FaultKind::Dangling => "dangling",
+            FaultKind::NotTheFile => "not-the-file",
+            FaultKind::Corrupt => "corrupt",
+            FaultKind::Rotted => "rotted",
+            FaultKind::Replaced => "replaced",
+            FaultKind::Upgraded => "upgraded",
+            FaultKind::ZeroFilled => "zero-filled",
+            FaultKind::Unreadable => "unreadable",
+            FaultKind::Unpublished => "unpublished",
+            FaultKind::Structure => "structure",
+            FaultKind::Shards => "shards",
+            FaultKind::StoreAbsent => "store-absent",
+        }
+    }
 }
 
 /// What a verification found.
@@ -77,8 +116,21 @@ pub struct Verdict {
     pub proven: usize,
     /// Files that no record has a digest of: trusted as they were first seen.
     pub first_use: usize,
+    /// Files that were left out because they were read not long ago.
+    pub fresh: usize,
+    /// Files that the budget, or a stop, left for another time.
+    pub unread: usize,
+    /// Their bytes, as far as they were not read.
+    pub unread_bytes: u64,
+    /// Of these, files that were not read within the greatest age: the budget is too small.
+    pub overdue: usize,
+    /// Files that somebody wrote while they were read; they are read again next time.
+    pub changing: usize,
     /// Bytes that were read.
     pub bytes_read: u64,
+    /// Files in the stores that no artifact has, where they were looked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub strays: Vec<Stray>,
     /// Whether the run was stopped before its end.
     pub interrupted: bool,
 }
@@ -105,166 +157,8 @@ pub fn quick(sightings: &[Sighting<'_>]) -> Verdict {
     verdict
 }
 
-/// Reads every file that is here and compares it with the lock; remembers what was measured.
-///
-/// Files that several artifacts share are read once. `stopped` is asked between files.
-pub fn full(
-    sightings: &[Sighting<'_>],
-    facts: &Facts,
-    monitor: &dyn Monitor,
-    now: fn() -> i64,
-    stopped: &(dyn Fn() -> bool + Sync),
-) -> Verdict {
-    let mut verdict = quick(sightings);
-    let readings = readings(sightings);
-    let measured = measure_all(&readings, facts, monitor, now, stopped);
-    let mut read = HashSet::new();
-    verdict.interrupted = stopped();
-    verdict.bytes_read = measured.values().filter_map(|m| m.as_ref().ok()).map(|m| m.bytes).sum();
-    for (sighting, file) in files_here(sightings) {
-        let (wanted, found) = (&sighting.artifact.files[file.index], file.found);
-        match measured.get(&(found.device, found.inode)) {
-            None => {}
-            Some(Err(reason)) => verdict.faults.push(Fault {
-                artifact: sighting.artifact.name.clone(),
-                path: Some(wanted.path.to_string()),
-                kind: FaultKind::Unreadable,
-                detail: format!("it cannot be read: {reason}"),
-                place: Some(found.path.clone()),
-            }),
-            Some(Ok(reading)) => {
-                if wanted.digests.proves_content() {
-                    read.insert((sighting.artifact.name.clone(), wanted.path.to_string()));
-                }
-                judge(&mut verdict, sighting, wanted, found, reading);
-            }
-        }
-    }
-    verdict.faults.extend(sightings.iter().filter_map(unread));
-    tell_once(&mut verdict, &read);
-    verdict
-}
-
-/// Takes out what reading the contents has told better.
-///
-/// These are refusals that were remembered from an earlier reading, and suspicions by the headers of
-/// files that were read now: these are either right, or told to be wrong.
-fn tell_once(verdict: &mut Verdict, read: &HashSet<(String, String)>) {
-    if verdict.interrupted {
-        return;
-    }
-    let by_header = [FaultKind::Structure, FaultKind::Truncated, FaultKind::NotTheFile];
-    verdict.faults.retain(|fault| {
-        let was_read = || fault.path.clone().is_some_and(|path| read.contains(&(fault.artifact.clone(), path)));
-        let is_remembered = fault.kind == FaultKind::Corrupt && fault.detail.starts_with(REMEMBERED);
-        !(is_remembered || by_header.contains(&fault.kind) && was_read())
-    });
-}
-
+/// How a fault begins that was found by an earlier reading.
 const REMEMBERED: &str = "when it was last read";
-
-/// What reading one file brought.
-struct Reading {
-    measurement: Measurement,
-    bytes: u64,
-    /// What was measured at this path before, if the file looked the same then.
-    before: Option<Digests>,
-}
-
-struct Here<'a> {
-    index: usize,
-    found: &'a Found,
-}
-
-fn files_here<'a, 'b>(sightings: &'a [Sighting<'b>]) -> impl Iterator<Item = (&'a Sighting<'b>, Here<'a>)> {
-    sightings.iter().flat_map(|sighting| {
-        sighting.observed.files.iter().enumerate().filter_map(move |(index, state)| match state {
-            FileState::Present(found) | FileState::Staged(found) => Some((sighting, Here { index, found })),
-            _ => None,
-        })
-    })
-}
-
-/// Each inode once, with everything that any artifact wants to know of it; the largest first.
-fn readings<'a>(sightings: &'a [Sighting<'_>]) -> Vec<(&'a Found, Digests, String)> {
-    let mut by_inode: HashMap<(u64, u64), (&Found, Digests, String)> = HashMap::new();
-    for (sighting, file) in files_here(sightings) {
-        let wanted = &sighting.artifact.files[file.index];
-        let entry = by_inode
-            .entry((file.found.device, file.found.inode))
-            .or_insert_with(|| (file.found, Digests::default(), format!("{}/{}", sighting.artifact.name, wanted.path)));
-        entry.1 = entry.1.or(wanted.digests);
-    }
-    let mut readings: Vec<_> = by_inode.into_values().collect();
-    // The longest file begins first, so that it does not keep one thread busy alone at the end.
-    readings.sort_by(|a, b| b.0.size.cmp(&a.0.size).then_with(|| a.0.path.cmp(&b.0.path)));
-    readings
-}
-
-type Measured = HashMap<(u64, u64), Result<Reading, String>>;
-
-fn measure_all(
-    readings: &[(&Found, Digests, String)],
-    facts: &Facts,
-    monitor: &dyn Monitor,
-    now: fn() -> i64,
-    stopped: &(dyn Fn() -> bool + Sync),
-) -> Measured {
-    let next = AtomicUsize::new(0);
-    let measured = Mutex::new(HashMap::new());
-    let work = || {
-        while let Some((found, wanted, item)) = readings.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if stopped() {
-                return;
-            }
-            monitor.event(Event::Started { item, total: Some(found.size), resumed: 0, from: "disk" });
-            let reading = measure(found, wanted, facts, now()).map_err(|error| error.to_string());
-            match &reading {
-                Ok(_) => monitor.event(Event::Finished { item }),
-                Err(reason) => monitor.event(Event::Failed { item, reason }),
-            }
-            let mut measured = measured.lock().unwrap_or_else(PoisonError::into_inner);
-            measured.insert((found.device, found.inode), reading);
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    measured.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn measure(found: &Found, wanted: &Digests, facts: &Facts, at: i64) -> std::io::Result<Reading> {
-    let before = facts.below(&found.path).ok().and_then(|known| known.of(found)).map(|known| known.digests);
-    let hasher = ContentHasher::to_compare(wanted, Some(found.size));
-    let (digests, bytes) = fsio::hash_file(&found.path, hasher)?;
-    if let Err(error) = facts.record(found, &digests, at) {
-        tracing::warn!(%error, "a measurement is not remembered");
-    }
-    Ok(Reading { measurement: Measurement { digests, at }, bytes, before })
-}
-
-fn judge(verdict: &mut Verdict, sighting: &Sighting<'_>, wanted: &File, found: &Found, reading: &Reading) {
-    let digests = &reading.measurement.digests;
-    match wanted.digests.check(digests) {
-        Ok(()) if wanted.digests.proves_content() => verdict.proven += 1,
-        Ok(()) => verdict.first_use += 1,
-        Err(mismatch) => {
-            // Content that changed under the same time of change and length was not written by anybody.
-            let rot = reading.before.is_some_and(|before| wanted.digests.check(&before).is_ok());
-            let why = if rot {
-                "it rotted: it was right before, and nobody has written it since"
-            } else {
-                "its content is wrong"
-            };
-            verdict.faults.push(Fault {
-                artifact: sighting.artifact.name.clone(),
-                path: Some(wanted.path.to_string()),
-                kind: FaultKind::Corrupt,
-                detail: format!("{why}: {mismatch}"),
-                place: Some(found.path.clone()),
-            });
-        }
-    }
-}
 
 /// Content that only a server may read is not proven by anybody.
 fn unread(sighting: &Sighting<'_>) -> Option<Fault> {
@@ -276,13 +170,16 @@ fn unread(sighting: &Sighting<'_>) -> Option<Fault> {
         detail: "only the store's server can read it: verify it where its folder is, as a user who may read it"
             .to_owned(),
         place: None,
+        ranges: Vec::new(),
     })
 }
 
 /// What a glance shows to be wrong with one artifact.
 fn faults_of(sighting: &Sighting<'_>) -> Vec<Fault> {
     let artifact = sighting.artifact;
-    let whole = |kind, detail: String| Fault { artifact: artifact.name.clone(), path: None, kind, detail, place: None };
+    let name = &artifact.name;
+    let whole =
+        |kind, detail| Fault { artifact: name.clone(), path: None, kind, detail, place: None, ranges: Vec::new() };
     match &sighting.access {
         Access::Open | Access::Told => {}
         Access::Absent(absence) => return vec![whole(FaultKind::StoreAbsent, absence.to_string())],
@@ -336,5 +233,5 @@ fn fault_of(sighting: &Sighting<'_>, file: usize) -> Option<Fault> {
         }
     };
     let path = Some(wanted.path.to_string());
-    Some(Fault { artifact: sighting.artifact.name.clone(), path, kind, detail, place })
+    Some(Fault { artifact: sighting.artifact.name.clone(), path, kind, detail, place, ranges: Vec::new() })
 }

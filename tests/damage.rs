@@ -94,7 +94,7 @@ impl Place {
             (Place::HubRef | Place::OllamaManifest, _) => "unpublished",
             // Its content is here; only the name by which programs read it is not.
             (Place::HubLink, Truncate | Empty | Delete | Dangling | Folder | Page | Pointer) => "unpublished",
-            (_, Flip) => "corrupt",
+            (_, Flip) => "replaced",
             (_, Truncate | Empty) => "truncated",
             (Place::HubBlob, Delete) => "dangling",
             (_, Delete) => "missing",

@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["stores", "sources", "ollama_api"],
     &["observe", "resolve", "conditions"],
     &["plan", "verify", "doctor", "adopt"],
-    &["apply", "drive", "serve", "nightly", "export", "dedupe", "prune"],
+    &["apply", "drive", "repair", "serve", "nightly", "export", "dedupe", "prune"],
     &["demo"],
     &["report"],
     &["cli"],

@@ -14,6 +14,7 @@ pub(super) mod lock;
 pub(super) mod man;
 pub(super) mod plan;
 pub(super) mod prune;
+pub(super) mod repair;
 pub(super) mod report;
 pub(super) mod schedule;
 pub(super) mod serve;
@@ -21,6 +22,8 @@ pub(super) mod status;
 pub(super) mod verify;
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -34,4 +37,20 @@ pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send +
             _ = terminate.recv() => {}
         }
     })
+}
+
+/// Says, from another thread, whether a signal asked this run to stop.
+pub(super) fn stopped_by_signals() -> std::io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listen = move || {
+        let heard = runtime.block_on(async {
+            stop_signal()?.await;
+            Ok::<_, std::io::Error>(())
+        });
+        flag.store(heard.is_ok(), Ordering::Relaxed);
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
+    Ok(stop)
 }

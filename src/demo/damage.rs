@@ -34,12 +34,7 @@ pub fn plant(root: &Path) -> io::Result<Vec<Damage>> {
     fsio::remove_file(&fs_err::canonicalize(&link)?)?;
     let damage = |what, path, artifact, kind| Damage { what, path, artifact, kind };
     Ok(vec![
-        damage(
-            "one bit flipped; length and time of change are as before",
-            rotten,
-            "tiny-diffusion",
-            FaultKind::Corrupt,
-        ),
+        damage("one bit flipped; length and time of change are as before", rotten, "tiny-diffusion", FaultKind::Rotted),
         damage("cut off after 1000 bytes", short, "tiny-encoder", FaultKind::Truncated),
         damage("blob deleted", deleted, "tiny-guard:1b", FaultKind::Missing),
         damage("link left behind without its blob", link, "tiny-diffusion", FaultKind::Dangling),

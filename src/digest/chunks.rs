@@ -75,6 +75,16 @@ impl ChunkHasher {
         }
     }
 
+    /// Continues after whole chunks that had these digests.
+    pub(super) fn resume(digests: Vec<Blake3>) -> Self {
+        Self { state: blake3::Hasher::new(), len: digests.len() as u64 * CHUNK_LEN, digests }
+    }
+
+    /// The digests of the chunks that are whole.
+    pub(super) fn so_far(&self) -> &[Blake3] {
+        &self.digests
+    }
+
     /// The digests of everything taken so far.
     pub fn finish(mut self) -> ChunkDigests {
         if !self.len.is_multiple_of(CHUNK_LEN) {

@@ -36,6 +36,7 @@ pub(super) fn unclosed(sighting: &Sighting<'_>) -> Vec<Fault> {
             kind: FaultKind::Shards,
             detail,
             place: Some(found.path.clone()),
+            ranges: Vec::new(),
         });
     }
     faults

@@ -25,6 +25,7 @@ pub(super) fn broken(sighting: &Sighting<'_>) -> Vec<Fault> {
                 kind,
                 detail,
                 place: Some(found.path.clone()),
+                ranges: Vec::new(),
             })
         })
         .collect()

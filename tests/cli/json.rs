@@ -144,6 +144,7 @@ profile
 version
 ── verify
 bytes_read
+changing
 command
 faults
 faults[].artifact
@@ -152,8 +153,12 @@ faults[].kind
 faults[].path
 files
 first_use
+fresh
 interrupted
+overdue
 proven
+unread
+unread_bytes
 version
 ── apply
 command

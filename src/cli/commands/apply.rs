@@ -88,7 +88,7 @@ pub(super) fn agreed(ui: &Ui, command: &str) -> Result<bool, CliError> {
     })
 }
 
-fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources::Sources>) -> Result<Means, CliError> {
+pub(super) fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources::Sources>) -> Result<Means, CliError> {
     let config = lab.inventory.sources_of(&lab.machine);
     let max_rate = config.max_rate().map_err(CliError::usage)?;
     Ok(Means {
@@ -107,7 +107,7 @@ fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources::Sources>)
 }
 
 /// Digests of first fetches go into the lock, so that they are pinned from now on.
-fn keep_what_was_learned(lab: &Lab, outcome: &Outcome) -> Result<(), CliError> {
+pub(super) fn keep_what_was_learned(lab: &Lab, outcome: &Outcome) -> Result<(), CliError> {
     let Some(stored) = &lab.stored else { return Ok(()) };
     let mut lock: Lock = stored.clone();
     for learned in &outcome.learned {
@@ -121,7 +121,7 @@ fn keep_what_was_learned(lab: &Lab, outcome: &Outcome) -> Result<(), CliError> {
     Ok(())
 }
 
-fn text(outcome: &Outcome) -> String {
+pub(super) fn text(outcome: &Outcome) -> String {
     let mut out = format!("{} placed", count(outcome.placed.len(), "file"));
     if outcome.moved_bytes > 0 {
         out.push_str(&format!(", {} fetched", Bytes(outcome.moved_bytes)));

@@ -14,7 +14,7 @@ use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::demo::{Damage, Miniature, plant};
 use crate::serve::{Guests, Server, Traffic, router};
-use crate::verify::{Verdict, full};
+use crate::verify::{Reading, Verdict, contents};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -82,7 +82,7 @@ fn walk(ui: &Ui, common: &Common, root: &Path, traffic: &Traffic) -> Result<Show
     }
     typed(ui, "larder verify", || verify::run(ui, common, &verify::Args::default()))?;
     let lab = Lab::read(ui, common)?;
-    let verdict = full(&lab.sight(false)?, &lab.facts, &crate::monitor::Silent, now, &|| false);
+    let verdict = contents(&lab.sight(false)?, &Reading::new(&lab.facts, &crate::monitor::Silent, now, &|| false))?;
     let found = planted.iter().filter(|damage| is_named(damage, &verdict)).count();
     typed(ui, "larder apply --yes", || apply::run(ui, common, &yes))?;
     typed(ui, "larder verify", || verify::run(ui, common, &verify::Args::default()))?;

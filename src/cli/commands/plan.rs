@@ -56,9 +56,17 @@ pub(in crate::cli) fn show(ui: &Ui, lab: &Lab, plan: &Plan, everything: bool) {
 
 /// Looks, decides, asks every place that would be fetched from, and decides again with the answers.
 pub(in crate::cli) fn make(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits) -> Result<Plan, CliError> {
+    make_for(ui, lab, common, limits, lab.outlook()?)
+}
+
+/// The same as if there were room for everything: for what is mended in place.
+pub(super) fn make_without_room(ui: &Ui, lab: &Lab, common: &Common) -> Result<Plan, CliError> {
+    make_for(ui, lab, common, &Limits::default(), Outlook { spaces: HashMap::new(), ..lab.outlook()? })
+}
+
+fn make_for(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits, mut outlook: Outlook) -> Result<Plan, CliError> {
     let mut sightings = lab.sight(true)?;
     lab.hear_servers(common, &mut sightings)?;
-    let mut outlook = lab.outlook()?;
     outlook.on_drives = on_drives(lab, &sightings);
     outlook.max_download = limits.max_download.or(lab.inventory.sources_of(&lab.machine).max_download);
     let mut draft = plan::plan(&sightings, &outlook);

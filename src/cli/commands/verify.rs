@@ -1,31 +1,51 @@
 //! `larder verify`: is what is here what the lock says?
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::cli::commands::after::{self, BusyArgs, Skipped};
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, now};
+use crate::cli::limits::{self, Span};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
+use crate::fsio;
+use crate::lock::Lock;
 use crate::nightly::Depth;
 use crate::report::verdict;
-use crate::verify;
+use crate::size::Bytes;
+use crate::verify::{self, Budget, Reading, Verdict};
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Names, links, sizes, headers and shard indexes only; reads no weights
-    #[arg(long, conflicts_with = "full")]
+    #[arg(long, conflicts_with_all = ["full", "budget", "max_age", "max_rate", "idle"])]
     quick: bool,
-    /// Read every byte and compare every digest [default]
+    /// Compare every digest of the lock, also where known chunk digests would do
     #[arg(long)]
     full: bool,
+    /// Stop after this time or so many bytes, such as 2h or 200GB; the next run goes on from there
+    #[arg(long, value_name = "LIMIT", value_parser = limits::budget)]
+    budget: Option<Budget>,
+    /// Leave out what was read within this time, such as 7d
+    #[arg(long, value_name = "TIME")]
+    max_age: Option<Span>,
+    /// Read no faster than this, such as 200MB/s
+    #[arg(long, value_name = "RATE", value_parser = limits::rate)]
+    max_rate: Option<Bytes>,
+    /// Let all other programs go first, on the processor and on the disk
+    #[arg(long)]
+    idle: bool,
     #[command(flatten)]
     busy: BusyArgs,
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
-    let lab = Lab::read_wanted(ui, common)?;
+    if args.idle
+        && let Err(error) = fsio::be_idle()
+    {
+        ui.warn(&error.to_string());
+    }
+    let mut lab = Lab::read_wanted(ui, common)?;
     if let Some(skipped) = args.busy.obstacle(ui)? {
         ui.text(&format!("Nothing was verified, because the machine is needed: {skipped}\n"));
         ui.object("verify", &Skipped { skipped });
@@ -36,14 +56,27 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let verdict = if args.quick && !args.full {
         verify::quick(&sightings)
     } else {
-        let stop = stopped_by_signals()?;
+        let stop = super::stopped_by_signals()?;
         let monitor = ui.monitor(None);
-        verify::full(&sightings, &lab.facts, monitor.as_ref(), now, &|| stop.load(Ordering::Relaxed))
+        let stopped = || stop.load(Ordering::Relaxed);
+        let reading = Reading {
+            whole: args.full,
+            budget: args.budget.unwrap_or_default(),
+            max_age: args.max_age.map(|Span(age)| i64::try_from(age.as_secs()).unwrap_or(i64::MAX)),
+            max_rate: args.max_rate,
+            ..Reading::new(&lab.facts, monitor.as_ref(), now, &stopped)
+        };
+        let mut verdict = verify::contents(&sightings, &reading)?;
+        look_for_strays(&lab, common, &mut verdict);
+        verdict
     };
     let depth = if args.quick && !args.full { Depth::Quick } else { Depth::Full };
     ui.text(&verdict::text(&verdict, !args.quick));
     ui.object("verify", &verdict);
     after::remember(ui, &lab, &verdict, depth);
+    // The process ends here: giving a hundred thousand entries back one by one would be for nobody.
+    std::mem::forget(sightings);
+    std::mem::forget(std::mem::take(&mut lab.wanted));
     Ok(match (verdict.interrupted, verdict.faults.is_empty()) {
         (true, _) => Exit::Interrupted,
         (false, true) => Exit::InOrder,
@@ -51,17 +84,12 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     })
 }
 
-fn stopped_by_signals() -> Result<Arc<AtomicBool>, CliError> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let listen = move || {
-        let heard = runtime.block_on(async {
-            super::stop_signal()?.await;
-            Ok::<_, std::io::Error>(())
-        });
-        flag.store(heard.is_ok(), Ordering::Relaxed);
-    };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
-    Ok(stop)
+/// Files that no artifact has: of the whole lock, whatever this machine's profile selects.
+fn look_for_strays(lab: &Lab, common: &Common, verdict: &mut Verdict) {
+    if verdict.bytes_read == 0 || verdict.interrupted || !common.only.is_empty() {
+        return;
+    }
+    if let Ok(Some(lock)) = Lock::read(&lab.lock_path) {
+        verdict.strays = verify::strays(&lab.stores, &lock.artifacts);
+    }
 }

@@ -1,0 +1,268 @@
+//! Reads contents: a whole lab, a part of it within a budget, or what is left of an earlier run.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use super::agenda::{Item, agenda};
+use super::course::{Budget, Course};
+use super::judge::{self, Judged};
+use super::{Fault, FaultKind, REMEMBERED, Verdict, quick, scrub, unread, whole};
+use crate::digest::{Blake3, ChunkDigests, Digests};
+use crate::facts::{Facts, FactsError};
+use crate::monitor::{Event, Monitor};
+use crate::observe::Sighting;
+use crate::size::Bytes;
+
+/// How contents are to be read.
+pub struct Reading<'a> {
+    /// Where is remembered what was measured.
+    pub facts: &'a Facts,
+    /// Who listens.
+    pub monitor: &'a dyn Monitor,
+    /// Seconds since 1970.
+    pub now: fn() -> i64,
+    /// Asked again and again; once it says so, the run ends, and what was read is remembered.
+    pub stopped: &'a (dyn Fn() -> bool + Sync),
+    /// Whether every digest of the lock is compared, also where chunk digests are known.
+    pub whole: bool,
+    /// How much may be read.
+    pub budget: Budget,
+    /// Files that were read so many seconds ago, or less, are left out.
+    pub max_age: Option<i64>,
+    /// Bytes per second.
+    pub max_rate: Option<Bytes>,
+}
+
+impl<'a> Reading<'a> {
+    /// Everything, as fast as possible, by chunk digests where they are known.
+    pub fn new(
+        facts: &'a Facts,
+        monitor: &'a dyn Monitor,
+        now: fn() -> i64,
+        stopped: &'a (dyn Fn() -> bool + Sync),
+    ) -> Self {
+        let budget = Budget::default();
+        Self { facts, monitor, now, stopped, whole: false, budget, max_age: None, max_rate: None }
+    }
+}
+
+/// What came of reading one file.
+pub(super) enum Outcome {
+    /// It was read to its end.
+    Read(Box<Read>),
+    /// It could not be read at all.
+    Failed(String),
+    /// Somebody wrote it meanwhile.
+    Changed,
+    /// The run ended before; so many bytes are left. What is wrong already comes along.
+    Unfinished(u64, Option<Box<Read>>),
+}
+
+/// A file that was read to its end.
+pub(super) struct Read {
+    /// When its first byte was read.
+    pub(super) begun: i64,
+    /// Its digests, where it was hashed as a whole.
+    pub(super) digests: Option<Digests>,
+    /// Its chunks' digests, where they were taken.
+    pub(super) chunks: Option<ChunkDigests>,
+    /// Chunks that are not what they should be.
+    pub(super) bad: Vec<BadChunk>,
+    /// What the disk could not read.
+    pub(super) unreadable: Unreadable,
+}
+
+/// A chunk that is not what it should be.
+pub(super) struct BadChunk {
+    pub(super) number: u64,
+    pub(super) actual: Blake3,
+    /// Parts of it that hold nothing but zeros.
+    pub(super) zeros: Vec<Range<u64>>,
+}
+
+/// What the disk could not read, and its reason.
+#[derive(Default)]
+pub(super) struct Unreadable {
+    pub(super) ranges: Vec<Range<u64>>,
+    pub(super) reason: String,
+}
+
+impl Unreadable {
+    pub(super) fn add(&mut self, ranges: Vec<Range<u64>>, error: &std::io::Error) {
+        if self.ranges.is_empty() {
+            self.reason = error.to_string();
+        }
+        self.ranges.extend(ranges);
+    }
+
+    /// In the order of the file, with neighbours joined.
+    pub(super) fn in_order(mut self) -> Self {
+        self.ranges.sort_by_key(|range| range.start);
+        let mut joined: Vec<Range<u64>> = Vec::new();
+        for range in self.ranges {
+            match joined.last_mut() {
+                Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+                _ => joined.push(range),
+            }
+        }
+        Self { ranges: joined, reason: self.reason }
+    }
+}
+
+/// Takes what came of an item, by its number.
+pub(super) type Done<'a> = &'a (dyn Fn(usize, Outcome) + Sync);
+
+/// Reads the contents of what was seen, compares them with the lock, and remembers what was measured.
+///
+/// Where chunk digests of the right content are known, chunks are compared, several at once; other files are hashed as
+/// a whole, and their chunk digests taken on the way. Files that several artifacts share are read once, those whose last
+/// reading is oldest first. A file that was read half-way continues there.
+pub fn contents(sightings: &[Sighting<'_>], reading: &Reading<'_>) -> Result<Verdict, FactsError> {
+    let now = (reading.now)();
+    let since = reading.max_age.map(|age| now.saturating_sub(age));
+    // What was read in the future was read by a clock that is wrong.
+    let is_fresh = |at: i64| since.is_some_and(|since| (since..=now).contains(&at));
+    let agenda = agenda(sightings, reading.facts, reading.whole, is_fresh)?;
+    let mut verdict = quick(sightings);
+    verdict.fresh = agenda.fresh;
+    let course = Course::new(reading);
+    let mut judged = Judgements::of(sightings);
+    let located = judged.pass(agenda.whole, &course, whole::read);
+    judged.pass(located, &course, scrub::read);
+    judged.pass(agenda.chunks, &course, scrub::read);
+    course.end();
+    verdict.bytes_read = course.bytes();
+    verdict.interrupted = (reading.stopped)();
+    judged.tell(&mut verdict, since);
+    verdict.faults.extend(sightings.iter().filter_map(unread));
+    Ok(verdict)
+}
+
+/// What is judged so far.
+struct Judgements<'a, 'b> {
+    sightings: &'a [Sighting<'b>],
+    judged: HashMap<(usize, usize), (Option<Fault>, Judged)>,
+    unread: Vec<(u64, Option<i64>)>,
+    changing: usize,
+}
+
+impl<'a, 'b> Judgements<'a, 'b> {
+    fn of(sightings: &'a [Sighting<'b>]) -> Self {
+        Self { sightings, judged: HashMap::new(), unread: Vec::new(), changing: 0 }
+    }
+
+    /// Reads `items` by `read`; returns those whose faults can be located by their chunks.
+    fn pass(
+        &mut self,
+        items: Vec<Item<'a>>,
+        course: &Course<'_>,
+        read: fn(&[Item<'_>], &Course<'_>, Done<'_>),
+    ) -> Vec<Item<'a>> {
+        let outcomes: Mutex<HashMap<usize, Told>> = Mutex::new(HashMap::new());
+        let sightings = self.sightings;
+        let done = |number: usize, outcome: Outcome| {
+            let told = tell_item(&items[number], outcome, sightings, course);
+            outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(number, told);
+        };
+        if !items.is_empty() {
+            read(&items, course, &done);
+        }
+        let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut to_locate = Vec::new();
+        for (number, item) in items.into_iter().enumerate() {
+            match outcomes.remove(&number).unwrap_or(Told::Unfinished(item.found.size, Vec::new())) {
+                Told::Judged(faults) => self.judged.extend(faults),
+                Told::Changed => self.changing += 1,
+                Told::Unfinished(left, faults) => {
+                    self.judged.extend(faults);
+                    self.unread.push((left, item.last_read));
+                }
+                // Until its chunks are compared, this is what is known.
+                Told::ToLocate(faults) => {
+                    self.judged.extend(faults);
+                    to_locate.push(item);
+                }
+            }
+        }
+        to_locate
+    }
+
+    fn tell(self, verdict: &mut Verdict, since: Option<i64>) {
+        verdict.changing = self.changing;
+        verdict.unread = self.unread.len();
+        verdict.unread_bytes = self.unread.iter().map(|(left, _)| left).sum();
+        let is_overdue = |at: &Option<i64>| since.is_some_and(|since| at.is_none_or(|at| at < since));
+        verdict.overdue = self.unread.iter().filter(|(_, at)| is_overdue(at)).count();
+        self.tell_once(verdict);
+        let mut judged: Vec<_> = self.judged.into_iter().collect();
+        judged.sort_by_key(|(place, _)| *place);
+        for (_, (fault, judged)) in judged {
+            verdict.proven += usize::from(judged == Judged::Proven);
+            verdict.first_use += usize::from(judged == Judged::FirstUse);
+            verdict.faults.extend(fault);
+        }
+    }
+
+    /// Takes out what reading the contents has told better.
+    ///
+    /// These are refusals that were remembered from an earlier reading, and suspicions by the headers of
+    /// files that were read now: these are either right, or told to be wrong.
+    fn tell_once(&self, verdict: &mut Verdict) {
+        let name = |(sighting, file): &(usize, usize)| {
+            let artifact = self.sightings[*sighting].artifact;
+            (artifact.name.clone(), artifact.files[*file].path.to_string())
+        };
+        let told: HashMap<_, _> = self.judged.iter().map(|(place, (_, judged))| (name(place), *judged)).collect();
+        let by_header = [FaultKind::Structure, FaultKind::Truncated, FaultKind::NotTheFile];
+        verdict.faults.retain(|fault| {
+            let Some(path) = &fault.path else { return true };
+            let Some(judged) = told.get(&(fault.artifact.clone(), path.clone())) else { return true };
+            let is_remembered = fault.kind == FaultKind::Corrupt && fault.detail.starts_with(REMEMBERED);
+            !(is_remembered || by_header.contains(&fault.kind) && *judged != Judged::FirstUse)
+        });
+    }
+}
+
+type ForUsers = Vec<((usize, usize), (Option<Fault>, Judged))>;
+
+enum Told {
+    Judged(ForUsers),
+    Changed,
+    Unfinished(u64, ForUsers),
+    ToLocate(ForUsers),
+}
+
+fn tell_item(item: &Item<'_>, outcome: Outcome, sightings: &[Sighting<'_>], course: &Course<'_>) -> Told {
+    let monitor = course.reading.monitor;
+    let for_users = |judgement: &judge::Judgement| {
+        let users = item.users.iter();
+        users.map(|user| (*user, judge::for_user(item, judgement, *user, sightings))).collect::<ForUsers>()
+    };
+    let (judgement, is_final) = match outcome {
+        Outcome::Unfinished(left, wrong) => {
+            let wrong = wrong.map(|read| judge::read(item, &read, sightings, course.reading.facts));
+            return Told::Unfinished(left, wrong.as_ref().map(for_users).unwrap_or_default());
+        }
+        Outcome::Changed => {
+            let reason = "somebody writes it at this moment";
+            monitor.event(Event::Failed { item: &item.name, reason });
+            return Told::Changed;
+        }
+        Outcome::Failed(reason) => (judge::failed(item, &reason, (course.reading.now)()), true),
+        Outcome::Read(read) => {
+            let judgement = judge::read(item, &read, sightings, course.reading.facts);
+            (judgement, !judge::can_be_located(item, &read))
+        }
+    };
+    let faults = for_users(&judgement);
+    if !is_final {
+        return Told::ToLocate(faults);
+    }
+    match &judgement.fault {
+        None => monitor.event(Event::Finished { item: &item.name }),
+        Some((_, reason, _)) => monitor.event(Event::Failed { item: &item.name, reason }),
+    }
+    course.remember(judgement.result);
+    Told::Judged(faults)
+}
