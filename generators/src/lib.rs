@@ -28,4 +28,5 @@ pub mod layers;
 pub mod models;
 pub mod pipelines;
 pub mod samplers;
+pub mod text;
 pub mod weights;

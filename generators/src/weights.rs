@@ -8,6 +8,8 @@
 pub mod checkpoint;
 pub mod decode;
 pub mod fault;
+pub mod gguf;
+mod gguf_header;
 mod pickle;
 mod quantised;
 pub mod source;
@@ -18,10 +20,13 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use candle_core::quantized::QMatMul;
 use candle_core::{DType, Device, Result, Tensor};
 
 pub use crate::weights::checkpoint::Checkpoint;
 pub use crate::weights::fault::Fault;
+pub use crate::weights::gguf::Gguf;
+pub use crate::weights::gguf_header::{GgufError, Value};
 pub use crate::weights::pickle::PickleError;
 pub use crate::weights::source::{Part, Renamed, Scoped, View, WeightSource, WeightsError, without_weight_norm};
 use crate::weights::source::{row_count, row_length};
@@ -37,6 +42,9 @@ pub enum Residency {
     Kept,
     /// While the layer runs; matrices in pieces of at most 64 MiB.
     Streamed,
+    /// Matrices that the file quantises in blocks stay in that form from their first use and are multiplied in it, the
+    /// other factor rounded to eight bits; everything else is streamed.
+    Packed,
 }
 
 /// Where a model computes, in which number format, and how long its weights stay.
@@ -59,6 +67,11 @@ impl Placement {
     /// The same with weights streamed.
     pub fn streamed(self) -> Self {
         Self { residency: Residency::Streamed, ..self }
+    }
+
+    /// The same with quantised weights multiplied as they are.
+    pub fn packed(self) -> Self {
+        Self { residency: Residency::Packed, ..self }
     }
 }
 
@@ -146,7 +159,8 @@ impl Weights {
         self.claims(|claims| {
             claims.needed.insert(name.clone(), shape.to_vec());
         });
-        Param { shared: Arc::clone(&self.shared), name, shape: shape.to_vec(), kept: OnceLock::new() }
+        let shared = Arc::clone(&self.shared);
+        Param { shared, name, shape: shape.to_vec(), kept: OnceLock::new(), packed: OnceLock::new() }
     }
 
     /// Says that the tensor `name` may be there but is not used (a buffer that the model computes itself).
@@ -177,6 +191,7 @@ pub struct Param {
     name: String,
     shape: Vec<usize>,
     kept: OnceLock<Tensor>,
+    packed: OnceLock<Option<QMatMul>>,
 }
 
 impl Param {
@@ -207,7 +222,9 @@ impl Param {
         let rows = row_count(&self.shape);
         let step = match self.shared.placement.residency {
             Residency::Kept => rows.max(1),
-            Residency::Streamed => (CHUNK_BYTES / size_of::<f32>() / row_length(&self.shape).max(1)).max(1),
+            Residency::Streamed | Residency::Packed => {
+                (CHUNK_BYTES / size_of::<f32>() / row_length(&self.shape).max(1)).max(1)
+            }
         };
         (0..rows).step_by(step).map(|start| start..rows.min(start + step)).collect()
     }
@@ -235,6 +252,18 @@ impl Param {
         let rows: Vec<Tensor> =
             ids.iter().map(|&id| self.decode(id as usize..id as usize + 1)).collect::<Result<_>>()?;
         Tensor::cat(&rows, 0)
+    }
+
+    /// The matrix in its quantised form, where weights are to stay in it and the file has it.
+    pub fn packed(&self) -> Result<Option<&QMatMul>> {
+        if self.shared.placement.residency != Residency::Packed {
+            return Ok(None);
+        }
+        if self.packed.get().is_none() {
+            let found = self.shared.source.packed(&self.name, &self.shared.placement.device);
+            let _ = self.packed.set(found.transpose()?.map(QMatMul::from_qtensor).transpose()?);
+        }
+        Ok(self.packed.get().and_then(Option::as_ref))
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Tensor> {
