@@ -2,7 +2,7 @@
 //!
 //! Each has one type that opens files and runs ([`stable_diffusion_3::Generator`], [`stable_audio::Generator`],
 //! [`language::LanguageModel`], [`sentence_embedding::Embedder`]), and, below it, the steps by themselves. Runs tell a
-//! [`Watch`] how far they are, which may stop them.
+//! [`Watch`] how far they are, which may stop them; [`Stop`](crate::weights::Stop) stops them from another thread.
 //!
 //! Noise is given by the caller, who thereby decides where randomness comes from; [`crate::samplers::noise`] has one
 //! that is the same on every machine.
@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::models::llama::Unsupported;
 use crate::samplers::ScheduleError;
 use crate::text::TextError;
-use crate::weights::WeightsError;
+use crate::weights::{Stop, WeightsError};
 
 pub mod language;
 pub mod sentence_embedding;
@@ -87,6 +87,9 @@ pub enum RunError {
         /// What.
         what: &'static str,
     },
+    /// The weights, which fitted when the generator was opened, do not any more, or cannot be read.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// The prompt could not be tokenized.
     #[error("The prompt cannot be tokenized")]
     Text(#[from] TextError),
@@ -117,6 +120,11 @@ fn tell(watch: Watch<'_>, progress: Progress) -> std::result::Result<(), RunErro
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(RunError::Stopped),
     }
+}
+
+/// What a failed run is called: where the caller stopped it, that is why.
+fn unless_stopped(stop: &Stop) -> impl Fn(RunError) -> RunError {
+    move |error| if stop.is_stopped() { RunError::Stopped } else { error }
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> std::result::Result<T, LoadError> {

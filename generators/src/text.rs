@@ -183,6 +183,12 @@ impl Padded {
         Ok(Self { tokenizer: sentencepiece::open(folder)?, length, padding: 0 })
     }
 
+    /// The same with the length that the folder's `tokenizer_config.json` says, if it says one.
+    pub fn as_long_as_told(self, folder: impl AsRef<Path>) -> Result<Self, TextError> {
+        let length = Settings::read(folder.as_ref())?.length.unwrap_or(self.length);
+        Ok(Self { length, ..self })
+    }
+
     /// Texts to their numbers (batch, length), and 1 for tokens and 0 for padding in the same shape.
     pub fn tensors(&self, texts: &[&str], device: &Device) -> Result<(Tensor, Tensor), TextError> {
         let (mut ids, mut mask) = (Vec::new(), Vec::new());

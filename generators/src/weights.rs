@@ -18,6 +18,7 @@ mod torch_zip;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::quantized::QMatMul;
@@ -47,6 +48,37 @@ pub enum Residency {
     Packed,
 }
 
+/// Stops models from another thread: every handle's clones are one.
+///
+/// A model looks at it before each tensor that it reads, so even one that needs minutes for a step ends within the time
+/// of one layer.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    shared: Arc<(AtomicBool, AtomicU64)>,
+}
+
+impl Stop {
+    /// Lets every computation that reads weights fail from now on.
+    pub fn stop(&self) {
+        self.shared.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Self::stop`] was called.
+    pub fn is_stopped(&self) -> bool {
+        self.shared.0.load(Ordering::Relaxed)
+    }
+
+    /// How often a tensor, or a piece of one, was asked for so far: a sign of life between two steps.
+    pub fn reads(&self) -> u64 {
+        self.shared.1.load(Ordering::Relaxed)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.shared.1.fetch_add(1, Ordering::Relaxed);
+        if self.is_stopped() { candle_core::bail!("The run was stopped") } else { Ok(()) }
+    }
+}
+
 /// Where a model computes, in which number format, and how long its weights stay.
 #[derive(Debug, Clone)]
 pub struct Placement {
@@ -56,12 +88,14 @@ pub struct Placement {
     pub dtype: DType,
     /// How long decoded weights stay.
     pub residency: Residency,
+    /// What stops it.
+    pub stop: Stop,
 }
 
 impl Placement {
     /// Single precision on the CPU, weights kept.
     pub fn cpu() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, residency: Residency::Kept }
+        Self { device: Device::Cpu, dtype: DType::F32, residency: Residency::Kept, stop: Stop::default() }
     }
 
     /// The same with weights streamed.
@@ -207,6 +241,7 @@ impl Param {
 
     /// The whole tensor, on the model's device.
     pub fn tensor(&self) -> Result<Tensor> {
+        self.shared.placement.stop.check()?;
         if let Some(kept) = self.kept.get() {
             return Ok(kept.clone());
         }
@@ -231,6 +266,7 @@ impl Param {
 
     /// Some rows of the tensor, on the model's device.
     pub fn rows(&self, rows: Range<usize>) -> Result<Tensor> {
+        self.shared.placement.stop.check()?;
         if self.shared.placement.residency == Residency::Kept {
             return self.tensor()?.narrow(0, rows.start, rows.len());
         }
@@ -259,6 +295,7 @@ impl Param {
         if self.shared.placement.residency != Residency::Packed {
             return Ok(None);
         }
+        self.shared.placement.stop.check()?;
         if self.packed.get().is_none() {
             let found = self.shared.source.packed(&self.name, &self.shared.placement.device);
             let _ = self.packed.set(found.transpose()?.map(QMatMul::from_qtensor).transpose()?);

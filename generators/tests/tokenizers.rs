@@ -1,6 +1,6 @@
 //! Tokenizers against tiktoken and transformers, over small vocabularies and over real ones.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests make fixtures and fail loudly")]
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 mod support;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{D, DType, Tensor};
 
 use crate::models::llama::{Cache, Config, Decoder, from_gguf};
-use crate::pipelines::{LoadError, Progress, RunError, Watch, tell};
+use crate::pipelines::{LoadError, Progress, RunError, Watch, tell, unless_stopped};
 use crate::text::Tokenizer;
 use crate::text::chat::{Format, Reply};
 use crate::text::gguf;
@@ -57,6 +57,10 @@ impl LanguageModel {
     /// # Errors
     /// Also when the prompt and `limit` together are longer than the model reads.
     pub fn continued(&self, prompt: &[u32], limit: usize, watch: Watch<'_>) -> Result<(Vec<u32>, bool), RunError> {
+        self.run(prompt, limit, watch).map_err(unless_stopped(&self.placement.stop))
+    }
+
+    fn run(&self, prompt: &[u32], limit: usize, watch: Watch<'_>) -> Result<(Vec<u32>, bool), RunError> {
         if prompt.is_empty() || prompt.len() + limit > self.config.longest {
             return Err(RunError::Length { tokens: prompt.len() + limit, most: self.config.longest });
         }

@@ -9,7 +9,7 @@ use candle_core::{D, DType, Tensor};
 use serde::Deserialize;
 
 use crate::models::bert::{Config, Encoder, mean};
-use crate::pipelines::{LoadError, Progress, RunError, Watch, read_json, tell};
+use crate::pipelines::{LoadError, Progress, RunError, Watch, read_json, tell, unless_stopped};
 use crate::text::Tokenizer;
 use crate::weights::{Checkpoint, Placement, build};
 
@@ -77,7 +77,7 @@ impl Embedder {
             tell(watch, Progress { stage: "embed", done, of })?;
             self.one(text)
         };
-        texts.iter().enumerate().map(one).collect()
+        texts.iter().enumerate().map(one).collect::<Result<_, _>>().map_err(unless_stopped(&self.placement.stop))
     }
 
     fn one(&self, text: &str) -> Result<Vec<f32>, RunError> {

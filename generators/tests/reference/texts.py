@@ -484,3 +484,98 @@ def minilm():
         ids = torch.tensor([tokenizer(sentence, truncation=True, max_length=256).input_ids])
         found.append(torch.nn.functional.normalize(model(input_ids=ids).last_hidden_state.mean(1))[0])
     record("minilm", {"embeddings": torch.stack(found)}, sentences)
+
+
+@makes
+def pipeline_texts():
+    """SD 3 and Stable Audio from text: the small tokenizers in place of numbers."""
+    from diffusers import (AutoencoderKL, AutoencoderOobleck, CosineDPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler,
+                           SD3Transformer2DModel, StableAudioDiTModel, StableAudioPipeline, StableDiffusion3Pipeline)
+    from diffusers.pipelines.stable_audio import StableAudioProjectionModel
+    from diffusers.schedulers import scheduling_cosine_dpmsolver_multistep as scheduling
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+
+    at = lambda name: os.path.join(ROOT, "tokenizers", name)
+    clip_l, clip_g, t5 = CLIPTokenizer.from_pretrained(at("clip_l")), CLIPTokenizer.from_pretrained(at("clip_g")), T5Tokenizer.from_pretrained(at("t5"))
+    tower = dict(vocab_size=len(clip_l), max_position_embeddings=23, bos_token_id=len(clip_l) - 2, eos_token_id=len(clip_l) - 1, pad_token_id=1,
+                 hidden_size=16, intermediate_size=37, num_hidden_layers=2, num_attention_heads=2)
+    configs = {"text_encoder": tower | dict(projection_dim=14, hidden_act="quick_gelu"),
+               "text_encoder_2": tower | dict(hidden_size=18, projection_dim=10, hidden_act="gelu"),
+               "text_encoder_3": dict(vocab_size=len(t5), d_model=46, d_kv=6, d_ff=37, num_layers=2, num_heads=3, feed_forward_proj="gated-gelu")}
+    clip = lambda name: CLIPTextModelWithProjection(CLIPTextConfig(**configs[name])).eval()
+
+    def tower_of(config):
+        model = T5EncoderModel(T5Config(**config, pad_token_id=0, decoder_start_token_id=0)).eval()
+        model.encoder.embed_tokens = model.shared
+        return model
+
+    parts = dict(
+        text_encoder=clip("text_encoder"), text_encoder_2=clip("text_encoder_2"), text_encoder_3=tower_of(configs["text_encoder_3"]),
+        transformer=SD3Transformer2DModel(
+            sample_size=6, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=12,
+            num_attention_heads=2, joint_attention_dim=46, caption_projection_dim=24, pooled_projection_dim=24,
+            pos_embed_max_size=7, qk_norm="rms_norm").eval(),
+        vae=AutoencoderKL(
+            in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(6, 10), layers_per_block=1, latent_channels=4, norm_num_groups=2, use_quant_conv=False,
+            use_post_quant_conv=False, shift_factor=0.0609, scaling_factor=1.5305).eval(),
+    )
+    shapes = {"sd3." + name: fill(model, skip=("embed_tokens",)) for name, model in parts.items()}
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipe = StableDiffusion3Pipeline(scheduler=scheduler, tokenizer=clip_l, tokenizer_2=clip_g, tokenizer_3=t5, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    wanted, unwanted = "A photo of a naïve CAT, it's 1234 in the rain! " * 2, "ugly"
+    noise = rand("texts sd3", 1, 4, 6, 10)
+    image = pipe(wanted, negative_prompt=unwanted, height=12, width=20, num_inference_steps=2, guidance_scale=4.5, latents=noise,
+                 output_type="pt").images
+    config = {"sd3": configs | dict(transformer=public(parts["transformer"].config), vae=public(parts["vae"].config),
+                                    scheduler=public(scheduler.config)), "wanted": wanted, "unwanted": unwanted}
+    tensors = {"sd3.noise": noise, "sd3.out": image}
+
+    audio = dict(vocab_size=len(t5), d_model=12, d_kv=6, d_ff=37, num_layers=2, num_heads=3, feed_forward_proj="relu")
+    parts = dict(
+        text_encoder=tower_of(audio),
+        projection_model=StableAudioProjectionModel(text_encoder_dim=12, conditioning_dim=12, min_value=0, max_value=9).eval(),
+        transformer=StableAudioDiTModel(
+            sample_size=11, in_channels=3, out_channels=3, num_layers=2, attention_head_dim=12, num_attention_heads=2,
+            num_key_value_attention_heads=1, cross_attention_dim=12, time_proj_dim=10, global_states_input_dim=24,
+            cross_attention_input_dim=12).eval(),
+        vae=AutoencoderOobleck(
+            encoder_hidden_size=6, downsampling_ratios=[2, 4], channel_multiples=[1, 2], decoder_channels=4,
+            decoder_input_channels=3, audio_channels=2, sampling_rate=10).eval(),
+    )
+    shapes |= {"audio." + name: fill(model, skip=("embed_tokens",)) for name, model in parts.items()}
+    scheduler = CosineDPMSolverMultistepScheduler(sigma_data=0.1)
+    t5.model_max_length = 19
+    pipe = StableAudioPipeline(scheduler=scheduler, tokenizer=t5, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    # The first numbers of the stream of seed 7, as the Rust side draws them: in pairs, so one of 34 is left over.
+    stream = gaussian(7, 4 * 34).reshape(4, 34)[:, :33].reshape(4, 1, 3, 11)
+    fresh = iter(stream[1:])
+    scheduling.BrownianTreeNoiseSampler = lambda *_, **__: lambda sigma, after: next(fresh)
+    sound = pipe(wanted, audio_end_in_s=5.3, num_inference_steps=3, guidance_scale=2.5, latents=stream[0], output_type="pt").audios
+    config["audio"] = dict(text_encoder=audio, projection_model=public(parts["projection_model"].config),
+                           transformer=public(parts["transformer"].config), vae=public(parts["vae"].config),
+                           scheduler=public(scheduler.config))
+    tensors |= {"audio.out": sound, "audio.noise": stream[0]}
+    record("pipeline_texts", tensors, config, **shapes)
+
+
+def gaussian(seed, count):
+    """splitmix64 and the Box-Muller transform, as samplers/noise.rs has them."""
+    import math
+
+    numbers, state, mask = [], seed, (1 << 64) - 1
+
+    def uniform_number():
+        nonlocal state
+        state = (state + 0x9E3779B97F4A7C15) & mask
+        z = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        return ((z ^ (z >> 31)) >> 11) / (1 << 53)
+
+    while len(numbers) < count + count % 2:
+        length, angle = uniform_number(), uniform_number()
+        length = math.sqrt(-2 * math.log(1 - length))
+        numbers += [length * math.cos(2 * math.pi * angle), length * math.sin(2 * math.pi * angle)]
+    return torch.tensor(numbers[:count], dtype=torch.float64).float()
