@@ -34,14 +34,14 @@ use crate::weights::source::{row_count, row_length};
 pub use crate::weights::torch_zip::TorchError;
 
 /// Bytes of decoded numbers that a streamed layer holds at a time.
-const CHUNK_BYTES: usize = 64 << 20;
+const CHUNK_BYTES: usize = 16 << 20;
 
 /// How long decoded tensors stay in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residency {
     /// From their first use until the model is dropped.
     Kept,
-    /// While the layer runs; matrices in pieces of at most 64 MiB.
+    /// While the layer runs; matrices in pieces of at most 16 MiB.
     Streamed,
     /// Matrices that the file quantises in blocks stay in that form from their first use and are multiplied in it, the
     /// other factor rounded to eight bits; everything else is streamed.

@@ -558,7 +558,20 @@ def pipeline_texts():
                            transformer=public(parts["transformer"].config), vae=public(parts["vae"].config),
                            scheduler=public(scheduler.config))
     tensors |= {"audio.out": sound, "audio.noise": stream[0]}
-    record("pipeline_texts", tensors, config, **shapes)
+    # The same weights in single files: a recipe for each part, by the prefix that its names have there.
+    import make
+
+    times = {name: [[name, 0, 1]] for name in shapes["audio.projection_model"]}
+    for part, other in {"start_number_conditioner": "seconds_start", "end_number_conditioner": "seconds_total"}.items():
+        times = {name.replace(part + ".time_positional_embedding", other + ".embedder.embedding"): v for name, v in times.items()}
+    recipes = {
+        "sd3.transformer.single_file": make.sd3_single_file(shapes["sd3.transformer"], 2),
+        "sd3.vae.single_file": make.vae_single_file(shapes["sd3.vae"], 2),
+        "audio.transformer.single_file": make.stable_audio_single_file(shapes["audio.transformer"]),
+        "audio.projection_model.single_file": times,
+        "audio.vae.single_file": make.oobleck_single_file(shapes["audio.vae"], 2),
+    }
+    record("pipeline_texts", tensors, config, **shapes, **recipes)
 
 
 def gaussian(seed, count):

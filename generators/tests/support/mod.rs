@@ -58,7 +58,12 @@ impl Golden {
 
     /// The same checkpoint under the names of another program, as `recipe` says.
     pub(crate) fn recomposed(&self, recipe: &str) -> BTreeMap<String, Stored> {
-        let parts = self.checkpoint();
+        self.recomposed_of("tensors.json", recipe)
+    }
+
+    /// The same for another list of names and shapes.
+    pub(crate) fn recomposed_of(&self, list: &str, recipe: &str) -> BTreeMap<String, Stored> {
+        let parts = self.checkpoint_of(list);
         let recipe: BTreeMap<String, Vec<(String, usize, usize)>> = self.json(recipe);
         recipe.into_iter().map(|(name, pieces)| (name, joined(&parts, &pieces))).collect()
     }
