@@ -1,6 +1,6 @@
 //! The layers that models are made of. Each claims its tensors when it is made and decodes them when it runs.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Module as _, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
 use crate::weights::{Param, Weights};
@@ -32,22 +32,28 @@ impl Linear {
 
     /// (…, inputs) to (…, outputs).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (outputs, inputs) = (self.weight.shape()[0], self.weight.shape()[1]);
-        let mut shape = x.dims().to_vec();
-        let rows = x.reshape(((), inputs))?.contiguous()?;
-        let pieces = self.weight.pieces();
-        let parts = pieces.into_iter().map(|piece| rows.matmul(&self.weight.rows(piece)?.t()?));
-        let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
-        let product = if parts.len() == 1 { parts[0].clone() } else { Tensor::cat(&parts, 1)? };
-        if let Some(last) = shape.last_mut() {
-            *last = outputs;
-        }
-        let product = product.reshape(shape)?;
+        let product = product(&self.weight, x)?;
         match &self.bias {
             Some(bias) => product.broadcast_add(&bias.tensor()?),
             None => Ok(product),
         }
     }
+}
+
+/// `x` (…, inputs) times the transpose of `weight` (outputs, inputs): (…, outputs).
+fn product(weight: &Param, x: &Tensor) -> Result<Tensor> {
+    let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
+    let mut shape = x.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = outputs;
+    }
+    let rows = x.reshape(((), inputs))?.contiguous()?;
+    if let Some(packed) = weight.packed()? {
+        return packed.forward(&rows)?.reshape(shape);
+    }
+    let parts = weight.pieces().into_iter().map(|piece| rows.matmul(&weight.rows(piece)?.t()?));
+    let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+    if parts.len() == 1 { parts[0].reshape(shape) } else { Tensor::cat(&parts, 1)?.reshape(shape) }
 }
 
 /// Rows of a table, looked up by number.
@@ -66,6 +72,11 @@ impl Embedding {
         let (batch, length) = ids.dims2()?;
         let flat = ids.flatten_all()?.to_dtype(candle_core::DType::U32)?.to_vec1::<u32>()?;
         self.table.gather(&flat)?.reshape((batch, length, ()))
+    }
+
+    /// How well states fit each entry: (…, width) to (…, entries).
+    pub fn scores(&self, x: &Tensor) -> Result<Tensor> {
+        product(&self.table, x)
     }
 }
 

@@ -5,8 +5,11 @@
 //! model under other names, the file has a function that gives them these.
 
 pub mod autoencoder_kl;
+pub mod bert;
 pub mod bigvgan;
 pub mod clip;
+pub mod llama;
+mod llama_config;
 pub mod oobleck;
 pub mod open_clip;
 pub mod stable_audio;

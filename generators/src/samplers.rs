@@ -2,6 +2,7 @@
 
 pub mod cosine_dpm;
 pub mod flow_match_euler;
+pub mod noise;
 
 /// A schedule that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

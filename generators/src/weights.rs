@@ -8,6 +8,8 @@
 pub mod checkpoint;
 pub mod decode;
 pub mod fault;
+pub mod gguf;
+mod gguf_header;
 mod pickle;
 mod quantised;
 pub mod source;
@@ -16,27 +18,65 @@ mod torch_zip;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use candle_core::quantized::QMatMul;
 use candle_core::{DType, Device, Result, Tensor};
 
 pub use crate::weights::checkpoint::Checkpoint;
 pub use crate::weights::fault::Fault;
+pub use crate::weights::gguf::Gguf;
+pub use crate::weights::gguf_header::{GgufError, Value};
 pub use crate::weights::pickle::PickleError;
 pub use crate::weights::source::{Part, Renamed, Scoped, View, WeightSource, WeightsError, without_weight_norm};
 use crate::weights::source::{row_count, row_length};
 pub use crate::weights::torch_zip::TorchError;
 
 /// Bytes of decoded numbers that a streamed layer holds at a time.
-const CHUNK_BYTES: usize = 64 << 20;
+const CHUNK_BYTES: usize = 16 << 20;
 
 /// How long decoded tensors stay in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residency {
     /// From their first use until the model is dropped.
     Kept,
-    /// While the layer runs; matrices in pieces of at most 64 MiB.
+    /// While the layer runs; matrices in pieces of at most 16 MiB.
     Streamed,
+    /// Matrices that the file quantises in blocks stay in that form from their first use and are multiplied in it, the
+    /// other factor rounded to eight bits; everything else is streamed.
+    Packed,
+}
+
+/// Stops models from another thread: every handle's clones are one.
+///
+/// A model looks at it before each tensor that it reads, so even one that needs minutes for a step ends within the time
+/// of one layer.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    shared: Arc<(AtomicBool, AtomicU64)>,
+}
+
+impl Stop {
+    /// Lets every computation that reads weights fail from now on.
+    pub fn stop(&self) {
+        self.shared.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Self::stop`] was called.
+    pub fn is_stopped(&self) -> bool {
+        self.shared.0.load(Ordering::Relaxed)
+    }
+
+    /// How often a tensor, or a piece of one, was asked for so far: a sign of life between two steps.
+    pub fn reads(&self) -> u64 {
+        self.shared.1.load(Ordering::Relaxed)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.shared.1.fetch_add(1, Ordering::Relaxed);
+        if self.is_stopped() { candle_core::bail!("The run was stopped") } else { Ok(()) }
+    }
 }
 
 /// Where a model computes, in which number format, and how long its weights stay.
@@ -48,17 +88,24 @@ pub struct Placement {
     pub dtype: DType,
     /// How long decoded weights stay.
     pub residency: Residency,
+    /// What stops it.
+    pub stop: Stop,
 }
 
 impl Placement {
     /// Single precision on the CPU, weights kept.
     pub fn cpu() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, residency: Residency::Kept }
+        Self { device: Device::Cpu, dtype: DType::F32, residency: Residency::Kept, stop: Stop::default() }
     }
 
     /// The same with weights streamed.
     pub fn streamed(self) -> Self {
         Self { residency: Residency::Streamed, ..self }
+    }
+
+    /// The same with quantised weights multiplied as they are.
+    pub fn packed(self) -> Self {
+        Self { residency: Residency::Packed, ..self }
     }
 }
 
@@ -146,7 +193,8 @@ impl Weights {
         self.claims(|claims| {
             claims.needed.insert(name.clone(), shape.to_vec());
         });
-        Param { shared: Arc::clone(&self.shared), name, shape: shape.to_vec(), kept: OnceLock::new() }
+        let shared = Arc::clone(&self.shared);
+        Param { shared, name, shape: shape.to_vec(), kept: OnceLock::new(), packed: OnceLock::new() }
     }
 
     /// Says that the tensor `name` may be there but is not used (a buffer that the model computes itself).
@@ -177,6 +225,7 @@ pub struct Param {
     name: String,
     shape: Vec<usize>,
     kept: OnceLock<Tensor>,
+    packed: OnceLock<Option<QMatMul>>,
 }
 
 impl Param {
@@ -192,6 +241,7 @@ impl Param {
 
     /// The whole tensor, on the model's device.
     pub fn tensor(&self) -> Result<Tensor> {
+        self.shared.placement.stop.check()?;
         if let Some(kept) = self.kept.get() {
             return Ok(kept.clone());
         }
@@ -207,13 +257,16 @@ impl Param {
         let rows = row_count(&self.shape);
         let step = match self.shared.placement.residency {
             Residency::Kept => rows.max(1),
-            Residency::Streamed => (CHUNK_BYTES / size_of::<f32>() / row_length(&self.shape).max(1)).max(1),
+            Residency::Streamed | Residency::Packed => {
+                (CHUNK_BYTES / size_of::<f32>() / row_length(&self.shape).max(1)).max(1)
+            }
         };
         (0..rows).step_by(step).map(|start| start..rows.min(start + step)).collect()
     }
 
     /// Some rows of the tensor, on the model's device.
     pub fn rows(&self, rows: Range<usize>) -> Result<Tensor> {
+        self.shared.placement.stop.check()?;
         if self.shared.placement.residency == Residency::Kept {
             return self.tensor()?.narrow(0, rows.start, rows.len());
         }
@@ -235,6 +288,19 @@ impl Param {
         let rows: Vec<Tensor> =
             ids.iter().map(|&id| self.decode(id as usize..id as usize + 1)).collect::<Result<_>>()?;
         Tensor::cat(&rows, 0)
+    }
+
+    /// The matrix in its quantised form, where weights are to stay in it and the file has it.
+    pub fn packed(&self) -> Result<Option<&QMatMul>> {
+        if self.shared.placement.residency != Residency::Packed {
+            return Ok(None);
+        }
+        self.shared.placement.stop.check()?;
+        if self.packed.get().is_none() {
+            let found = self.shared.source.packed(&self.name, &self.shared.placement.device);
+            let _ = self.packed.set(found.transpose()?.map(QMatMul::from_qtensor).transpose()?);
+        }
+        Ok(self.packed.get().and_then(Option::as_ref))
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Tensor> {

@@ -295,7 +295,7 @@ fn one_param(source: Arc<dyn WeightSource>, placement: Placement, shape: &[usize
 
 #[test]
 fn streaming_reads_the_same_numbers_in_bounded_pieces() {
-    let (rows, columns) = (3, 6 << 20);
+    let (rows, columns) = (3, 3 << 19);
     let bytes: Vec<u8> = (0..rows * columns).map(|i| (i % 113) as u8).collect();
     let source = source(&named([("x", (Dtype::F8_E4M3, vec![rows, columns], bytes))]));
     let kept = one_param(Arc::clone(&source), Placement::cpu(), &[rows, columns]);

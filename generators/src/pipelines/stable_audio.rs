@@ -2,13 +2,208 @@
 //!
 //! Reference: `StableAudioPipeline` of diffusers (Apache-2.0).
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
-use crate::models::oobleck::Autoencoder;
-use crate::models::stable_audio::{Conditions, Projection, Transformer};
+use crate::models::oobleck::{self, Autoencoder};
+use crate::models::stable_audio::{self, Conditions, Projection, Transformer};
 use crate::models::t5;
-use crate::pipelines::{for_batch, guided};
-use crate::samplers::cosine_dpm::CosineDpm;
+use crate::pipelines::{LoadError, Progress, RunError, Watch, for_batch, guided, read_json, tell, unless_stopped};
+use crate::samplers::cosine_dpm::{self, CosineDpm};
+use crate::samplers::noise::Noise;
+use crate::text::Padded;
+use crate::weights::{Checkpoint, Placement, Scoped, WeightSource, WeightsError, build};
+
+/// Tokens of a prompt, unless the tokenizer says otherwise.
+const LENGTH: usize = 128;
+
+/// Where a model's parts lie.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// A folder in the diffusers layout: configurations, tokenizer, schedule, and all weights not named below.
+    pub folder: PathBuf,
+    /// A single file of stable-audio-tools with the transformer, the projection and the autoencoder.
+    pub checkpoint: Option<PathBuf>,
+    /// A single file of T5, with the names of transformers.
+    pub text_encoder: Option<PathBuf>,
+}
+
+impl Files {
+    /// All parts in one folder.
+    pub fn folder(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), checkpoint: None, text_encoder: None }
+    }
+}
+
+/// A sound that is wanted.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// What it sounds like.
+    pub prompt: &'a str,
+    /// How long it is, in seconds; at most 47.5 with the real model, which always computes that much.
+    pub seconds: f64,
+    /// Steps: 50 to 100, 2 to hear whether anything comes out.
+    pub steps: usize,
+    /// How strictly to follow the prompt: 7.
+    pub scale: f64,
+    /// Where all noise comes from.
+    pub noise: Noise,
+}
+
+/// Texts to sounds: a whole model, of which one stage is in memory at a time.
+pub struct Generator {
+    files: Files,
+    t5: t5::Config,
+    projection: stable_audio::ProjectionConfig,
+    transformer: stable_audio::Config,
+    vae: oobleck::Config,
+    schedule: cosine_dpm::Config,
+    tokenizer: Padded,
+    placement: Placement,
+}
+
+impl Generator {
+    /// Reads configurations and the tokenizer, and checks that all weights fit.
+    ///
+    /// # Errors
+    /// At the first part that is not right; of its weights, all that is wrong is named.
+    pub fn open(files: Files, placement: Placement) -> std::result::Result<Self, LoadError> {
+        let at = |part: &str| files.folder.join(part);
+        let generator = Self {
+            t5: read_json(&at("text_encoder/config.json"))?,
+            projection: read_json(&at("projection_model/config.json"))?,
+            transformer: read_json(&at("transformer/config.json"))?,
+            vae: read_json(&at("vae/config.json"))?,
+            schedule: read_json(&at("scheduler/scheduler_config.json"))?,
+            tokenizer: Padded::t5(at("tokenizer"), LENGTH)?.as_long_as_told(at("tokenizer"))?,
+            files,
+            placement,
+        };
+        generator.text_encoder()?;
+        generator.projector()?;
+        generator.denoiser()?;
+        generator.autoencoder()?;
+        Ok(generator)
+    }
+
+    /// Samples a second of the sounds.
+    pub fn sampling_rate(&self) -> usize {
+        self.vae.sampling_rate
+    }
+
+    /// Makes a sound: (1, channels, samples).
+    ///
+    /// The stages of `watch` are `text`, `denoise` (steps) and `decode`.
+    pub fn sound(&self, request: &Request<'_>, watch: Watch<'_>) -> std::result::Result<Tensor, RunError> {
+        self.run(request, watch).map_err(unless_stopped(&self.placement.stop))
+    }
+
+    fn run(&self, request: &Request<'_>, watch: Watch<'_>) -> std::result::Result<Tensor, RunError> {
+        let samples = (request.seconds * self.vae.sampling_rate as f64) as usize;
+        let longest = self.transformer.sample_size * self.vae.hop();
+        if samples == 0 || samples > longest {
+            return Err(RunError::Size { what: format!("{samples} samples: 1 to {longest} are made") });
+        }
+        tell(watch, Progress { stage: "text", done: 0, of: 1 })?;
+        let conditions = self.conditions(request)?;
+        let schedule = CosineDpm::new(&self.schedule, request.steps)?;
+        tell(watch, Progress { stage: "denoise", done: 0, of: request.steps })?;
+        let transformer = self.denoiser()?;
+        let shape = [1, self.transformer.in_channels, self.transformer.sample_size];
+        let mut steps = Told {
+            noise: request.noise.clone(),
+            shape,
+            of: request.steps,
+            watch,
+            like: &self.placement,
+            stopped: false,
+        };
+        let first = steps.draw()?;
+        let latent = denoise(&transformer, schedule, (&conditions, request.scale), &first, &mut steps);
+        let latent = if steps.stopped { return Err(RunError::Stopped) } else { latent? };
+        drop(transformer);
+        tell(watch, Progress { stage: "decode", done: 0, of: 1 })?;
+        Ok(sound(&self.autoencoder()?, &latent, [0, samples])?)
+    }
+
+    fn conditions(&self, request: &Request<'_>) -> std::result::Result<Conditions, RunError> {
+        let (ids, mask) = self.tokenizer.tensors(&[request.prompt], &self.placement.device)?;
+        let times = [0.0, request.seconds].map(|seconds| Tensor::new(&[seconds as f32], &self.placement.device));
+        let [start, end] = times;
+        let prompt = Prompt { ids, mask, start: start?, end: end? };
+        Ok(encode(&self.text_encoder()?, &self.projector()?, &prompt)?)
+    }
+
+    fn text_encoder(&self) -> std::result::Result<t5::Encoder, WeightsError> {
+        let folder = self.files.folder.join("text_encoder");
+        let source = opened(self.files.text_encoder.as_ref().unwrap_or(&folder))?;
+        build("text_encoder", source, self.placement.clone(), |weights| t5::Encoder::new(&self.t5, &weights))
+    }
+
+    fn projector(&self) -> std::result::Result<Projection, WeightsError> {
+        let source: Arc<dyn WeightSource> = match self.within("conditioner.conditioners.")? {
+            Some(within) => Arc::new(stable_audio::projection_from_single_file(within)),
+            None => opened(&self.files.folder.join("projection_model"))?,
+        };
+        let new = |weights| Projection::new(&self.projection, &weights);
+        build("projection_model", source, self.placement.clone(), new)
+    }
+
+    fn denoiser(&self) -> std::result::Result<Transformer, WeightsError> {
+        let source: Arc<dyn WeightSource> = match self.within("model.model.")? {
+            Some(within) => Arc::new(stable_audio::from_single_file(within)),
+            None => opened(&self.files.folder.join("transformer"))?,
+        };
+        build("transformer", source, self.placement.clone(), |weights| Transformer::new(&self.transformer, &weights))
+    }
+
+    fn autoencoder(&self) -> std::result::Result<Autoencoder, WeightsError> {
+        let source = match self.within("pretransform.model.")? {
+            Some(within) => oobleck::from_single_file(within, self.vae.downsampling_ratios.len()),
+            None => oobleck::from_folder(opened(&self.files.folder.join("vae"))?),
+        };
+        build("vae", Arc::new(source), self.placement.clone(), |weights| Autoencoder::new(&self.vae, &weights))
+    }
+
+    /// The part of the single file under a prefix, where there is a single file.
+    fn within(&self, prefix: &str) -> std::result::Result<Option<Arc<dyn WeightSource>>, WeightsError> {
+        let Some(checkpoint) = &self.files.checkpoint else { return Ok(None) };
+        Ok(Some(Arc::new(Scoped::new(opened(checkpoint)?, prefix))))
+    }
+}
+
+fn opened(path: &Path) -> std::result::Result<Arc<dyn WeightSource>, WeightsError> {
+    Ok(Arc::new(Checkpoint::open(path)?))
+}
+
+/// Noise from a stream, and steps told to a watch.
+struct Told<'a, 'b> {
+    noise: Noise,
+    shape: [usize; 3],
+    of: usize,
+    watch: Watch<'a>,
+    like: &'b Placement,
+    stopped: bool,
+}
+
+impl Told<'_, '_> {
+    fn draw(&mut self) -> Result<Tensor> {
+        self.noise.tensor(self.shape.as_slice(), &self.like.device)?.to_dtype(self.like.dtype)
+    }
+}
+
+impl Steps for &mut Told<'_, '_> {
+    fn fresh_noise(&mut self, _: usize) -> Result<Tensor> {
+        self.draw()
+    }
+
+    fn after(&mut self, step: usize, _: &Tensor) -> Result<()> {
+        self.stopped = (self.watch)(Progress { stage: "denoise", done: step + 1, of: self.of }).is_break();
+        if self.stopped { candle_core::bail!("The run was stopped") } else { Ok(()) }
+    }
+}
 
 /// A prompt and the part of the sound that it is for.
 pub struct Prompt {

@@ -2,13 +2,205 @@
 //!
 //! Reference: `StableDiffusion3Pipeline` of diffusers (Apache-2.0).
 
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use candle_core::{DType, Result, Tensor};
 
-use crate::models::autoencoder_kl::Autoencoder;
-use crate::models::stable_diffusion_3::Transformer;
+use crate::models::autoencoder_kl::{self, Autoencoder};
+use crate::models::stable_diffusion_3::{self, Transformer};
 use crate::models::{clip, t5};
-use crate::pipelines::{for_batch, guided};
-use crate::samplers::flow_match_euler::FlowMatchEuler;
+use crate::pipelines::{LoadError, Progress, RunError, Watch, for_batch, guided, read_json, tell, unless_stopped};
+use crate::samplers::flow_match_euler::{self, FlowMatchEuler};
+use crate::text::Padded;
+use crate::weights::{Checkpoint, Placement, Scoped, WeightSource, Weights, WeightsError, build};
+
+/// Tokens of a prompt for T5, unless the caller says otherwise.
+const T5_LENGTH: usize = 256;
+
+/// Where a model's parts lie.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// A folder in the diffusers layout: configurations, tokenizers, schedule, and all weights not named below.
+    pub folder: PathBuf,
+    /// A single file with the transformer and the autoencoder, as Stability AI and ComfyUI name their tensors.
+    pub checkpoint: Option<PathBuf>,
+    /// Single files of CLIP ViT-L, CLIP ViT-bigG and T5, with the names of transformers.
+    pub text_encoders: [Option<PathBuf>; 3],
+}
+
+impl Files {
+    /// All parts in one folder.
+    pub fn folder(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), checkpoint: None, text_encoders: [None, None, None] }
+    }
+}
+
+/// A picture that is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// What it shows.
+    pub prompt: &'a str,
+    /// What it does not show; empty for nothing in particular.
+    pub unwanted: &'a str,
+    /// Steps: 28 for Large, 4 for Large Turbo, 1 to see whether anything comes out.
+    pub steps: usize,
+    /// How strictly to follow the prompt: 4.5 for Large, 0 for Turbo.
+    pub scale: f64,
+    /// Unit noise of the shape that [`Generator::noise_shape`] tells for the picture's size.
+    pub noise: &'a Tensor,
+}
+
+/// Texts to pictures: a whole model, of which one stage is in memory at a time.
+pub struct Generator {
+    files: Files,
+    clip_l: clip::TextConfig,
+    clip_g: clip::TextConfig,
+    t5: t5::Config,
+    transformer: stable_diffusion_3::Config,
+    vae: autoencoder_kl::Config,
+    schedule: flow_match_euler::Config,
+    tokenizers: [Padded; 3],
+    placement: Placement,
+}
+
+impl Generator {
+    /// Reads configurations and tokenizers, and checks that all weights fit.
+    ///
+    /// # Errors
+    /// At the first part that is not right; of its weights, all that is wrong is named.
+    pub fn open(files: Files, placement: Placement) -> std::result::Result<Self, LoadError> {
+        let at = |part: &str| files.folder.join(part);
+        let generator = Self {
+            clip_l: read_json(&at("text_encoder/config.json"))?,
+            clip_g: read_json(&at("text_encoder_2/config.json"))?,
+            t5: read_json(&at("text_encoder_3/config.json"))?,
+            transformer: read_json(&at("transformer/config.json"))?,
+            vae: read_json(&at("vae/config.json"))?,
+            schedule: read_json(&at("scheduler/scheduler_config.json"))?,
+            tokenizers: [
+                Padded::clip(at("tokenizer"))?,
+                Padded::clip(at("tokenizer_2"))?,
+                Padded::t5(at("tokenizer_3"), T5_LENGTH)?,
+            ],
+            files,
+            placement,
+        };
+        generator.text_encoders()?;
+        generator.denoiser()?;
+        generator.autoencoder()?;
+        Ok(generator)
+    }
+
+    /// The shape of the noise for a picture of `width` by `height` pixels.
+    ///
+    /// # Errors
+    /// When the sizes are not multiples of what the model makes at once (16), or too large for it.
+    pub fn noise_shape(&self, width: usize, height: usize) -> std::result::Result<[usize; 4], RunError> {
+        let pixel = 1 << (self.vae.block_out_channels.len() - 1);
+        let (patch, most) = (pixel * self.transformer.patch_size, self.transformer.pos_embed_max_size);
+        let fits = |side: usize| side > 0 && side.is_multiple_of(patch) && side / patch <= most;
+        if !fits(width) || !fits(height) {
+            let what = format!("{width} by {height} pixels: sides are multiples of {patch} up to {}", patch * most);
+            return Err(RunError::Size { what });
+        }
+        Ok([1, self.transformer.in_channels, height / pixel, width / pixel])
+    }
+
+    /// Draws a picture: (1, 3, height, width), from 0 to 1.
+    ///
+    /// The stages of `watch` are `text` (prompts), `denoise` (steps) and `decode`.
+    pub fn picture(&self, request: &Request<'_>, watch: Watch<'_>) -> std::result::Result<Tensor, RunError> {
+        self.run(request, watch).map_err(unless_stopped(&self.placement.stop))
+    }
+
+    fn run(&self, request: &Request<'_>, watch: Watch<'_>) -> std::result::Result<Tensor, RunError> {
+        let [wanted, unwanted] = self.conditions([request.prompt, request.unwanted], watch)?;
+        let schedule = FlowMatchEuler::new(&self.schedule, request.steps, None)?;
+        let stage = |done| Progress { stage: "denoise", done, of: request.steps };
+        tell(watch, stage(0))?;
+        let transformer = self.denoiser()?;
+        let guidance = Guidance { wanted: &wanted, unwanted: Some(&unwanted), scale: request.scale };
+        let noise = request.noise.to_dtype(self.placement.dtype)?;
+        let stopped = Cell::new(false);
+        let after = |step: usize, _: &Tensor| {
+            stopped.set(watch(stage(step + 1)).is_break());
+            if stopped.get() { candle_core::bail!("The run was stopped") } else { Ok(()) }
+        };
+        let latent = denoise(&transformer, &schedule, &guidance, &noise, after);
+        let latent = if stopped.get() { return Err(RunError::Stopped) } else { latent? };
+        drop(transformer);
+        tell(watch, Progress { stage: "decode", done: 0, of: 1 })?;
+        Ok(picture(&self.autoencoder()?, &latent)?)
+    }
+
+    fn conditions(&self, prompts: [&str; 2], watch: Watch<'_>) -> std::result::Result<[Conditions; 2], RunError> {
+        let encoders = self.text_encoders()?;
+        let mut one = |done: usize| {
+            tell(watch, Progress { stage: "text", done, of: 2 })?;
+            let device = &self.placement.device;
+            let ids = |i: usize| self.tokenizers[i].tensors(&[prompts[done]], device).map(|(ids, _)| ids);
+            let prompt = Prompt { clip_l: ids(0)?, clip_g: ids(1)?, t5: ids(2)? };
+            Ok::<_, RunError>(encoders.encode(&prompt)?)
+        };
+        Ok([one(0)?, one(1)?])
+    }
+
+    fn text_encoders(&self) -> std::result::Result<TextEncoders, WeightsError> {
+        let source = |i: usize, folder: &str| match &self.files.text_encoders[i] {
+            Some(file) => opened(file),
+            None => opened(&self.files.folder.join(folder)),
+        };
+        let clip = |i, folder, config: &clip::TextConfig| {
+            self.build(folder, source(i, folder)?, |weights| clip::TextEncoder::new(config, &weights))
+        };
+        let t5 = source(2, "text_encoder_3")?;
+        Ok(TextEncoders {
+            clip_l: clip(0, "text_encoder", &self.clip_l)?,
+            clip_g: clip(1, "text_encoder_2", &self.clip_g)?,
+            t5: Some(self.build("text_encoder_3", t5, |weights| t5::Encoder::new(&self.t5, &weights))?),
+            width: self.transformer.joint_attention_dim,
+        })
+    }
+
+    fn denoiser(&self) -> std::result::Result<Transformer, WeightsError> {
+        let layers = self.transformer.num_layers;
+        let source = match self.within("model.diffusion_model.")? {
+            Some(within) => Arc::new(stable_diffusion_3::from_single_file(within, layers)),
+            None => opened(&self.files.folder.join("transformer"))?,
+        };
+        self.build("transformer", source, |weights| Transformer::new(&self.transformer, &weights))
+    }
+
+    fn autoencoder(&self) -> std::result::Result<Autoencoder, WeightsError> {
+        let levels = self.vae.block_out_channels.len();
+        let source = match self.within("first_stage_model.")? {
+            Some(within) => autoencoder_kl::from_single_file(within, levels),
+            None => autoencoder_kl::from_old_names(opened(&self.files.folder.join("vae"))?),
+        };
+        self.build("vae", Arc::new(source), |weights| Autoencoder::new(&self.vae, &weights))
+    }
+
+    /// The part of the single file under a prefix, where there is a single file.
+    fn within(&self, prefix: &str) -> std::result::Result<Option<Arc<dyn WeightSource>>, WeightsError> {
+        let Some(checkpoint) = &self.files.checkpoint else { return Ok(None) };
+        Ok(Some(Arc::new(Scoped::new(opened(checkpoint)?, prefix))))
+    }
+
+    fn build<M>(
+        &self,
+        part: &str,
+        source: Arc<dyn WeightSource>,
+        new: impl FnOnce(Weights) -> M,
+    ) -> std::result::Result<M, WeightsError> {
+        build(part, source, self.placement.clone(), new)
+    }
+}
+
+fn opened(path: &Path) -> std::result::Result<Arc<dyn WeightSource>, WeightsError> {
+    Ok(Arc::new(Checkpoint::open(path)?))
+}
 
 /// A prompt as the three tokenizers number it, each (batch, length).
 pub struct Prompt {

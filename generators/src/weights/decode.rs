@@ -1,7 +1,7 @@
 //! From stored bytes to `f32`: the number formats of checkpoints, decoded by all cores.
 
+use half::f16;
 use half::slice::HalfFloatSliceExt as _;
-use half::{bf16, f16};
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _};
 
 /// Elements that one task decodes: small enough to stay in a core's cache, large enough to be worth a task.
@@ -77,7 +77,9 @@ fn decode_f16(bytes: &[u8], out: &mut [f32]) {
 
 fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
     let (pairs, _) = bytes.as_chunks::<2>();
-    out.iter_mut().zip(pairs).for_each(|(number, pair)| *number = bf16::from_le_bytes(*pair).to_f32());
+    // A plain shift, unlike `bf16::to_f32`, which looks for signalling NaNs and is several times slower for it.
+    let widened = |pair: [u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(pair)) << 16);
+    out.iter_mut().zip(pairs).for_each(|(number, pair)| *number = widened(*pair));
 }
 
 /// The number that an F8 E4M3FN code stands for.

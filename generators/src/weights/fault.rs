@@ -77,6 +77,18 @@ pub enum Fault {
         /// The shard.
         shard: PathBuf,
     },
+    /// A tensor reaches beyond the end of its file: the file was cut off.
+    #[error("{name} reaches beyond the end of the file")]
+    OutsideFile {
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor's place is not aligned, not of whole blocks, or shared with another.
+    #[error("{name} is at a place where it cannot be")]
+    Misplaced {
+        /// The tensor.
+        name: String,
+    },
     /// A shard that the index names is not there.
     #[error("The shard {} is missing", shard.display())]
     MissingShard {
@@ -96,6 +108,8 @@ impl Fault {
             | Self::UnknownQuantisation { name, .. }
             | Self::MissingScale { name, .. }
             | Self::BadScale { name, .. }
+            | Self::OutsideFile { name }
+            | Self::Misplaced { name }
             | Self::NotInShard { name, .. } => name.starts_with(prefix),
             Self::MissingShard { .. } | Self::UnknownMetadata { .. } => true,
         }

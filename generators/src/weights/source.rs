@@ -5,7 +5,11 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use candle_core::Device;
+use candle_core::quantized::QTensor;
+
 use crate::weights::fault::Fault;
+use crate::weights::gguf_header::GgufError;
 use crate::weights::torch_zip::TorchError;
 
 /// Failure to open or to read a checkpoint.
@@ -34,6 +38,20 @@ pub enum WeightsError {
         path: PathBuf,
         /// What is wrong with it.
         source: TorchError,
+    },
+    /// A file's header is not that of a GGUF file.
+    #[error("{} is not a readable GGUF file", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: GgufError,
+    },
+    /// Quantised numbers could not be decoded.
+    #[error("Quantised numbers cannot be decoded")]
+    Blocks {
+        /// Why.
+        source: candle_core::Error,
     },
     /// A shard index is not readable JSON of the known form.
     #[error("{} is not a shard index", path.display())]
@@ -94,6 +112,13 @@ pub trait WeightSource: Send + Sync {
 
     /// Decodes some rows of a tensor into `out`, which must have exactly their size.
     fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), WeightsError>;
+
+    /// The tensor in its own quantised form, copied to `device`; none where the file does not quantise it in blocks,
+    /// or the source does not pass it on as it is.
+    fn packed(&self, name: &str, device: &Device) -> Option<candle_core::Result<QTensor>> {
+        let _ = (name, device);
+        None
+    }
 }
 
 /// Numbers in one row of a tensor of `shape`.
@@ -315,6 +340,12 @@ impl WeightSource for Renamed {
             View::WeightNorm { length, direction } => self.read_normed(length, direction, wanted),
         }
     }
+
+    fn packed(&self, name: &str, device: &Device) -> Option<candle_core::Result<QTensor>> {
+        let View::Parts { stored, parts, rank: None } = self.views.get(name)? else { return None };
+        let whole = *parts == [Part { index: 0, of: 1 }];
+        if whole { self.inner.packed(stored, device) } else { None }
+    }
 }
 
 /// The tensors of a source whose names begin with a prefix, without it.
@@ -354,5 +385,9 @@ impl WeightSource for Scoped {
 
     fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), WeightsError> {
         self.inner.read_rows(&self.full(name), rows, out)
+    }
+
+    fn packed(&self, name: &str, device: &Device) -> Option<candle_core::Result<QTensor>> {
+        self.inner.packed(&self.full(name), device)
     }
 }

@@ -10,6 +10,13 @@ torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
 MASK = (1 << 64) - 1
+RECORDS = {}
+
+
+def makes(function):
+    """Registers a function that makes the record of its name."""
+    RECORDS[function.__name__] = function
+    return function
 
 
 def uniform(name, count):

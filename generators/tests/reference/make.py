@@ -8,14 +8,8 @@ import sys
 
 import torch
 
-from common import fill, filled, public, rand, record
-
-RECORDS = {}
-
-
-def makes(function):
-    RECORDS[function.__name__] = function
-    return function
+import texts  # noqa: F401 (adds its records)
+from common import RECORDS, fill, filled, makes, public, rand, record
 
 
 @makes

@@ -58,7 +58,12 @@ impl Golden {
 
     /// The same checkpoint under the names of another program, as `recipe` says.
     pub(crate) fn recomposed(&self, recipe: &str) -> BTreeMap<String, Stored> {
-        let parts = self.checkpoint();
+        self.recomposed_of("tensors.json", recipe)
+    }
+
+    /// The same for another list of names and shapes.
+    pub(crate) fn recomposed_of(&self, list: &str, recipe: &str) -> BTreeMap<String, Stored> {
+        let parts = self.checkpoint_of(list);
         let recipe: BTreeMap<String, Vec<(String, usize, usize)>> = self.json(recipe);
         recipe.into_iter().map(|(name, pieces)| (name, joined(&parts, &pieces))).collect()
     }
@@ -148,4 +153,24 @@ pub(crate) fn assert_parity(what: &str, found: &Tensor, expected: &Tensor) {
     let difference = difference(found, expected);
     println!("{what}: {difference:.1e}");
     assert!(difference <= 2e-5, "{what} differs by {difference:.1e} of its scale");
+}
+
+/// A file that `scripts/test-parts` installs.
+///
+/// Where it is missing: fails if `CI` is set, else says so where output is not captured, and gives `None`.
+#[expect(clippy::disallowed_methods, reason = "tests are told by the environment where their parts are")]
+pub(crate) fn part(relative: &str) -> Option<PathBuf> {
+    use std::io::Write as _;
+
+    let told = std::env::var_os("LARDER_TEST_PARTS").filter(|value| !value.is_empty());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let path = root.join(told.unwrap_or_else(|| "target/test-parts".into())).join(relative);
+    if path.exists() {
+        return Some(path);
+    }
+    let text = format!("{} is missing; install it with scripts/test-parts", path.display());
+    assert!(std::env::var_os("CI").is_none(), "{text}");
+    // Past the capture of output, which would hide it.
+    let _ = std::io::stderr().write_all(format!("SKIPPED: {text}\n").as_bytes());
+    None
 }
