@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 use fs_err::os::unix::fs::{self as unix_fs, OpenOptionsExt as _};
 
 mod access;
+mod holes;
 mod lock;
 mod owner;
 mod partial;
 mod space;
 
 pub use access::{default_file_mode, is_read_only, may_read, may_write};
+pub use holes::holes;
 pub use lock::FileLock;
 pub use owner::{Owner, OwnerError, running_as};
 pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, reuse_copy};

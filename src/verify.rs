@@ -18,8 +18,11 @@ use crate::monitor::{Event, Monitor};
 use crate::observe::{Access, Sighting};
 use crate::stores::FileState;
 
+mod headers;
 mod shards;
 mod structure;
+
+pub use headers::{Entry, Headers, blank};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -60,7 +63,11 @@ pub enum FaultKind {
     Unpublished,
     /// The header of a weight file is broken or does not fit the file's length.
     Structure,
-    /// A shard index names files that are not part of the artifact or not here.
+    /// Weights were never written: a hole, or zeros where numbers should be.
+    ZeroFilled,
+    /// A pickle imports or calls what building tensors does not need. It must not be loaded.
+    UnsafePickle,
+    /// A shard index and its shards do not name the same files and tensors.
     Shards,
     /// The store is not there.
     StoreAbsent,
@@ -93,16 +100,37 @@ pub fn glance(sightings: &[Sighting<'_>]) -> Verdict {
     verdict
 }
 
-/// Judges what was seen, and reads the headers of weights and shard indexes: no more than a few MiB.
+/// Judges what was seen, and reads headers, pickles, shard indexes and a few pages of every weight file: no more
+/// than a few MiB of each.
 pub fn quick(sightings: &[Sighting<'_>]) -> Verdict {
-    let mut verdict = Verdict::default();
-    for sighting in sightings {
-        verdict.files += sighting.observed.files.len() + sighting.matches.len();
-        verdict.faults.extend(faults_of(sighting));
-        verdict.faults.extend(structure::broken(sighting));
-        verdict.faults.extend(shards::unclosed(sighting));
-    }
+    let mut verdict = glance(sightings);
+    let next = AtomicUsize::new(0);
+    let look = || {
+        let mut found = Vec::new();
+        while let Some(sighting) = sightings.get(next.fetch_add(1, Ordering::Relaxed)) {
+            found.extend(faults_by_headers(sighting));
+        }
+        found
+    };
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(sightings.len());
+    let by_headers: Vec<Fault> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(look)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+    });
+    verdict.faults.extend(by_headers);
+    // Faults come in the order of the artifacts, whoever found them.
+    let order: HashMap<&str, usize> =
+        sightings.iter().enumerate().map(|(index, sighting)| (sighting.artifact.name.as_str(), index)).collect();
+    verdict.faults.sort_by_key(|fault| order.get(fault.artifact.as_str()).copied());
     verdict
+}
+
+/// What headers, pickles and samples show to be wrong with one artifact.
+pub fn faults_by_headers(sighting: &Sighting<'_>) -> Vec<Fault> {
+    let headers = Headers::of(sighting);
+    let mut faults = structure::broken(sighting, &headers);
+    faults.extend(shards::unclosed(sighting, &headers));
+    faults
 }
 
 /// Reads every file that is here and compares it with the lock; remembers what was measured.
@@ -153,11 +181,12 @@ fn tell_once(verdict: &mut Verdict, read: &HashSet<(String, String)>) {
     if verdict.interrupted {
         return;
     }
-    let by_header = [FaultKind::Structure, FaultKind::Truncated, FaultKind::NotTheFile];
+    let by_header = [FaultKind::Structure, FaultKind::Truncated, FaultKind::NotTheFile, FaultKind::ZeroFilled];
     verdict.faults.retain(|fault| {
         let was_read = || fault.path.clone().is_some_and(|path| read.contains(&(fault.artifact.clone(), path)));
         let is_remembered = fault.kind == FaultKind::Corrupt && fault.detail.starts_with(REMEMBERED);
-        !(is_remembered || by_header.contains(&fault.kind) && was_read())
+        let is_by_header = by_header.contains(&fault.kind) || shards::is_by_headers(fault);
+        !(is_remembered || is_by_header && was_read())
     });
 }
 
