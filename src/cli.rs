@@ -74,6 +74,8 @@ enum Command {
     Apply(commands::apply::Args),
     /// Check that what is here is what the lock says
     Verify(commands::verify::Args),
+    /// Try whether generators work: headers, parts, or a few steps
+    Smoke(commands::smoke::Args),
     /// Serve this machine's artifacts to others, read-only
     Serve(commands::serve::Args),
     /// Show all of it on a miniature lab, without internet
@@ -119,6 +121,7 @@ fn run(ui: &Ui, common: &Common, command: &Command) -> Result<Exit, CliError> {
         Command::Plan(args) => commands::plan::run(ui, common, args),
         Command::Apply(args) => commands::apply::run(ui, common, args),
         Command::Verify(args) => commands::verify::run(ui, common, args),
+        Command::Smoke(args) => commands::smoke::run(ui, common, args),
         Command::Serve(args) => commands::serve::run(ui, common, args),
         Command::Demo(args) => commands::demo::run(ui, common, args),
         Command::Completions(args) => commands::completions::run(ui, args, Cli::command()),

@@ -33,6 +33,7 @@ pub mod verify;
 // Floor 6: doing.
 pub mod apply;
 pub mod serve;
+pub mod smoke;
 // Floor 7: showing.
 pub mod demo;
 // Floor 8: what is said.

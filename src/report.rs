@@ -2,6 +2,7 @@
 
 pub mod list;
 pub mod plan;
+pub mod smoke;
 pub mod status;
 pub mod table;
 pub mod verdict;

@@ -108,7 +108,7 @@ pub fn quick(sightings: &[Sighting<'_>]) -> Verdict {
     let look = || {
         let mut found = Vec::new();
         while let Some(sighting) = sightings.get(next.fetch_add(1, Ordering::Relaxed)) {
-            found.extend(faults_by_headers(sighting));
+            found.extend(faults_by_headers(sighting, &Headers::of(sighting)));
         }
         found
     };
@@ -125,11 +125,10 @@ pub fn quick(sightings: &[Sighting<'_>]) -> Verdict {
     verdict
 }
 
-/// What headers, pickles and samples show to be wrong with one artifact.
-pub fn faults_by_headers(sighting: &Sighting<'_>) -> Vec<Fault> {
-    let headers = Headers::of(sighting);
-    let mut faults = structure::broken(sighting, &headers);
-    faults.extend(shards::unclosed(sighting, &headers));
+/// What headers, pickles and samples show to be wrong with one artifact, whose headers are `headers`.
+pub fn faults_by_headers(sighting: &Sighting<'_>, headers: &Headers<'_>) -> Vec<Fault> {
+    let mut faults = structure::broken(sighting, headers);
+    faults.extend(shards::unclosed(sighting, headers));
     faults
 }
 

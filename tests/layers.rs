@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["stores", "sources", "ollama_api"],
     &["observe", "resolve", "conditions"],
     &["plan", "verify"],
-    &["apply", "serve"],
+    &["apply", "serve", "smoke"],
     &["demo"],
     &["report"],
     &["cli"],

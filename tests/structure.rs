@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 #[path = "support/parts.rs"]
 mod parts;
+#[expect(dead_code, reason = "each test uses a part of what the program says")]
 #[path = "support/program.rs"]
 mod program;
 

@@ -8,10 +8,13 @@ pub(super) mod lock;
 pub(super) mod man;
 pub(super) mod plan;
 pub(super) mod serve;
+pub(super) mod smoke;
 pub(super) mod status;
 pub(super) mod verify;
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,4 +28,20 @@ pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send +
             _ = terminate.recv() => {}
         }
     })
+}
+
+/// A flag that the first Ctrl-C or SIGTERM sets.
+pub(super) fn stopped_by_signals() -> std::io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listen = move || {
+        let heard = runtime.block_on(async {
+            stop_signal()?.await;
+            Ok::<_, std::io::Error>(())
+        });
+        flag.store(heard.is_ok(), Ordering::Relaxed);
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
+    Ok(stop)
 }

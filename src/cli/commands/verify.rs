@@ -1,7 +1,6 @@
 //! `larder verify`: is what is here what the lock says?
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, now};
@@ -27,7 +26,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let verdict = if args.quick && !args.full {
         verify::quick(&sightings)
     } else {
-        let stop = stopped_by_signals()?;
+        let stop = super::stopped_by_signals()?;
         let monitor = ui.monitor();
         verify::full(&sightings, &lab.facts, monitor.as_ref(), now, &|| stop.load(Ordering::Relaxed))
     };
@@ -38,19 +37,4 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         (false, true) => Exit::InOrder,
         (false, false) => Exit::Differences,
     })
-}
-
-fn stopped_by_signals() -> Result<Arc<AtomicBool>, CliError> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let listen = move || {
-        let heard = runtime.block_on(async {
-            super::stop_signal()?.await;
-            Ok::<_, std::io::Error>(())
-        });
-        flag.store(heard.is_ok(), Ordering::Relaxed);
-    };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
-    Ok(stop)
 }
