@@ -14,6 +14,7 @@ use rustix::fs::{FileType, Stat};
 
 mod access;
 mod assembly;
+mod holes;
 mod journal;
 mod lock;
 mod overwrite;
@@ -26,6 +27,7 @@ mod twin;
 
 pub use access::{default_file_mode, is_read_only, may_read, may_write};
 pub use assembly::{Assembly, Earlier, Prefix, Unfit};
+pub use holes::holes;
 pub use journal::journaled_bytes;
 pub use lock::FileLock;
 pub use overwrite::Overwrite;

@@ -42,6 +42,7 @@ pub mod nightly;
 pub mod prune;
 pub mod repair;
 pub mod serve;
+pub mod smoke;
 // Floor 7: showing.
 pub mod demo;
 pub mod drive;

@@ -12,6 +12,7 @@ pub mod plain;
 pub mod plan;
 pub mod prometheus;
 pub mod repair;
+pub mod smoke;
 pub mod status;
 pub mod table;
 pub mod verdict;

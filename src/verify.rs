@@ -4,8 +4,10 @@
 //! where their digests are compared, and chunks, several at once, where chunk digests of the right content are known.
 //! Each thing that is wrong is a [`Fault`]; one never stops the others.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
@@ -15,6 +17,7 @@ use crate::stores::FileState;
 mod agenda;
 mod contents;
 mod course;
+mod headers;
 mod judge;
 mod scrub;
 mod shards;
@@ -25,6 +28,8 @@ mod whole;
 pub use contents::{Reading, contents};
 pub use course::Budget;
 pub use strays::{Stray, StrayKind, strays};
+
+pub use headers::{Entry, Headers, blank};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -68,7 +73,7 @@ pub enum FaultKind {
     Replaced,
     /// Another content that was right once, here or elsewhere: another revision.
     Upgraded,
-    /// Parts that are wrong hold nothing but zeros.
+    /// Parts that are wrong hold nothing but zeros, or weights were never written: a hole, zeros instead of numbers.
     ZeroFilled,
     /// It may not, or cannot, be read.
     Unreadable,
@@ -76,7 +81,9 @@ pub enum FaultKind {
     Unpublished,
     /// The header of a weight file is broken or does not fit the file's length.
     Structure,
-    /// A shard index names files that are not part of the artifact or not here.
+    /// A pickle imports or calls what building tensors does not need. It must not be loaded.
+    UnsafePickle,
+    /// A shard index and its shards do not name the same files and tensors.
     Shards,
     /// The store is not there.
     StoreAbsent,
@@ -99,6 +106,7 @@ impl FaultKind {
             FaultKind::Unreadable => "unreadable",
             FaultKind::Unpublished => "unpublished",
             FaultKind::Structure => "structure",
+            FaultKind::UnsafePickle => "unsafe-pickle",
             FaultKind::Shards => "shards",
             FaultKind::StoreAbsent => "store-absent",
         }
@@ -145,16 +153,36 @@ pub fn glance(sightings: &[Sighting<'_>]) -> Verdict {
     verdict
 }
 
-/// Judges what was seen, and reads the headers of weights and shard indexes: no more than a few MiB.
+/// Judges what was seen, and reads headers, pickles, shard indexes and a few pages of every weight file: no more
+/// than a few MiB of each.
 pub fn quick(sightings: &[Sighting<'_>]) -> Verdict {
-    let mut verdict = Verdict::default();
-    for sighting in sightings {
-        verdict.files += sighting.observed.files.len() + sighting.matches.len();
-        verdict.faults.extend(faults_of(sighting));
-        verdict.faults.extend(structure::broken(sighting));
-        verdict.faults.extend(shards::unclosed(sighting));
-    }
+    let mut verdict = glance(sightings);
+    let next = AtomicUsize::new(0);
+    let look = || {
+        let mut found = Vec::new();
+        while let Some(sighting) = sightings.get(next.fetch_add(1, Ordering::Relaxed)) {
+            found.extend(faults_by_headers(sighting, &Headers::of(sighting)));
+        }
+        found
+    };
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(sightings.len());
+    let by_headers: Vec<Fault> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(look)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+    });
+    verdict.faults.extend(by_headers);
+    // Faults come in the order of the artifacts, whoever found them.
+    let order: HashMap<&str, usize> =
+        sightings.iter().enumerate().map(|(index, sighting)| (sighting.artifact.name.as_str(), index)).collect();
+    verdict.faults.sort_by_key(|fault| order.get(fault.artifact.as_str()).copied());
     verdict
+}
+
+/// What headers, pickles and samples show to be wrong with one artifact, whose headers are `headers`.
+pub fn faults_by_headers(sighting: &Sighting<'_>, headers: &Headers<'_>) -> Vec<Fault> {
+    let mut faults = structure::broken(sighting, headers);
+    faults.extend(shards::unclosed(sighting, headers));
+    faults
 }
 
 /// How a fault begins that was found by an earlier reading.

@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["stores", "sources", "ollama_api"],
     &["observe", "resolve", "conditions"],
     &["plan", "verify", "doctor", "adopt"],
-    &["apply", "drive", "repair", "serve", "nightly", "export", "dedupe", "prune"],
+    &["apply", "drive", "repair", "serve", "smoke", "nightly", "export", "dedupe", "prune"],
     &["demo"],
     &["report"],
     &["cli"],

@@ -203,7 +203,14 @@ mod tests {
     use super::*;
 
     fn fault(artifact: &str, kind: FaultKind) -> Fault {
-        Fault { artifact: artifact.into(), path: Some("f".into()), kind, detail: "wrong".into(), place: None }
+        Fault {
+            artifact: artifact.into(),
+            path: Some("f".into()),
+            kind,
+            detail: "wrong".into(),
+            place: None,
+            ranges: Vec::new(),
+        }
     }
 
     fn run(depth: Depth, interrupted: bool) -> Run {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::agenda::{Item, agenda};
 use super::course::{Budget, Course};
 use super::judge::{self, Judged};
-use super::{Fault, FaultKind, REMEMBERED, Verdict, quick, scrub, unread, whole};
+use super::{Fault, FaultKind, REMEMBERED, Verdict, quick, scrub, shards, unread, whole};
 use crate::digest::{Blake3, ChunkDigests, Digests};
 use crate::facts::{Facts, FactsError};
 use crate::monitor::{Event, Monitor};
@@ -214,12 +214,13 @@ impl<'a, 'b> Judgements<'a, 'b> {
             (artifact.name.clone(), artifact.files[*file].path.to_string())
         };
         let told: HashMap<_, _> = self.judged.iter().map(|(place, (_, judged))| (name(place), *judged)).collect();
-        let by_header = [FaultKind::Structure, FaultKind::Truncated, FaultKind::NotTheFile];
+        let by_header = [FaultKind::Structure, FaultKind::Truncated, FaultKind::NotTheFile, FaultKind::ZeroFilled];
         verdict.faults.retain(|fault| {
             let Some(path) = &fault.path else { return true };
             let Some(judged) = told.get(&(fault.artifact.clone(), path.clone())) else { return true };
             let is_remembered = fault.kind == FaultKind::Corrupt && fault.detail.starts_with(REMEMBERED);
-            !(is_remembered || by_header.contains(&fault.kind) && *judged != Judged::FirstUse)
+            let is_by_header = by_header.contains(&fault.kind) || shards::is_by_headers(fault);
+            !(is_remembered || is_by_header && *judged != Judged::FirstUse)
         });
     }
 }

@@ -1,62 +1,149 @@
-//! Structure: a weight file whose header does not fit its length cannot be loaded, whatever its name.
+//! Structure: a weight file whose header does not fit its length cannot be loaded, whatever its name; one that was
+//! never written can be, and makes noise; one whose pickle imports more than tensors need must not be.
 //!
-//! Only headers are read. It finds what lengths do not: files without a recorded length that were cut
-//! off, and downloads that were given their full length before their content came.
+//! Only headers, pickles and a few pages are read. It finds what lengths do not: files without a recorded length that
+//! were cut off, and downloads that were given their full length before their content came.
 
+use std::path::Path;
+
+use super::headers::{Entry, Headers, blank};
 use super::{Fault, FaultKind};
 use crate::artifact::File;
-use crate::observe::{Proof, Sighting};
-use crate::stores::FileState;
-use crate::weights::{Kind, WeightsError, check_file};
+use crate::observe::Sighting;
+use crate::weights::{Kind, WeightsError, check_file, unsafe_text_pickle};
 
 /// Faults for every weight file that is here and is not what it is called.
-pub(super) fn broken(sighting: &Sighting<'_>) -> Vec<Fault> {
-    let files = sighting.artifact.files.iter().zip(&sighting.observed.files).zip(&sighting.proofs);
+pub(super) fn broken(sighting: &Sighting<'_>, headers: &Headers<'_>) -> Vec<Fault> {
+    let fault = |path: String, place: &Path, (kind, detail): (FaultKind, String)| Fault {
+        artifact: sighting.artifact.name.clone(),
+        path: Some(path),
+        kind,
+        detail,
+        place: Some(place.to_owned()),
+        ranges: Vec::new(),
+    };
     // What was read and has the right digest is the right file, whatever it looks like.
-    let unproven = files.filter(|(_, proof)| !matches!(proof, Proof::Proven { .. }));
-    let weights = unproven.filter_map(|((file, state), _)| Some((file, expected(file)?, state)));
-    weights
-        .filter_map(|(file, expected, state)| {
-            let FileState::Present(found) = state else { return None };
-            let (kind, detail) = judge(expected, check_file(&found.path))?;
-            Some(Fault {
-                artifact: sighting.artifact.name.clone(),
-                path: Some(file.path.to_string()),
-                kind,
-                detail,
-                place: Some(found.path.clone()),
-                ranges: Vec::new(),
-            })
-        })
-        .collect()
+    let unproven = headers.iter().filter(|entry| !entry.is_proven);
+    let named = unproven.filter_map(|entry| {
+        let place = &entry.found?.path;
+        Some(fault(entry.file.path.to_string(), place, of_entry(entry)?))
+    });
+    let matched = sighting.matches.iter().filter_map(|found| {
+        let name = found.path.file_name()?.to_string_lossy().into_owned();
+        let wrong = judge(expected(&name, None)?, &found.path, found.size, &check_file(&found.path))?;
+        Some(fault(name, &found.path, wrong))
+    });
+    named.chain(matched).collect()
 }
 
-#[derive(Clone, Copy, PartialEq)]
+fn of_entry(entry: &Entry<'_>) -> Option<(FaultKind, String)> {
+    let (found, File { path, role, .. }) = (entry.found?, entry.file);
+    judge(expected(path.file_name(), role.as_deref())?, &found.path, found.size, entry.kind()?)
+}
+
+/// What a file must be by its name, or by what an Ollama image calls it.
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Format {
     Safetensors,
     Gguf,
+    /// What `torch.load` is given: an archive or pickles.
+    Torch,
+    /// The same, but other programs use the ending too.
+    Bin,
+    /// A layer of an Ollama image that holds weights.
+    Layer,
+    Zip,
+    Numpy,
 }
 
-fn expected(file: &File) -> Option<Format> {
-    let name = file.path.file_name();
-    if name.ends_with(".safetensors") {
-        Some(Format::Safetensors)
-    } else if name.ends_with(".gguf") {
-        Some(Format::Gguf)
-    } else {
-        None
+fn expected(name: &str, role: Option<&str>) -> Option<Format> {
+    if matches!(role, Some("model" | "projector" | "adapter")) {
+        return Some(Format::Layer);
+    }
+    let ending = name.rsplit_once('.')?.1.to_ascii_lowercase();
+    Some(match ending.as_str() {
+        "safetensors" | "sft" => Format::Safetensors,
+        "gguf" => Format::Gguf,
+        "pth" | "pt" | "ckpt" => Format::Torch,
+        "bin" | "pkl" | "pickle" => Format::Bin,
+        "zip" | "npz" | "whl" => Format::Zip,
+        "npy" => Format::Numpy,
+        _ => return None,
+    })
+}
+
+impl Format {
+    fn admits(self, kind: &Kind) -> bool {
+        match self {
+            Format::Safetensors => matches!(kind, Kind::Safetensors(_)),
+            Format::Gguf => matches!(kind, Kind::Gguf(_)),
+            Format::Layer => matches!(kind, Kind::Gguf(_) | Kind::Safetensors(_)),
+            Format::Torch => matches!(kind, Kind::Torch(_)),
+            // Programs give such a file to `torch.load`, which would take a safetensors header for a pickle.
+            Format::Bin => !matches!(kind, Kind::Zeros | Kind::Safetensors(_) | Kind::Tar),
+            Format::Zip => matches!(kind, Kind::Zip | Kind::Torch(_)),
+            Format::Numpy => matches!(kind, Kind::Numpy),
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Format::Safetensors => "safetensors",
+            Format::Gguf => "GGUF",
+            Format::Torch => "a file of PyTorch",
+            Format::Bin => "a file of weights",
+            Format::Layer => "GGUF or safetensors",
+            Format::Zip => "a zip archive",
+            Format::Numpy => "an array of numpy",
+        }
     }
 }
 
-fn judge(expected: Format, found: Result<Kind, WeightsError>) -> Option<(FaultKind, String)> {
-    match (expected, found) {
-        (Format::Safetensors, Ok(Kind::Safetensors(_))) | (Format::Gguf, Ok(Kind::Gguf(_))) => None,
-        (_, Ok(Kind::LfsPointer)) => Some((FaultKind::NotTheFile, "it is a git-lfs pointer, not the file".to_owned())),
-        (_, Ok(Kind::Html)) => Some((FaultKind::NotTheFile, "it is a web page, not the file".to_owned())),
-        (Format::Safetensors, Ok(_)) => Some((FaultKind::Structure, "it does not begin like safetensors".to_owned())),
-        (Format::Gguf, Ok(_)) => Some((FaultKind::Structure, "it does not begin like GGUF".to_owned())),
-        (_, Err(WeightsError::Io(error))) => Some((FaultKind::Unreadable, format!("it cannot be read: {error}"))),
-        (_, Err(error @ WeightsError::Truncated { .. })) => Some((FaultKind::Truncated, error.to_string())),
-        (_, Err(error)) => Some((FaultKind::Structure, error.to_string())),
+fn judge(expected: Format, path: &Path, len: u64, found: &Result<Kind, WeightsError>) -> Option<(FaultKind, String)> {
+    let kind = match found {
+        Ok(kind) => kind,
+        Err(error) => return Some(of_error(error)),
+    };
+    if matches!(expected, Format::Torch | Format::Bin)
+        && !matches!(kind, Kind::Torch(_) | Kind::Pickle | Kind::Zip)
+        && let Some(error) = text_pickle(path, len)
+    {
+        return Some(of_error(&error));
+    }
+    match kind {
+        Kind::LfsPointer => return Some((FaultKind::NotTheFile, "it is a git-lfs pointer, not the file".to_owned())),
+        Kind::Html => return Some((FaultKind::NotTheFile, "it is a web page, not the file".to_owned())),
+        Kind::Zeros => {
+            let detail = format!("it begins with zeros where {} begins with a header", expected.title());
+            return Some((FaultKind::ZeroFilled, detail));
+        }
+        kind if !expected.admits(kind) => {
+            let detail = format!("it does not begin like {}: it is {}", expected.title(), kind.title());
+            return Some((FaultKind::Structure, detail));
+        }
+        _ => {}
+    }
+    match blank(path, len, kind) {
+        Ok(None) => None,
+        Ok(Some(blank)) => {
+            Some((FaultKind::ZeroFilled, format!("{blank}; fetch it again, or copy it from another machine")))
+        }
+        Err(error) => Some(of_error(&error)),
+    }
+}
+
+fn text_pickle(path: &Path, len: u64) -> Option<WeightsError> {
+    unsafe_text_pickle(&mut fs_err::File::open(path).ok()?, len)
+}
+
+fn of_error(error: &WeightsError) -> (FaultKind, String) {
+    match error {
+        WeightsError::Io(error) => (FaultKind::Unreadable, format!("it cannot be read: {error}")),
+        WeightsError::Truncated { .. } => (FaultKind::Truncated, error.to_string()),
+        WeightsError::UnsafePickle { .. } => {
+            let advice = "do not load it; ask who made it, or use a copy in safetensors";
+            (FaultKind::UnsafePickle, format!("{error}; {advice}"))
+        }
+        _ => (FaultKind::Structure, error.to_string()),
     }
 }

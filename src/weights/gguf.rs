@@ -133,6 +133,50 @@ pub fn block_of(kind: u32) -> Option<(u64, u64)> {
     })
 }
 
+/// ggml's name of an element type; its number for one that larder does not know.
+pub fn type_name(kind: u32) -> String {
+    const NAMES: [(u32, &str); 34] = [
+        (0, "F32"),
+        (1, "F16"),
+        (2, "Q4_0"),
+        (3, "Q4_1"),
+        (6, "Q5_0"),
+        (7, "Q5_1"),
+        (8, "Q8_0"),
+        (9, "Q8_1"),
+        (10, "Q2_K"),
+        (11, "Q3_K"),
+        (12, "Q4_K"),
+        (13, "Q5_K"),
+        (14, "Q6_K"),
+        (15, "Q8_K"),
+        (16, "IQ2_XXS"),
+        (17, "IQ2_XS"),
+        (18, "IQ3_XXS"),
+        (19, "IQ1_S"),
+        (20, "IQ4_NL"),
+        (21, "IQ3_S"),
+        (22, "IQ2_S"),
+        (23, "IQ4_XS"),
+        (24, "I8"),
+        (25, "I16"),
+        (26, "I32"),
+        (27, "I64"),
+        (28, "F64"),
+        (29, "IQ1_M"),
+        (30, "BF16"),
+        (34, "TQ1_0"),
+        (35, "TQ2_0"),
+        (39, "MXFP4"),
+        (40, "NVFP4"),
+        (41, "Q1_0"),
+    ];
+    match NAMES.iter().find(|(number, _)| *number == kind) {
+        Some((_, name)) => (*name).to_owned(),
+        None => format!("type {kind}"),
+    }
+}
+
 /// Reads and checks the header of a file of `len` bytes; the tensors themselves are not read.
 ///
 /// Promises on success: every offset is aligned, every tensor of a known type lies within the file, none

@@ -14,7 +14,8 @@ use larder::manifest::Manifests;
 use larder::relpath::RelPath;
 use larder::sources::parse_tree;
 use larder::stores::{FolderStore, Store, StoreMark};
-use larder::weights::{self, gguf, safetensors, shards};
+use larder::weights::blank::find_blank;
+use larder::weights::{self, WeightsError, gguf, safetensors, shards};
 
 /// A parser and its name, which is also the name of its target in `fuzz/`.
 pub type Entry = (&'static str, fn(&[u8]));
@@ -30,6 +31,10 @@ pub const ENTRIES: &[Entry] = &[
     ("gguf", gguf),
     ("shard_index", shard_index),
     ("weights", any_weights),
+    ("torch", torch),
+    ("pickle", pickle),
+    ("numpy", numpy),
+    ("blank", blank),
     ("hub_tree", hub_tree),
     ("ollama_manifest", ollama_manifest),
     ("facts", facts),
@@ -105,6 +110,39 @@ pub fn shard_index(bytes: &[u8]) {
 /// Whatever a file may be.
 pub fn any_weights(bytes: &[u8]) {
     let _ = weights::check(&mut Cursor::new(bytes), bytes.len() as u64);
+}
+
+/// A file of torch; the tensors of one that is accepted lie within it.
+pub fn torch(bytes: &[u8]) {
+    let Ok(kind) = weights::check(&mut Cursor::new(bytes), bytes.len() as u64) else { return };
+    for tensor in kind.tensors() {
+        assert!(tensor.place.start <= tensor.place.end && tensor.place.end <= bytes.len() as u64, "{tensor:?}");
+    }
+}
+
+/// A pickle; what is unsafe in it is told in words.
+pub fn pickle(bytes: &[u8]) {
+    if let Some(WeightsError::UnsafePickle { findings, .. }) =
+        weights::unsafe_text_pickle(&mut Cursor::new(bytes), bytes.len() as u64)
+    {
+        assert!(!findings.is_empty(), "refused without a reason");
+    }
+    any_weights(bytes);
+}
+
+/// An array of numpy, or an archive of them.
+pub fn numpy(bytes: &[u8]) {
+    any_weights(bytes);
+}
+
+/// A file with tensors, looked at for pages of zeros: what is called blank lies within it.
+pub fn blank(bytes: &[u8]) {
+    let len = bytes.len() as u64;
+    let tensors = weights::check(&mut Cursor::new(bytes), len).map(|kind| kind.tensors()).unwrap_or_default();
+    let hole = len / 2..len;
+    if let Ok(Some(blank)) = find_blank(&mut Cursor::new(bytes), len, &tensors, std::slice::from_ref(&hole)) {
+        assert!(blank.first.start <= blank.first.end && blank.first.end <= len, "{blank:?}");
+    }
 }
 
 /// A list of files as the hub sends it; the paths of one that is accepted are different, and stay below their folder.

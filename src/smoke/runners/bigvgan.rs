@@ -1,0 +1,139 @@
+//! BigVGAN: a chord becomes a spectrogram, that a sound, and its spectrogram must be that of the chord.
+
+use std::f32::consts::PI;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use larder_generators::models::bigvgan::{Config, Vocoder};
+use larder_generators::weights::{Checkpoint, Placement, Scoped, WeightSource, build, without_weight_norm};
+
+use crate::smoke::runners::{broke, causes, mel, numbers, placement, sane, unfit, wav};
+use crate::smoke::{Check, Job, Level, Need, Output, Run, Runner};
+
+/// What is known to hold the weights, in the order of preference.
+const WEIGHTS: [&str; 3] = ["bigvgan_generator.safetensors", "bigvgan_generator.pt", "model.safetensors"];
+/// Two chords with no tone in common, in hertz.
+const CHORDS: [[f32; 3]; 2] = [[220.0, 277.18, 329.63], [466.16, 587.33, 698.46]];
+/// The sound that is returned must be this much nearer to its own chord than to the other.
+const NEARER: f32 = 0.5;
+const SECONDS: f32 = 0.3;
+
+/// Tries BigVGAN v2.
+pub(super) struct BigVgan;
+
+impl Runner for BigVgan {
+    fn smokes(&self) -> &'static [&'static str] {
+        &["bigvgan"]
+    }
+
+    fn can(&self, level: Level) -> bool {
+        // A vocoder makes nothing by itself: this is all there is to try.
+        level == Level::Component
+    }
+
+    fn need(&self, job: &Job<'_>) -> Need {
+        let weights = weights(job).and_then(|path| fs_err::metadata(path).ok()).map_or(0, |found| found.len());
+        // Weights as they are, folded, and the activations of a third of a second.
+        let memory = 2 * weights + (1 << 30);
+        Need { memory, device_memory: if job.device == crate::smoke::Device::Cuda { memory } else { 0 } }
+    }
+
+    fn run(&self, job: &Job<'_>) -> Run {
+        let checks = |checks| Run { checks, outputs: Vec::new() };
+        let placement = match placement(job, &self.need(job)) {
+            Ok(placement) => placement,
+            Err(check) => return checks(vec![*check]),
+        };
+        (job.told)("reading headers", 0, 3);
+        let (settings, vocoder) = match open(job, placement.clone()) {
+            Ok(opened) => opened,
+            Err(check) => return checks(vec![*check]),
+        };
+        if (job.stopped)() {
+            return Run::default();
+        }
+        round_trip(job, &settings, &vocoder, &placement).unwrap_or_else(|error| checks(vec![broke(job, &error)]))
+    }
+}
+
+fn weights(job: &Job<'_>) -> Option<PathBuf> {
+    WEIGHTS.iter().find_map(|name| job.files.get(*name)).cloned()
+}
+
+fn open(job: &Job<'_>, placement: Placement) -> Result<(mel::Settings, Vocoder), Box<Check>> {
+    let lacking = |what: String| {
+        let wanted = ["config.json with a spectrogram's settings, and weights", "NVIDIA's files"];
+        Box::new(Check::of("files", "they cannot be read", wanted, vec![what]).at(job.level))
+    };
+    let path = job.files.get("config.json").ok_or_else(|| lacking("config.json is not here".to_owned()))?;
+    let text = fs_err::read(path).map_err(|error| lacking(error.to_string()))?;
+    let config: Config = serde_json::from_slice(&text).map_err(|error| lacking(format!("config.json: {error}")))?;
+    let settings: mel::Settings =
+        serde_json::from_slice(&text).map_err(|error| lacking(format!("config.json: {error}")))?;
+    if !settings.make_sense() || config.num_mels != settings.num_mels {
+        return Err(lacking("config.json: its spectrogram makes no sense".to_owned()));
+    }
+    let path = weights(job).ok_or_else(|| lacking(format!("none of {} is here", WEIGHTS.join(", "))))?;
+    let checkpoint: Arc<dyn WeightSource> = Arc::new(Checkpoint::open(path).map_err(|error| lacking(causes(&error)))?);
+    let is_nested = checkpoint.shapes().keys().any(|name| name.starts_with("generator."));
+    let checkpoint = if is_nested { Arc::new(Scoped::new(checkpoint, "generator.")) } else { checkpoint };
+    let source = Arc::new(without_weight_norm(checkpoint));
+    let vocoder = build("BigVGAN", source, placement, |weights| Vocoder::new(&config, &weights));
+    Ok((settings, vocoder.map_err(|error| Box::new(unfit(job, &error)))?))
+}
+
+fn round_trip(
+    job: &Job<'_>,
+    settings: &mel::Settings,
+    vocoder: &Vocoder,
+    placement: &Placement,
+) -> candle_core::Result<Run> {
+    let [own, other] = CHORDS.map(|chord| settings.spectrogram(&chord_of(settings.sampling_rate, chord)));
+    let frames = own.len() / settings.num_mels;
+    let shown = Tensor::from_vec(own.clone(), (1, settings.num_mels, frames), &placement.device)?;
+    (job.told)("making a sound", 1, 3);
+    let wave = numbers(&vocoder.forward(&shown)?)?;
+    let again = if (job.stopped)() { wave.clone() } else { numbers(&vocoder.forward(&shown)?)? };
+    (job.told)("listening to it", 2, 3);
+    let heard = settings.spectrogram(&wave);
+    let mut checks = sane(job, "sound", &wave);
+    checks.push(is_as_long(job, wave.len(), frames * settings.hop_size));
+    checks.push(is_same(job, wave == again));
+    checks.push(is_nearer(job, distance(&heard, &own), distance(&heard, &other)));
+    let path = job.out.join("chord.wav");
+    wav::write(&path, settings.sampling_rate, &wave)?;
+    Ok(Run { checks, outputs: vec![Output { title: "a chord of three tones".to_owned(), path }] })
+}
+
+fn chord_of(rate: u32, chord: [f32; 3]) -> Vec<f32> {
+    let tone = |at: f32, hertz: f32| 0.2 * (2.0 * PI * hertz * at).sin();
+    let length = (SECONDS * rate as f32) as usize;
+    (0..length).map(|i| chord.iter().map(|hertz| tone(i as f32 / rate as f32, *hertz)).sum()).collect()
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f32>() / a.len().max(1) as f32
+}
+
+fn is_as_long(job: &Job<'_>, found: usize, right: usize) -> Check {
+    let wrong = if found == right { Vec::new() } else { vec!["another length".to_owned()] };
+    let wanted = format!("{right}");
+    Check::of("length", format!("{found} samples"), [&wanted, "frames times hop_size"], wrong).at(job.level)
+}
+
+fn is_same(job: &Job<'_>, same: bool) -> Check {
+    let wrong = if same { Vec::new() } else { vec!["twice the same input gave two sounds".to_owned()] };
+    let measured = if same { "the same sound twice" } else { "two sounds" };
+    Check::of("repeatable", measured, ["the same input gives the same output", "there is no chance in it"], wrong)
+        .at(job.level)
+}
+
+fn is_nearer(job: &Job<'_>, own: f32, other: f32) -> Check {
+    let measured = format!("{own:.3} from its own spectrogram, {other:.3} from another chord's");
+    let wrong =
+        if own < NEARER * other { Vec::new() } else { vec!["the sound is not that of the spectrogram".to_owned()] };
+    let wanted = format!("less than {NEARER} times as far");
+    let basis = "larder's choice: random weights are as far from both; not yet compared with a trusted machine's run";
+    Check::of("round trip", measured, [&wanted, basis], wrong).at(job.level)
+}

@@ -1,0 +1,170 @@
+//! `verify --quick` on real and broken weight files: what each file is, is told by its bytes.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+#[path = "support/parts.rs"]
+mod parts;
+#[expect(dead_code, reason = "each test uses a part of what the program says")]
+#[path = "support/program.rs"]
+mod program;
+
+use program::{INVENTORY, Lab};
+
+/// A lab whose one artifact has these files, of which nothing is known but the names.
+fn lab(files: &[&str]) -> Lab {
+    let list: Vec<String> = files.iter().map(|path| format!("{{ path = {path:?} }}")).collect();
+    let manifest = format!(
+        "[[artifact]]\nname = \"model\"\nstore = \"plain\"\nsource = \"local\"\nfile = [{}]\n",
+        list.join(", ")
+    );
+    Lab::new(INVENTORY, &manifest)
+}
+
+/// The faults that a quick verification names: path, kind and detail.
+#[track_caller]
+fn faults(lab: &Lab) -> Vec<(String, String, String)> {
+    let said = lab.run(&["verify", "--quick", "--json"]);
+    let json: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    let text = |fault: &Value, key: &str| fault[key].as_str().unwrap_or_default().to_owned();
+    let faults: Vec<_> = json["faults"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|fault| (text(fault, "path"), text(fault, "kind"), text(fault, "detail")))
+        .collect();
+    assert_eq!(said.code, if faults.is_empty() { 0 } else { 3 }, "{said:?}");
+    faults
+}
+
+fn example(name: &str) -> Vec<u8> {
+    fs_err::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pickles").join(name)).unwrap()
+}
+
+/// A safetensors file of square matrices of 256 KiB each, without a zero byte.
+fn matrices(names: &[&str]) -> Vec<u8> {
+    const LEN: usize = 256 << 10;
+    let entry = |(index, name): (usize, &&str)| {
+        let place = [index * LEN, (index + 1) * LEN];
+        ((*name).to_owned(), json!({"dtype": "F32", "shape": [256, 256], "data_offsets": place}))
+    };
+    let header = serde_json::to_vec(&names.iter().enumerate().map(entry).collect::<serde_json::Map<_, _>>()).unwrap();
+    let data = vec![0x3f; names.len() * LEN];
+    [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()
+}
+
+#[test]
+fn unsafe_pickles_are_named_whatever_the_file_is_called() {
+    let bad = [
+        ("bad/zip.pth", "a.pth"),
+        ("bad/legacy.pth", "b.pt"),
+        ("bad/system-protocol-0.bin", "c.bin"),
+        ("bad/system-protocol-4.bin", "d.ckpt"),
+        ("bad/nested.pth", "e.pth"),
+        ("bad/zip.pth", "f.safetensors"),
+        ("bad/objects.npz", "g.npz"),
+    ];
+    let lab = lab(&bad.map(|(_, name)| name));
+    for (file, name) in bad {
+        lab.write(&format!("home/plain/{name}"), example(file));
+    }
+    let faults = faults(&lab);
+    assert_eq!(faults.len(), bad.len(), "{faults:?}");
+    for (path, kind, detail) in faults {
+        assert_eq!(kind, "unsafe-pickle", "{path}: {detail}");
+        assert!(detail.contains("imports system from posix") || detail.contains("imports eval"), "{path}: {detail}");
+        assert!(detail.contains("do not load it"), "{path}: {detail}");
+    }
+}
+
+#[test]
+fn good_files_have_no_fault_and_wrong_ones_are_told_what_they_are() {
+    let files =
+        ["good.pth", "old.pt", "arrays.npz", "model.pth", "model.bin", "model.safetensors", "table.npy", "model.gguf"];
+    let lab = lab(&files);
+    lab.write("home/plain/good.pth", example("good/zip.pth"));
+    lab.write("home/plain/old.pt", example("good/legacy.pth"));
+    lab.write("home/plain/arrays.npz", example("good/arrays.npz"));
+    // A header of safetensors is a pickle to `torch.load`, which such names are given to.
+    lab.write("home/plain/model.pth", matrices(&["a"]));
+    lab.write("home/plain/model.bin", matrices(&["a"]));
+    lab.write("home/plain/model.safetensors", example("good/zip.pth"));
+    lab.write("home/plain/table.npy", b"just a text that is longer than nothing");
+    lab.write("home/plain/model.gguf", vec![0; 5000]);
+    let faults = faults(&lab);
+    let kinds: Vec<_> = faults.iter().map(|(path, kind, _)| (path.as_str(), kind.as_str())).collect();
+    let wrong = [
+        ("model.bin", "structure"),
+        ("model.gguf", "zero-filled"),
+        ("model.pth", "structure"),
+        ("model.safetensors", "structure"),
+        ("table.npy", "structure"),
+    ];
+    assert_eq!(kinds, wrong);
+    assert!(faults[3].2.contains("it is PyTorch"), "{faults:?}");
+}
+
+#[test]
+fn what_was_never_written_is_found_behind_a_perfect_header() {
+    let lab = lab(&["hole.safetensors", "zeros.safetensors", "whole.safetensors"]);
+    let whole = matrices(&["a", "b", "c", "d"]);
+    lab.write("home/plain/whole.safetensors", &whole);
+    // As a downloader leaves it that writes one tensor after another: `c` and `d` never came.
+    let half = whole.len() - (512 << 10);
+    let sparse = lab.path("home/plain/hole.safetensors");
+    let mut file = fs_err::OpenOptions::new().write(true).create_new(true).open(&sparse).unwrap();
+    file.write_all(&whole[..half]).unwrap();
+    file.set_len(whole.len() as u64).unwrap();
+    let mut zeros = whole.clone();
+    zeros[half..].fill(0);
+    lab.write("home/plain/zeros.safetensors", &zeros);
+    let faults = faults(&lab);
+    let kinds: Vec<_> = faults.iter().map(|(path, kind, _)| (path.as_str(), kind.as_str())).collect();
+    assert_eq!(kinds, [("hole.safetensors", "zero-filled"), ("zeros.safetensors", "zero-filled")]);
+    assert!(faults[0].2.contains("were never written: tensors c, d are blank"), "{faults:?}");
+    assert!(faults[1].2.contains("as far as they were looked at: tensors c, d are blank"), "{faults:?}");
+}
+
+#[test]
+fn an_index_and_its_shards_must_agree_both_ways() {
+    let shards =
+        ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model-00003-of-00003.safetensors"];
+    let index = "model.safetensors.index.json";
+    let lab = lab(&[index, shards[0], shards[1], shards[2]]);
+    let write_index = |map: Value| lab.write(&format!("home/plain/{index}"), json!({"weight_map": map}).to_string());
+    lab.write(&format!("home/plain/{}", shards[0]), matrices(&["a", "b"]));
+    lab.write(&format!("home/plain/{}", shards[1]), matrices(&["c", "d"]));
+    lab.write(&format!("home/plain/{}", shards[2]), matrices(&["e"]));
+    write_index(json!({"a": shards[0], "b": shards[0], "c": shards[1], "x": shards[1]}));
+    let told: Vec<String> = faults(&lab).into_iter().map(|(_, kind, detail)| format!("{kind}: {detail}")).collect();
+    assert_eq!(
+        told,
+        [
+            format!("shards: shards lie beside it that it does not name: {}", shards[2]),
+            format!("shards: it names tensors that are not where it says: x in {}", shards[1]),
+            format!("shards: its shards hold tensors that it does not name: d of {}", shards[1]),
+        ]
+    );
+    write_index(json!({"a": shards[0], "b": shards[0], "c": shards[1], "d": shards[1], "e": shards[2]}));
+    assert_eq!(faults(&lab), []);
+}
+
+#[test]
+fn real_weights_are_in_order() {
+    let Some(weights) = parts::part("minilm/model.safetensors") else { return };
+    let bytes = fs_err::read(&weights).unwrap();
+    let lab = lab(&["model.safetensors"]);
+    lab.write("home/plain/model.safetensors", &bytes);
+    assert_eq!(faults(&lab), []);
+    // The last half of a matrix in the middle: what a stalled connection of several leaves.
+    let sparse = lab.path("home/plain/model.safetensors");
+    let mut file = fs_err::OpenOptions::new().write(true).open(&sparse).unwrap();
+    file.seek(SeekFrom::Start(40 << 20)).unwrap();
+    file.write_all(&vec![0; 20 << 20]).unwrap();
+    let found = faults(&lab);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].1, "zero-filled", "{found:?}");
+}

@@ -1,0 +1,80 @@
+//! Weight files of full size that take no room: a real header, and a hole behind it.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde_json::json;
+
+/// Tensors by name, with their shapes.
+pub(crate) type Tensors = BTreeMap<String, Vec<u64>>;
+
+/// A list of `src/smoke/expected/`, read by other code than larder's own.
+pub(crate) fn expected(name: &str) -> Tensors {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/smoke/expected").join(format!("{name}.txt"));
+    let text = fs_err::read_to_string(path).unwrap();
+    let mut tensors = Tensors::new();
+    for line in text.lines() {
+        let mut words = line.split(' ');
+        let pattern = words.next().unwrap().to_owned();
+        let shape: Vec<u64> = words.map(|side| side.parse().unwrap()).collect();
+        let mut names = vec![pattern];
+        while names[0].contains('{') {
+            names = names.iter().flat_map(|name| once(name)).collect();
+        }
+        tensors.extend(names.into_iter().map(|name| (name, shape.clone())));
+    }
+    tensors
+}
+
+/// Puts each number in the place of the first braces.
+fn once(name: &str) -> Vec<String> {
+    let (open, close) = (name.find('{').unwrap(), name.find('}').unwrap());
+    let mut names = Vec::new();
+    for range in name[open + 1..close].split(',') {
+        let ends: Vec<u64> = range.split('-').map(|end| end.parse().unwrap()).collect();
+        for number in ends[0]..=*ends.last().unwrap() {
+            names.push(format!("{}{number}{}", &name[..open], &name[close + 1..]));
+        }
+    }
+    names
+}
+
+/// The same tensors with `prefix` before each name.
+pub(crate) fn prefixed(prefix: &str, tensors: Tensors) -> Tensors {
+    tensors.into_iter().map(|(name, shape)| (format!("{prefix}{name}"), shape)).collect()
+}
+
+/// The first bytes of a safetensors file, and how many follow.
+pub(crate) fn header(tensors: &Tensors, dtype: &str) -> (Vec<u8>, u64) {
+    let width = match dtype {
+        "F32" | "I32" => 4,
+        "BF16" | "F16" => 2,
+        "F8_E4M3" => 1,
+        other => panic!("{other}"),
+    };
+    let mut entries = serde_json::Map::new();
+    let mut at = 0;
+    for (name, shape) in tensors {
+        let end = at + width * shape.iter().product::<u64>();
+        entries.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]}));
+        at = end;
+    }
+    let text = serde_json::to_vec(&entries).unwrap();
+    ([&(text.len() as u64).to_le_bytes()[..], &text].concat(), at)
+}
+
+/// Writes the header, and leaves the rest a hole; returns the whole length.
+pub(crate) fn write(path: &Path, tensors: &Tensors, dtype: &str) -> u64 {
+    let (header, rest) = header(tensors, dtype);
+    hole(path, &header, header.len() as u64 + rest)
+}
+
+/// Writes these first bytes of a file of `len` bytes.
+pub(crate) fn hole(path: &Path, start: &[u8], len: u64) -> u64 {
+    larder::fsio::create_dir_all(path.parent().unwrap(), None).unwrap();
+    let mut file = fs_err::OpenOptions::new().write(true).create(true).truncate(true).open(path).unwrap();
+    file.write_all(start).unwrap();
+    file.set_len(len.max(start.len() as u64)).unwrap();
+    len
+}
