@@ -23,11 +23,11 @@ pub enum Event<'a> {
         /// New bytes.
         bytes: u64,
     },
-    /// `bytes` more of a large item were hashed: what came from its first byte on, without a gap.
+    /// The item's first `bytes` bytes are on the disk and were hashed.
     Proven {
         /// The item.
         item: &'a str,
-        /// Newly hashed bytes, those of an earlier run included.
+        /// Bytes from the beginning.
         bytes: u64,
     },
     /// `bytes` of the item that were here are not right, and come again.

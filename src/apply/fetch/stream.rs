@@ -221,7 +221,10 @@ impl Run {
             };
             let Some(chunk) = chunk else { return Ok(()) };
             let mut chunk = chunk?;
-            self.pacer.pass(chunk.len()).await;
+            tokio::select! {
+                () = self.pacer.pass(chunk.len()) => {}
+                () = self.means.stop.cancelled() => return Ok(()),
+            }
             self.note(|outcome| outcome.moved_bytes += chunk.len() as u64);
             // A source that ignores ranges sends again what is here already.
             let known = wanted.skip.min(chunk.len() as u64);
