@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rstest::rstest;
 
+#[expect(dead_code, reason = "each test uses a part of it")]
 #[path = "support/disk.rs"]
 mod disk;
 #[expect(dead_code, reason = "each test uses a part of the lab")]

@@ -1,7 +1,7 @@
 //! Runners: what tries generators with their real weights.
 
 use candle_core::{DType, Device as Place, Tensor};
-use larder_generators::weights::{Placement, Residency, WeightsError as Unfit};
+use larder_generators::weights::{Placement, WeightsError as Unfit};
 
 use crate::size::Bytes;
 use crate::smoke::{Check, Device, Job, Need, Outcome, Runner};

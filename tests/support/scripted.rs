@@ -125,7 +125,7 @@ impl World {
     }
 
     /// Whether the connection goes on.
-    fn answer(&self, stream: &mut TcpStream, is_head: bool, range: Option<(u64, Option<u64>)>) -> bool {
+    fn answer(&self, stream: &mut TcpStream, is_head: bool, range: Option<Range>) -> bool {
         let size = self.content.len() as u64;
         if is_head {
             return write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nETag: \"one\"\r\n\r\n").is_ok();
@@ -174,8 +174,11 @@ impl World {
     }
 }
 
+/// First byte, and first byte no longer wanted.
+type Range = (u64, Option<u64>);
+
 /// Whether it is HEAD, and the range that is asked for.
-fn read_request(reader: &mut BufReader<TcpStream>) -> Option<(bool, Option<(u64, Option<u64>)>)> {
+fn read_request(reader: &mut BufReader<TcpStream>) -> Option<(bool, Option<Range>)> {
     let mut line = String::new();
     (reader.read_line(&mut line).ok()? > 0).then_some(())?;
     let (is_head, mut range) = (line.starts_with("HEAD"), None);

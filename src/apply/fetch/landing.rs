@@ -292,8 +292,8 @@ fn hash_all(shared: &Shared, mut prefix: Prefix) -> io::Result<()> {
         shared.state().hashed = prefix.at();
         untold += prefix.at() - before;
         if untold >= TELL_EVERY || prefix.at() == shared.assembly.size() {
-            shared.run.means.monitor.event(Event::Proven { item: &shared.item, bytes: prefix.at() });
             untold = 0;
+            shared.run.means.monitor.event(Event::Proven { item: &shared.item, bytes: prefix.at() });
         }
     }
     shared.tell(Told::Hashed(Box::new(prefix)));
