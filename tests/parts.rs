@@ -281,7 +281,7 @@ fn slow(_: Asked) -> Reply {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_sources_deliver_at_the_same_time_and_one_may_die() {
-    let content = noise(9 * CHUNK as usize);
+    let content = noise(18 * CHUNK as usize);
     let machine = OneFile::new(&content);
     let (one, other) = (Scripted::start(content.clone(), slow), Scripted::start(content.clone(), slow));
     let outcome = machine.apply(&[one.url(), other.url()]).await;
