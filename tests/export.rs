@@ -9,7 +9,7 @@ use std::sync::Arc;
 use larder::artifact::{Artifact, File, Origin};
 use larder::digest::{Digests, Sha256};
 use larder::fsio::{WriteOptions, write_atomic};
-use larder::serve::{Index, Served, Server, Traffic, router};
+use larder::serve::{Guests, Index, Served, Server, Traffic, router};
 use serde_json::Value;
 
 #[path = "support/parts.rs"]
@@ -129,14 +129,15 @@ fn mirror() -> Mirror {
         irreplaceable: false,
         ollama: None,
         pattern: None,
+        folder: None,
         files: vec![File { size: Some(bytes.len() as u64), digests, ..File::named("weights.bin".parse().unwrap()) }],
     };
-    let index = Index { artifacts: vec![Served { artifact, content: vec![Some(place)] }], lock: None };
+    let index = Index { artifacts: vec![Served { artifact, content: vec![Some(place)] }], lock: None, facts: None };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let traffic = Arc::new(Traffic::default());
     let server = runtime.block_on(Server::bind((Ipv4Addr::LOCALHOST, 0).into())).unwrap();
     let address = format!("http://{}", server.local_addr());
-    runtime.spawn(server.run(router(index, traffic.clone()), std::future::pending()));
+    runtime.spawn(server.run(router(index, Guests::default(), traffic.clone()), std::future::pending()));
     Mirror { address, traffic, _runtime: runtime, _content: content }
 }
 

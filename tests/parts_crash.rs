@@ -194,9 +194,10 @@ fn serve(root: &Path) -> Upstream {
         irreplaceable: false,
         ollama: None,
         pattern: None,
+        folder: None,
         files: vec![file],
     };
-    Upstream::start(Index { artifacts: vec![Served { artifact, content: vec![Some(place)] }], lock: None })
+    Upstream::start(Index { artifacts: vec![Served { artifact, content: vec![Some(place)] }], lock: None, facts: None })
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use larder::artifact::Remote;
 use larder::digest::{Digests, Sha256};
-use larder::sources::{Body, ByteRange, Listing, Source, SourceError, SourceSettings, Sources, Timeouts};
+use larder::sources::{Body, ByteRange, Listing, Manners, Source, SourceError, SourceSettings, Sources, Timeouts};
 
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/cas.rs"]
@@ -92,7 +92,7 @@ impl World {
             hub_endpoint: Some(self.hub.origin.parse().unwrap()),
             hub_token: Some("hf_secret".to_owned()),
             xet: Some(self.dir.path().join("xet")),
-            timeouts,
+            manners: Manners { timeouts, ..Manners::default() },
             ..SourceSettings::default()
         };
         Arc::new(Sources::new(&settings).unwrap())

@@ -15,7 +15,7 @@ use larder::monitor::{Event, Monitor};
 use larder::observe::observe;
 use larder::plan::{Outlook, Plan, plan};
 use larder::retry::RetryPolicy;
-use larder::sources::{SourceSettings, Sources, Timeouts};
+use larder::sources::{Manners, SourceSettings, Sources, Timeouts};
 use larder::stores::Stores;
 use tokio_util::sync::CancellationToken;
 
@@ -99,6 +99,7 @@ impl OneFile {
             irreplaceable: false,
             ollama: None,
             pattern: None,
+            folder: None,
             files: vec![file],
         };
         Lock { artifacts: vec![artifact] }
@@ -117,7 +118,11 @@ impl OneFile {
     pub(crate) async fn apply_until(&self, urls: &[String], stop: CancellationToken) -> Outcome {
         let (plan, lock) = self.plan(urls);
         let timeouts = Timeouts { connect: Duration::from_secs(10), stall: Duration::from_secs(10) };
-        let sources = Sources::new(&SourceSettings { timeouts, ..SourceSettings::default() }).unwrap();
+        let sources = Sources::new(&SourceSettings {
+            manners: Manners { timeouts, ..Manners::default() },
+            ..SourceSettings::default()
+        })
+        .unwrap();
         let first = Duration::from_millis(1);
         let means = Means {
             stores: Arc::new(self.stores()),

@@ -161,7 +161,7 @@ impl Vault {
     /// Locked; its stores do not exist yet, and will lie below `machine` where that is given.
     pub(crate) fn empty(machine: Option<&Path>) -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let upstream = Upstream::start(Index { artifacts: models(dir.path()), lock: None });
+        let upstream = Upstream::start(Index { artifacts: models(dir.path()), lock: None, facts: None });
         let machine = machine.map_or_else(|| dir.path().join("machine"), Path::to_owned);
         let vault = Self { dir, machine, upstream };
         vault.write_inventory("");
@@ -306,6 +306,7 @@ fn serve(root: &Path, name: &str, source: &str, files: &[(String, Arc<Vec<u8>>)]
         irreplaceable: false,
         ollama: None,
         pattern: None,
+        folder: None,
         files: files.iter().map(describe).collect(),
     };
     Served { artifact, content: places.into_iter().map(Some).collect() }

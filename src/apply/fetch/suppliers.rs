@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::names_by_sha256;
 use crate::apply::JobError;
-use crate::artifact::Remote;
+use crate::artifact::{Reference, Remote};
 use crate::retry::{Backoff, RetryPolicy};
 use crate::sources::{Body, SourceError};
 
@@ -18,6 +18,8 @@ const SLOW_REST: Duration = Duration::from_secs(60);
 pub(super) struct Supplier {
     pub(super) remote: Remote,
     pub(super) name: String,
+    /// Grows with each change of kind in the list: nobody upstream is asked while peers deliver.
+    rank: usize,
     backoff: Backoff,
     resting_until: Option<Instant>,
     /// Why it is not asked any more.
@@ -37,16 +39,18 @@ pub(super) struct Suppliers {
 
 impl Suppliers {
     pub(super) fn new(remotes: Vec<Remote>, retry: RetryPolicy) -> Self {
-        let supplier = |remote: Remote| Supplier {
+        let ranks = ranks(&remotes);
+        let supplier = |(remote, rank): (Remote, usize)| Supplier {
             name: remote.reference.to_string(),
             remote,
+            rank,
             backoff: Backoff::new(retry),
             resting_until: None,
             left_out: None,
             has_contributed: false,
             lines: 0,
         };
-        Self { all: remotes.into_iter().map(supplier).collect(), one_alone: false }
+        Self { all: remotes.into_iter().zip(ranks).map(supplier).collect(), one_alone: false }
     }
 
     pub(super) fn get(&self, index: usize) -> &Supplier {
@@ -62,10 +66,12 @@ impl Suppliers {
         self.all.iter().map(make).collect()
     }
 
-    /// Who is asked for the next part: of those that can be asked, who has the fewest connections.
+    /// Who is asked for the next part: of those of the best rank that can be asked, who has the fewest connections.
     pub(super) fn next(&self) -> Option<usize> {
         let now = Instant::now();
-        self.left().filter(|index| self.all[*index].is_ready(now)).min_by_key(|index| self.all[*index].lines)
+        let best = self.left().map(|index| self.all[index].rank).min()?;
+        let of_best = self.left().filter(|index| self.all[*index].rank == best);
+        of_best.filter(|index| self.all[*index].is_ready(now)).min_by_key(|index| self.all[*index].lines)
     }
 
     /// When the first of those that rest is to be asked again.
@@ -110,6 +116,16 @@ impl Suppliers {
         let most = if self.one_alone { 1 } else { usize::MAX };
         (0..self.all.len()).filter(|index| self.all[*index].left_out.is_none()).take(most)
     }
+}
+
+/// For each of `remotes`, how many times the kind of place changes before it.
+fn ranks(remotes: &[Remote]) -> Vec<usize> {
+    let is_peer = |remote: &Remote| matches!(remote.reference, Reference::Peer { .. });
+    let changes = remotes.windows(2).scan(0, |rank, pair| {
+        *rank += usize::from(is_peer(&pair[0]) != is_peer(&pair[1]));
+        Some(*rank)
+    });
+    std::iter::once(0).chain(changes).take(remotes.len()).collect()
 }
 
 impl Supplier {
