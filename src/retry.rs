@@ -4,7 +4,10 @@ use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
 /// Fewer bytes than this are no progress that would earn new patience.
-const WORTH_COUNTING: u64 = 1 << 20;
+const WORTH_COUNTING: u64 = 256 << 10;
+
+/// One out of so many missing bytes is progress, however few they are: that cannot go on for long.
+const GOOD_PART: u64 = 4;
 
 /// How often, and how patiently, something is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,9 +74,10 @@ impl Backoff {
         self.tried = 0;
     }
 
-    /// The same where `bytes` came: a server that sends a few bytes and breaks off, again and again, gets nowhere.
-    pub fn progressed_by(&mut self, bytes: u64) {
-        if bytes >= WORTH_COUNTING {
+    /// The same where `bytes` of the `missing` ones came: a server that sends a few and breaks off, again and again,
+    /// gets nowhere; one that sends a good part of what was missing does.
+    pub fn progressed_by(&mut self, bytes: u64, missing: Option<u64>) {
+        if bytes >= WORTH_COUNTING || missing.is_some_and(|missing| bytes >= missing.div_ceil(GOOD_PART)) {
             self.progressed();
         }
     }
@@ -141,10 +145,13 @@ mod tests {
     fn crumbs_are_no_progress() {
         let mut backoff = Backoff::seeded(POLICY, 1);
         while backoff.next(None).is_some() {
-            backoff.progressed_by(WORTH_COUNTING - 1);
+            backoff.progressed_by(WORTH_COUNTING - 1, Some(u64::MAX));
         }
-        backoff.progressed_by(WORTH_COUNTING);
+        backoff.progressed_by(WORTH_COUNTING, None);
         assert!(backoff.next(None).is_some());
+        while backoff.next(None).is_some() {}
+        backoff.progressed_by(3, Some(9));
+        assert!(backoff.next(None).is_some(), "a third of what was missing");
     }
 
     #[test]

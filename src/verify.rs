@@ -4,7 +4,7 @@
 //! where their digests are compared, and chunks, several at once, where chunk digests of the right content are known.
 //! Each thing that is wrong is a [`Fault`]; one never stops the others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -170,7 +170,11 @@ pub fn quick(sightings: &[Sighting<'_>]) -> Verdict {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(look)).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
     });
-    verdict.faults.extend(by_headers);
+    // What is known to be wrong by its content need not be told again by its header.
+    let known: HashSet<(String, Option<String>)> =
+        verdict.faults.iter().map(|fault| (fault.artifact.clone(), fault.path.clone())).collect();
+    let is_news = |fault: &Fault| !known.contains(&(fault.artifact.clone(), fault.path.clone()));
+    verdict.faults.extend(by_headers.into_iter().filter(is_news));
     // Faults come in the order of the artifacts, whoever found them.
     let order: HashMap<&str, usize> =
         sightings.iter().enumerate().map(|(index, sighting)| (sighting.artifact.name.as_str(), index)).collect();

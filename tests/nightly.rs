@@ -53,7 +53,7 @@ fn a_change_is_told_once_and_its_end_too() {
     let told = news(&lab);
     assert_eq!(told.len(), 1, "the fault is news only once: {told:?}");
     assert_eq!((&told[0]["event"], &told[0]["machine"]), (&"faults-changed".into(), &"pc1".into()));
-    assert_eq!(told[0]["appeared"][0]["kind"], "corrupt");
+    assert_eq!(told[0]["appeared"][0]["kind"], "replaced");
     assert_eq!(told[0]["appeared"][0]["path"], "own.bin");
     assert_eq!(told[0]["faults"].as_array().unwrap().len(), 1);
     lab.write("home/plain/own.bin", GOOD);

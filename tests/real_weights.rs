@@ -89,7 +89,7 @@ fn a_genuine_model_travels_loads_rots_is_found_out_and_mended() {
     let found = second.larder(&["verify", "--json"]).must_be(3).json();
     let faults = found["faults"].as_array().unwrap();
     assert_eq!(faults.len(), 1, "{found}");
-    assert_eq!((&faults[0]["path"], &faults[0]["kind"]), (&"model.safetensors".into(), &"corrupt".into()));
+    assert_eq!((&faults[0]["path"], &faults[0]["kind"]), (&"model.safetensors".into(), &"replaced".into()));
     serving.requests();
     second.larder(&["apply", "--yes"]).must_be(0);
     let asked = serving.requests();

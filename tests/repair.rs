@@ -104,6 +104,8 @@ fn a_file_that_somebody_wrote_since_is_not_written_into() {
 #[test]
 fn without_chunk_digests_the_whole_file_is_fetched() {
     let vault = Vault::filled();
+    // Arrival took them; a machine that was filled by other means has none.
+    larder::fsio::remove_file(&vault.facts()).unwrap();
     flip(&vault.place(Kept::Hub), 5);
     vault.larder(&["verify"]).must_be(3);
     let sent = vault.upstream.sent();

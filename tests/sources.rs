@@ -529,7 +529,7 @@ fn a_drive_may_hold_content_in_three_ways() {
     lay(dir.path(), &format!("blobs/sha256/{sha256}"), b"weights");
     lay(dir.path(), &format!("blobs/sha256-{sha256}"), b"weights");
     lay(dir.path(), "sub/model.bin", b"weights");
-    assert_eq!(find(), [sha256.to_string(), format!("sha256-{sha256}"), "model.bin".to_owned()]);
+    assert_eq!(find(), [format!("sha256-{sha256}"), sha256.to_string(), "model.bin".to_owned()]);
     lay(dir.path(), "sub/model.bin", b"other length");
     assert_eq!(find().len(), 2);
 }

@@ -20,10 +20,6 @@ mod tempo;
 /// Shorter files are asked for once, as a whole, and keep no journal: there is nothing to win.
 const WORTH_PARTS: u64 = 2 * CHUNK_LEN;
 
-/// A source that brings so much before it breaks off is alive, and its patience begins anew. One that
-/// breaks off after a few bytes each time would be asked for ever.
-const WORTH_PATIENCE: u64 = 256 << 10;
-
 impl Run {
     /// Fetches from those of `remotes` that deliver the right content.
     pub(super) async fn fetch(self: Arc<Self>, target: Target, remotes: Vec<Remote>) -> Result<Arrival, JobError> {

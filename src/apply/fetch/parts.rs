@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::WORTH_PATIENCE;
 use super::landing::{Landing, Site, Told};
 use super::line::{Broken, Line, Shared};
 use super::schedule::{Claim, ClaimId, Schedule};
@@ -266,9 +265,7 @@ impl<'a> Parts<'a> {
         supplier.lines -= 1;
         let brought = running.brought.load(Ordering::Relaxed);
         supplier.has_contributed |= brought > 0;
-        if brought >= WORTH_PATIENCE {
-            supplier.is_alive();
-        }
+        supplier.brought(brought);
         match result {
             Some(Ok(())) | None => Ok(()),
             Some(Err(Broken::Job(JobError::Interrupted))) => Err(JobError::Interrupted),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
-use super::{WORTH_PATIENCE, names_by_sha256};
+use super::names_by_sha256;
 use crate::apply::bring::{Arrival, Target, blocking};
 use crate::apply::{JobError, Run};
 use crate::artifact::Remote;
@@ -138,9 +138,8 @@ impl Run {
         visit.lfs = visit.lfs.or(names_by_sha256(&body));
         let before = partial.len();
         let (partial, poured) = self.pour(partial, body, target).await?;
-        if partial.len() - before >= WORTH_PATIENCE {
-            visit.backoff.progressed();
-        }
+        let missing = target.wanted().size.map(|size| size.saturating_sub(before));
+        visit.backoff.progressed_by(partial.len() - before, missing);
         Ok((partial, poured))
     }
 

@@ -136,9 +136,9 @@ impl Supplier {
         pause
     }
 
-    /// It delivers: the patience with it begins anew.
-    pub(super) fn is_alive(&mut self) {
-        self.backoff.progressed();
+    /// It delivered so much: the patience with it begins anew, unless that is next to nothing.
+    pub(super) fn brought(&mut self, bytes: u64) {
+        self.backoff.progressed_by(bytes, None);
     }
 
     /// Others are faster; it is asked again later.

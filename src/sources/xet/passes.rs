@@ -21,6 +21,8 @@ use crate::sources::{HubSource, Timeouts};
 const MARGIN: Duration = Duration::from_secs(60);
 /// A pass that seems to have run out already is used all the same: the clocks may differ.
 const SHORTEST_LIFE: Duration = Duration::from_secs(20);
+/// No pass is believed to live longer.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Requests to the store at the same time, at most.
 const CONNECTIONS: usize = 16;
 
@@ -98,7 +100,8 @@ impl Passes {
 fn life(expires: u64) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let left = Duration::from_secs(expires).saturating_sub(now);
-    (left - MARGIN.min(left / 4)).max(SHORTEST_LIFE)
+    // Nobody promises more honestly, and a clock has an end.
+    (left - MARGIN.min(left / 4)).clamp(SHORTEST_LIFE, LONGEST_LIFE)
 }
 
 async fn group(session: &XetSession, pass: &Pass) -> Result<XetDownloadStreamGroup, Trouble> {
