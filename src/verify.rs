@@ -90,6 +90,10 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
+    /// The kinds that only reading the content finds, and only reading it finds to be over.
+    pub const OF_CONTENT: [Self; 6] =
+        [Self::Corrupt, Self::Rotted, Self::Replaced, Self::Upgraded, Self::ZeroFilled, Self::Unreadable];
+
     /// Its name in JSON and in the history.
     pub fn name(self) -> &'static str {
         match self {

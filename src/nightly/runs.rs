@@ -173,7 +173,7 @@ impl Run {
 
     /// Whether not having seen a fault in this run means that it is gone.
     fn can_see_the_end_of(&self, fault: &Standing) -> bool {
-        let needs_reading = [FaultKind::Corrupt, FaultKind::Unreadable].map(kind_name).contains(&fault.kind);
+        let needs_reading = FaultKind::OF_CONTENT.map(kind_name).contains(&fault.kind);
         !self.interrupted && (self.depth == Depth::Full || !needs_reading)
     }
 }

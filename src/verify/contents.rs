@@ -214,7 +214,13 @@ impl<'a, 'b> Judgements<'a, 'b> {
             (artifact.name.clone(), artifact.files[*file].path.to_string())
         };
         let told: HashMap<_, _> = self.judged.iter().map(|(place, (_, judged))| (name(place), *judged)).collect();
-        let by_header = [FaultKind::Structure, FaultKind::Truncated, FaultKind::NotTheFile, FaultKind::ZeroFilled, FaultKind::Unreadable];
+        let by_header = [
+            FaultKind::Structure,
+            FaultKind::Truncated,
+            FaultKind::NotTheFile,
+            FaultKind::ZeroFilled,
+            FaultKind::Unreadable,
+        ];
         verdict.faults.retain(|fault| {
             let Some(path) = &fault.path else { return true };
             let Some(judged) = told.get(&(fault.artifact.clone(), path.clone())) else { return true };
