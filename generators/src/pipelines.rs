@@ -2,7 +2,7 @@
 //!
 //! Each has one type that opens files and runs ([`stable_diffusion_3::Generator`], [`stable_audio::Generator`],
 //! [`language::LanguageModel`], [`sentence_embedding::Embedder`]), and, below it, the steps by themselves. Runs tell a
-//! [`Watch`] how far they are, which may stop them; [`Stop`](crate::weights::Stop) stops them from another thread.
+//! [`Watch`] how far they are, which may stop them; [`Stop`] stops them from another thread.
 //!
 //! Noise is given by the caller, who thereby decides where randomness comes from; [`crate::samplers::noise`] has one
 //! that is the same on every machine.
