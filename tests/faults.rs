@@ -2,6 +2,7 @@
 //! held by others, kills at any moment.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -58,8 +59,8 @@ fn extents(path: &Path) -> Vec<(Range<u64>, u64)> {
     rows.map(|row| (row[1] * 1024..(row[2] + 1) * 1024, row[3] * 1024)).collect()
 }
 
-/// A disk whose end cannot be read any more: the image behind it is cut off in front of the file's beginning, which
-/// was made to lie behind the file's end.
+/// A disk whose end cannot be read any more: the image behind it is cut off in front of that part of the file that lies
+/// last on the disk. The file is written in two goes around a full disk, so that it has more than one part.
 #[test]
 fn what_the_disk_cannot_read_is_told_and_everything_else_is_read() {
     let Some((disk, vault)) = on_a_disk() else { return };
@@ -75,36 +76,40 @@ fn what_the_disk_cannot_read_is_told_and_everything_else_is_read() {
     append(&place, &bytes[CHUNK as usize..]);
     vault.larder(&["verify", "--only", "vae"]).must_be(0);
     let parts = extents(&place);
-    let cut = parts[0].1;
+    let cut = parts.iter().map(|(_, from)| *from).max().unwrap();
     let bad: Vec<_> = parts.iter().filter(|(_, from)| *from >= cut).map(|(range, _)| range.clone()).collect();
-    let last = parts.last().unwrap();
-    assert!(last.1 < cut, "the file's end lies in front of its beginning: {parts:?}");
+    assert!(parts.len() > bad.len(), "the whole file lies behind the cut: {parts:?}");
     let image = disk.path().parent().unwrap().join("image");
     fs_err::OpenOptions::new().write(true).open(&image).unwrap().set_len(cut).unwrap();
     let file = std::fs::File::open(&place).unwrap();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     assert!(file.read_exact_at(&mut [0; 4096], bad[0].start).is_err(), "the disk still reads it");
-    let mut expected: Vec<Range<u64>> = Vec::new();
-    for range in bad {
-        // It is told in pages.
-        let range = range.start / 4096 * 4096..range.end.next_multiple_of(4096).min(Kept::Plain.len());
-        match expected.last_mut() {
-            Some(before) if before.end >= range.start => before.end = range.end,
-            _ => expected.push(range),
-        }
-    }
+    let expected = in_pages(&bad);
     for way in [&[][..], &["--full"]] {
         let said = vault.larder(&[&["verify", "--only", "vae", "--json"], way].concat()).must_be(3);
         assert_eq!(said.faults(), [Fault::of(Kept::Plain, "unreadable", expected.clone())], "{way:?}");
-        let told = format!(
-            "the disk cannot read {} bytes of it, from byte 0 on",
-            expected.iter().map(|r| r.end - r.start).sum::<u64>()
-        );
+        let lost = expected.iter().map(|range| range.end - range.start).sum::<u64>();
+        let told = format!("the disk cannot read {lost} bytes of it, from byte {} on", expected[0].start);
         assert!(said.out.contains(&told) && said.out.contains("Input/output error"), "{}", said.out);
         assert_eq!(said.json()["bytes_read"].as_u64(), Some(Kept::Plain.len()), "the reading goes on: {way:?}");
     }
+    let chunks: BTreeSet<u64> =
+        expected.iter().flat_map(|range| range.start / CHUNK..=(range.end - 1) / CHUNK).collect();
     let shown = vault.larder(&["repair", "--check", "--only", "vae"]).must_be(3);
-    assert!(shown.out.contains("1 of 3 chunks"), "{}", shown.out);
+    assert!(shown.out.contains(&format!("{} of 3 chunks", chunks.len())), "{}", shown.out);
+}
+
+/// Damage is told in pages.
+fn in_pages(bad: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut pages: Vec<Range<u64>> = Vec::new();
+    for range in bad {
+        let range = range.start / 4096 * 4096..range.end.next_multiple_of(4096).min(Kept::Plain.len());
+        match pages.last_mut() {
+            Some(before) if before.end >= range.start => before.end = range.end,
+            _ => pages.push(range),
+        }
+    }
+    pages
 }
 
 #[test]
