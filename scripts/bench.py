@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import shutil
 import subprocess
 import sys
 from pathlib import Path

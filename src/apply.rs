@@ -36,9 +36,6 @@ mod preflight;
 pub use error::JobError;
 pub use preflight::{preflight, servers_of, silent_servers};
 
-/// Bytes of content that may be in memory at the same time, of all files together.
-const BUDGET: u32 = 8 << 20;
-
 /// Everything that carrying out a plan needs.
 pub struct Means {
     /// The stores of this machine.
@@ -129,8 +126,8 @@ struct Run {
     works: Vec<Work>,
     pacer: Pacer,
     lines: lines::Lines,
-    /// The memory that content may take on its way to the disk, in bytes.
-    budget: Arc<Semaphore>,
+    /// The memory that content passes through on its way to the disk.
+    blocks: Arc<fetch::Blocks>,
     outcome: Mutex<Outcome>,
 }
 
@@ -139,8 +136,8 @@ pub async fn apply(plan: &Plan, lock: &Lock, means: Means) -> Outcome {
     let (works, jobs, installs) = prepare(plan, lock);
     let pacer = Pacer::new(means.max_rate);
     let lines = lines::Lines::new(means.connections);
-    let budget = Arc::new(Semaphore::new(BUDGET as usize));
-    let run = Arc::new(Run { means, works, pacer, lines, budget, outcome: Mutex::default() });
+    let blocks = fetch::Blocks::new();
+    let run = Arc::new(Run { means, works, pacer, lines, blocks, outcome: Mutex::default() });
     run.mark_stores();
     let (late, early): (Vec<Job>, Vec<Job>) =
         jobs.into_iter().partition(|job| matches!(job.step, Step::Reuse { from: Origin::Arriving { .. }, .. }));

@@ -14,6 +14,7 @@ use rustix::fs::{FileType, Stat};
 
 mod access;
 mod assembly;
+mod direct;
 mod holes;
 mod journal;
 mod lock;

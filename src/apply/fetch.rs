@@ -8,6 +8,9 @@ use crate::artifact::Remote;
 use crate::digest::CHUNK_LEN;
 use crate::sources::Body;
 
+pub(super) use blocks::Blocks;
+
+mod blocks;
 mod landing;
 mod line;
 mod parts;

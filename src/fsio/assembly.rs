@@ -15,6 +15,7 @@ use fs_err::os::unix::fs::FileExt as _;
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
 
+use super::direct::Direct;
 use super::journal::{Journal, Told};
 use super::partial::{Partial, ProofError, Proven};
 use super::{Owner, allocated, create_dir_all, free_space, give_to, open_own};
@@ -31,6 +32,8 @@ pub struct Assembly {
     file: fs_err::File,
     path: PathBuf,
     size: u64,
+    /// Once more, past the page cache.
+    direct: Option<Direct>,
     notes: Mutex<Notes>,
     /// The journal once more, so that syncing it holds up nobody who writes there.
     journal: fs_err::File,
@@ -90,7 +93,8 @@ impl Assembly {
         let len = file.metadata()?.len();
         let second = fs_err::File::open(journal.path())?;
         let notes = Mutex::new(Notes { journal, chunks: Vec::new() });
-        let assembly = Self { file, path, size, notes, journal: second };
+        let direct = Direct::open(&path);
+        let assembly = Self { file, path, size, direct, notes, journal: second };
         assembly.reserve(len)?;
         assembly.notes().chunks = known_chunks(told, len, size);
         let earlier = assembly.earlier();
@@ -108,6 +112,13 @@ impl Assembly {
     /// Writes `bytes` at `offset`; from any thread.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
+    }
+
+    /// Writes `bytes` at `offset` like [`Assembly::write_at`], and leaves as little of it in the page cache as the
+    /// file system allows: for bytes that nobody will read soon.
+    pub fn write_past_cache(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let written = self.direct.as_ref().map_or(Ok(0), |direct| direct.write(bytes, offset))?;
+        self.write_at(&bytes[written..], offset + written as u64)
     }
 
     /// Notes that all bytes of chunk `index` were written, and their digest.

@@ -7,18 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::blocks::Block;
 use super::spans::Spans;
 use crate::apply::Run;
 use crate::digest::{Blake3, CHUNK_LEN, ChunkDigests, ChunkHasher, ContentHasher, DigestMismatch, chunk_range};
 use crate::fsio::{Assembly, Prefix};
 use crate::monitor::Event;
 
-/// How far behind the hash may be for bytes to wait for it in memory; beyond, it reads them back. More than
-/// [`crate::apply::BUDGET`], so that a hash that is only slow holds up the network instead.
+/// How far behind the hash may be for bytes to wait for it in memory; beyond, it reads them back. More than all
+/// [`Blocks`](super::Blocks) together, so that a hash that is only slow holds up the network instead.
 const NEAR: u64 = 32 << 20;
 /// So many bytes are synced at a time: the last sync is short, and a power cut takes back little.
 const SYNC_EVERY: u64 = 32 << 20;
@@ -30,11 +30,15 @@ const TELL_EVERY: u64 = 8 << 20;
 /// Bytes on their way from a connection to the disk.
 pub(super) struct Piece {
     pub(super) offset: u64,
-    pub(super) bytes: Bytes,
+    pub(super) block: Block,
     /// Who sent them.
     pub(super) supplier: usize,
-    /// Their share of the memory of the run.
-    pub(super) permit: OwnedSemaphorePermit,
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.offset + self.block.len() as u64
+    }
 }
 
 /// What the threads have to say.
@@ -80,7 +84,7 @@ struct Shared {
 struct State {
     written: Spans,
     /// Pieces that follow the prefix closely, in order.
-    queue: VecDeque<(u64, Bytes, OwnedSemaphorePermit)>,
+    queue: VecDeque<(u64, Block)>,
     /// First byte that was not hashed.
     hashed: u64,
     unsynced: u64,
@@ -106,8 +110,10 @@ impl Landing {
             to_sync: Condvar::new(),
             told: tell,
         });
+        let (pass_on, written) = std::sync::mpsc::channel();
         let threads = vec![
-            shared.clone().spawn(move |shared| write_all(shared, arriving)),
+            shared.clone().spawn(move |shared| write_all(shared, arriving, &pass_on)),
+            shared.clone().spawn(move |shared| digest_all(shared, &written)),
             shared.clone().spawn(move |shared| hash_all(shared, prefix)),
             shared.clone().spawn(sync_all),
         ];
@@ -195,29 +201,54 @@ impl Shared {
     }
 }
 
-/// Writes and digests every piece, in the order in which they come.
-fn write_all(shared: &Shared, mut pieces: mpsc::UnboundedReceiver<Option<Piece>>) -> io::Result<()> {
-    let mut begun = HashMap::new();
+/// Writes every piece, in the order in which they come.
+fn write_all(
+    shared: &Shared,
+    mut pieces: mpsc::UnboundedReceiver<Option<Piece>>,
+    written: &std::sync::mpsc::Sender<Piece>,
+) -> io::Result<()> {
     while let Some(Some(piece)) = pieces.blocking_recv() {
-        shared.assembly.write_at(&piece.bytes, piece.offset)?;
+        if shared.is_hashed_from_memory(&piece) {
+            shared.assembly.write_past_cache(piece.block.bytes(), piece.offset)?;
+        } else {
+            shared.assembly.write_at(piece.block.bytes(), piece.offset)?;
+        }
+        let bytes = piece.block.len() as u64;
+        shared.run.means.monitor.event(Event::Advanced { item: &shared.item, bytes });
+        if written.send(piece).is_err() {
+            // Who digests has ended, and has said why.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Digests every piece that was written.
+fn digest_all(shared: &Shared, written: &std::sync::mpsc::Receiver<Piece>) -> io::Result<()> {
+    let mut begun = HashMap::new();
+    for piece in written {
         shared.digest(&piece, &mut begun)?;
-        shared.run.means.monitor.event(Event::Advanced { item: &shared.item, bytes: piece.bytes.len() as u64 });
         shared.landed(piece);
     }
     Ok(())
 }
 
 impl Shared {
+    /// Whether nobody will read it back: then the page cache need not have it.
+    fn is_hashed_from_memory(&self, piece: &Piece) -> bool {
+        self.known.is_none() && piece.offset.saturating_sub(self.state().hashed) < NEAR
+    }
+
     /// Takes the digests of the chunks that `piece` is part of. The bytes of one chunk come in order.
     fn digest(&self, piece: &Piece, begun: &mut HashMap<u64, ChunkHasher>) -> io::Result<()> {
-        let (mut at, end) = (piece.offset, piece.offset + piece.bytes.len() as u64);
+        let (mut at, end) = (piece.offset, piece.end());
         while at < end {
             let index = at / CHUNK_LEN;
             let whole = chunk_range(index, self.assembly.size());
             let until = end.min(whole.end);
             let from = usize::try_from(at - piece.offset).unwrap_or(0);
             let to = usize::try_from(until - piece.offset).unwrap_or(0);
-            begun.entry(index).or_default().update(&piece.bytes[from..to]);
+            begun.entry(index).or_default().update(&piece.block.bytes()[from..to]);
             if until == whole.end
                 && let Some(hasher) = begun.remove(&index)
                 && let [digest] = hasher.finish().digests()
@@ -246,7 +277,7 @@ impl Shared {
 
     /// Passes a piece that was written on to who hashes and who syncs.
     fn landed(&self, piece: Piece) {
-        let (start, len) = (piece.offset, piece.bytes.len() as u64);
+        let (start, len) = (piece.offset, piece.block.len() as u64);
         let mut state = self.state();
         state.unsynced += len;
         if state.unsynced >= SYNC_EVERY {
@@ -259,7 +290,7 @@ impl Shared {
         let follows = state.written.reach(state.hashed) == start && start - state.hashed < NEAR;
         state.written.insert(start..start + len);
         if follows {
-            state.queue.push_back((start, piece.bytes, piece.permit));
+            state.queue.push_back((start, piece.block));
         }
         drop(state);
         self.to_hash.notify_one();
@@ -268,7 +299,7 @@ impl Shared {
 
 /// What the hash does next.
 enum Work {
-    Take(Bytes, OwnedSemaphorePermit),
+    Take(Block),
     ReadTo(u64),
     End,
 }
@@ -280,7 +311,7 @@ fn hash_all(shared: &Shared, mut prefix: Prefix) -> io::Result<()> {
         let before = prefix.at();
         match shared.next_to_hash() {
             Work::End => return Ok(()),
-            Work::Take(bytes, _permit) => prefix.take(&bytes),
+            Work::Take(block) => prefix.take(block.bytes()),
             Work::ReadTo(end) => {
                 if let Err(unfit) = prefix.read_on(end)? {
                     let range = chunk_range(unfit.chunk, shared.assembly.size());
@@ -317,8 +348,8 @@ impl Shared {
             let at = state.hashed;
             match state.queue.front().map(|(start, ..)| *start) {
                 Some(start) if start == at => {
-                    if let Some((_, bytes, permit)) = state.queue.pop_front() {
-                        return Work::Take(bytes, permit);
+                    if let Some((_, block)) = state.queue.pop_front() {
+                        return Work::Take(block);
                     }
                 }
                 // Everything before a piece in the queue is on the disk.

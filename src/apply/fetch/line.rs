@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::blocks::{BLOCK, Block};
 use super::landing::Piece;
 use super::schedule::{Claim, ClaimId, Schedule};
 use super::suppliers::Answers;
-use crate::apply::{BUDGET, JobError, Run};
+use crate::apply::{JobError, Run};
 use crate::artifact::Remote;
 use crate::sources::{Body, ByteRange, SourceError};
+
+/// What comes slowly goes to the disk in portions of this time, so that it is seen and kept.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What all connections of one file share.
 pub(super) struct Shared {
@@ -67,34 +71,37 @@ impl Shared {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn goes_on(&self, claim: ClaimId) -> bool {
+    /// Whether more is wanted than the `held` bytes that were not handed over yet.
+    fn goes_on(&self, claim: ClaimId, held: usize) -> bool {
         let mut schedule = self.schedule();
         let rest = schedule.rest(claim);
-        !rest.is_empty()
+        rest.end - rest.start > held as u64
             || (self.is_alone.load(Ordering::Relaxed) && schedule.extend(claim, self.stride.load(Ordering::Relaxed)))
     }
+}
+
+/// A block that is being filled.
+struct Filling {
+    block: Block,
+    /// How full it is to become.
+    room: usize,
+    since: Instant,
 }
 
 impl Line {
     /// Fetches until the range is here, or something is in the way.
     pub(super) async fn run(self) -> Result<(), Broken> {
         let mut body = self.open().await?;
-        let mut skip = self.claim.range.start.saturating_sub(body.start);
+        let skip = self.claim.range.start.saturating_sub(body.start);
         if skip > 0 && !self.is_alone() {
             return Err(Broken::SendsWhole);
         }
-        while let Some(bytes) = body.stream.next().await {
-            let mut bytes = bytes?;
-            self.shared.run.note(|outcome| outcome.moved_bytes += bytes.len() as u64);
-            // A source that ignores ranges sends again what is here already.
-            let known = skip.min(bytes.len() as u64);
-            skip -= known;
-            let _ = bytes.split_to(usize::try_from(known).unwrap_or(0));
-            self.pass_on(bytes).await?;
-            if !self.shared.goes_on(self.claim.id) {
-                return Ok(());
-            }
+        let mut filling = None;
+        let came = self.pour(&mut body, &mut filling, skip).await;
+        if let Some(Filling { block, .. }) = filling {
+            self.hand_over(block);
         }
+        came?;
         let rest = self.shared.schedule().rest(self.claim.id);
         if rest.is_empty() {
             return Ok(());
@@ -120,39 +127,72 @@ impl Line {
         Ok(body)
     }
 
-    /// Gives `bytes` to the disk once there is room for them in memory.
-    async fn pass_on(&self, bytes: Bytes) -> Result<(), Broken> {
-        if bytes.is_empty() {
-            return Ok(());
+    /// Takes what comes until the body ends or nothing of it is wanted any more. What is in `filling` at the end was
+    /// not handed over.
+    async fn pour(&self, body: &mut Body, filling: &mut Option<Filling>, mut skip: u64) -> Result<(), Broken> {
+        while let Some(bytes) = body.stream.next().await {
+            let mut bytes = bytes?;
+            self.shared.run.note(|outcome| outcome.moved_bytes += bytes.len() as u64);
+            // A source that ignores ranges sends again what is here already.
+            let known = skip.min(bytes.len() as u64);
+            skip -= known;
+            let _ = bytes.split_to(usize::try_from(known).unwrap_or(0));
+            self.pass_on(bytes, filling).await;
+            let held = filling.as_ref().map_or(0, |filling| filling.block.len());
+            if !self.shared.goes_on(self.claim.id, held) {
+                break;
+            }
         }
-        let begin = Instant::now();
-        self.shared.run.pacer.pass(bytes.len()).await;
-        let room = u32::try_from(bytes.len()).unwrap_or(u32::MAX).min(BUDGET);
-        let permit = self.shared.run.budget.clone().acquire_many_owned(room).await;
-        let permit = permit.map_err(|_| Broken::Job(JobError::Interrupted))?;
-        self.shared.held_up(begin.elapsed());
-        self.hand_over(bytes, permit);
         Ok(())
     }
 
+    /// Puts `bytes` into blocks as there are some, and gives those that are full to the disk.
+    async fn pass_on(&self, mut bytes: Bytes, filling: &mut Option<Filling>) {
+        let begin = Instant::now();
+        self.shared.run.pacer.pass(bytes.len()).await;
+        while !bytes.is_empty() {
+            let mut current = match filling.take() {
+                Some(current) => current,
+                None => self.begin_block().await,
+            };
+            let wanted = bytes.len().min(current.room - current.block.len());
+            let added = current.block.add(&bytes.split_to(wanted));
+            debug_assert_eq!(added, wanted);
+            if current.block.len() == current.room || current.since.elapsed() >= PATIENCE {
+                self.hand_over(current.block);
+            } else {
+                *filling = Some(current);
+            }
+        }
+        self.shared.held_up(begin.elapsed());
+    }
+
+    /// A block that ends where blocks of the file end: the disk takes those that are whole without a copy.
+    async fn begin_block(&self) -> Filling {
+        let block = self.shared.run.blocks.take().await;
+        let at = self.shared.schedule().rest(self.claim.id).start;
+        let room = BLOCK - usize::try_from(at % BLOCK as u64).unwrap_or(0);
+        Filling { block, room, since: Instant::now() }
+    }
+
     /// In one go: who is stopped before has handed over nothing, and who is stopped after all of it.
-    fn hand_over(&self, mut bytes: Bytes, permit: OwnedSemaphorePermit) {
+    fn hand_over(&self, mut block: Block) {
         let mut schedule = self.shared.schedule();
         let stride = self.shared.stride.load(Ordering::Relaxed);
         let is_short = |schedule: &Schedule| {
             let rest = schedule.rest(self.claim.id);
-            rest.end - rest.start < bytes.len() as u64
+            rest.end - rest.start < block.len() as u64
         };
         while is_short(&schedule) && self.is_alone() && schedule.extend(self.claim.id, stride) {}
         let offset = schedule.rest(self.claim.id).start;
         // What was given to another connection meanwhile is not wanted from this one.
-        let wanted = schedule.advance(self.claim.id, bytes.len() as u64);
-        bytes.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+        let wanted = schedule.advance(self.claim.id, block.len() as u64);
+        block.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
         self.brought.fetch_add(wanted, Ordering::Relaxed);
         self.shared.came.fetch_add(wanted, Ordering::Relaxed);
         if wanted > 0 {
             // The disk stops listening only after it said why.
-            let _ = self.shared.pieces.send(Some(Piece { offset, bytes, supplier: self.supplier, permit }));
+            let _ = self.shared.pieces.send(Some(Piece { offset, block, supplier: self.supplier }));
         }
     }
 
