@@ -18,11 +18,13 @@ use crate::fsio;
 mod history;
 mod known;
 mod reading;
+mod runs;
 mod schema;
 
 pub use history::Happening;
 pub use known::{InTurn, Known};
 pub use reading::{Damage, Half, Stopped, StoppedReadings, Verified};
+pub use runs::{Depth, Run, Runs, Standing};
 
 /// The facts database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -71,14 +73,17 @@ impl Facts {
     /// A file that is no database, or one of another version, is renamed to `….broken` first.
     pub fn open(path: &Path) -> Result<Self, FactsError> {
         let io = |source| FactsError::Io { path: path.to_owned(), source };
-        fsio::create_dir_all(path.parent().unwrap_or(Path::new(".")), None).map_err(io)?;
-        match Self::connect(path) {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        fsio::create_dir_all(folder, None).map_err(io)?;
+        let facts = match Self::connect(path) {
             Err(FactsError::Database { source, .. }) if is_foreign(&source) => {
                 Self::open_anew(path)?;
                 Self::connect(path)
             }
             result => result,
-        }
+        }?;
+        facts.take_over_runs(folder);
+        Ok(facts)
     }
 
     /// A database that lives only as long as the value: for tests, and where the disk refuses one.
@@ -102,7 +107,7 @@ impl Facts {
             match version {
                 schema::VERSION => return Ok(()),
                 // Newer versions only have more tables.
-                0 | 2 => {}
+                0 | 2 | 3 => {}
                 _ => return Err(rusqlite::Error::InvalidQuery),
             }
             connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -1,7 +1,7 @@
 //! The tables, in SQL.
 
 /// Grows with every change of the tables. Older databases are completed; a newer one is set aside.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS measured (
@@ -59,5 +59,25 @@ CREATE TABLE IF NOT EXISTS damaged (
     expected BLOB NOT NULL,     -- BLAKE3 of the first wrong chunk as it should be
     actual   BLOB NOT NULL,     -- and as it is
     at       INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS run (
+    id          INTEGER PRIMARY KEY,
+    at          INTEGER NOT NULL,  -- when it ended, seconds since 1970
+    depth       TEXT NOT NULL,     -- quick or full
+    files       INTEGER NOT NULL,
+    proven      INTEGER NOT NULL,
+    bytes_read  INTEGER NOT NULL,
+    faults      INTEGER NOT NULL,
+    interrupted INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS standing (
+    artifact TEXT NOT NULL,
+    path     TEXT,             -- NULL where the fault is about the whole artifact
+    kind     TEXT NOT NULL,
+    detail   TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS good (
+    artifact TEXT PRIMARY KEY,
+    at       INTEGER NOT NULL  -- when all of it was read last and nothing was wrong
 ) WITHOUT ROWID;
 ";
