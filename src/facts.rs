@@ -4,7 +4,6 @@
 //! a cache: when it is deleted, files count as unproven until they are read again.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,72 +16,15 @@ use crate::digest::{CHUNK_LEN, ChunkDigests, Digests, GitSha1, Md5, Sha256};
 use crate::fsio;
 
 mod history;
+mod known;
 mod reading;
+mod runs;
+mod schema;
 
 pub use history::Happening;
+pub use known::{InTurn, Known};
 pub use reading::{Damage, Half, Stopped, StoppedReadings, Verified};
-
-/// Grows with every change of the tables. Older databases are completed; a newer one is set aside.
-const SCHEMA_VERSION: i64 = 3;
-
-const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS measured (
-    path     BLOB PRIMARY KEY,  -- absolute path of the content, links followed
-    size     INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    inode    INTEGER NOT NULL,
-    device   INTEGER NOT NULL,
-    sha256   BLOB NOT NULL,
-    git_sha1 BLOB,
-    md5      BLOB,
-    at       INTEGER NOT NULL   -- seconds since 1970
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS chunks (
-    sha256    BLOB PRIMARY KEY,  -- of the whole content: chunks belong to it, wherever it lies
-    size      INTEGER NOT NULL,
-    chunk_len INTEGER NOT NULL,
-    digests   BLOB NOT NULL      -- BLAKE3 of each chunk, one after the other
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS store_mark (
-    root BLOB PRIMARY KEY,
-    id   TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS history (
-    id       INTEGER PRIMARY KEY,
-    at       INTEGER NOT NULL,  -- seconds since 1970
-    path     BLOB NOT NULL,     -- absolute path of the content
-    artifact TEXT NOT NULL,     -- the first one that wants it; empty where it only arrived
-    event    TEXT NOT NULL,     -- proven, first-use, arrived, repaired, or the kind of a fault
-    sha256   BLOB,              -- of what was read, where the whole of it was hashed
-    bytes    INTEGER NOT NULL,  -- that were read
-    detail   TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS history_of_path ON history (path, at);
-CREATE TABLE IF NOT EXISTS progress (
-    path     BLOB PRIMARY KEY,
-    size     INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    inode    INTEGER NOT NULL,
-    device   INTEGER NOT NULL,
-    begun    INTEGER NOT NULL,  -- when the first byte was read
-    done     INTEGER NOT NULL,  -- bytes that need not be read again: whole chunks
-    state    BLOB,              -- of SHA-256 after them; NULL where chunks are compared
-    digests  BLOB NOT NULL,     -- BLAKE3 of these chunks, or numbers of the wrong ones (8 bytes, big-endian)
-    content  BLOB               -- sha256 of the content whose chunks they are compared with
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS damaged (
-    path     BLOB PRIMARY KEY,
-    size     INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    inode    INTEGER NOT NULL,
-    device   INTEGER NOT NULL,
-    content  BLOB NOT NULL,     -- sha256 of what it should be
-    ranges   TEXT NOT NULL,     -- first-last byte of what is wrong, joined by blanks
-    expected BLOB NOT NULL,     -- BLAKE3 of the first wrong chunk as it should be
-    actual   BLOB NOT NULL,     -- and as it is
-    at       INTEGER NOT NULL
-) WITHOUT ROWID;
-";
+pub use runs::{Depth, Run, Runs, Standing};
 
 /// The facts database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -131,14 +73,17 @@ impl Facts {
     /// A file that is no database, or one of another version, is renamed to `….broken` first.
     pub fn open(path: &Path) -> Result<Self, FactsError> {
         let io = |source| FactsError::Io { path: path.to_owned(), source };
-        fsio::create_dir_all(path.parent().unwrap_or(Path::new(".")), None).map_err(io)?;
-        match Self::connect(path) {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        fsio::create_dir_all(folder, None).map_err(io)?;
+        let facts = match Self::connect(path) {
             Err(FactsError::Database { source, .. }) if is_foreign(&source) => {
                 Self::open_anew(path)?;
                 Self::connect(path)
             }
             result => result,
-        }
+        }?;
+        facts.take_over_runs(folder);
+        Ok(facts)
     }
 
     /// A database that lives only as long as the value: for tests, and where the disk refuses one.
@@ -160,14 +105,14 @@ impl Facts {
             connection.busy_timeout(Duration::from_secs(10))?;
             let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
             match version {
-                SCHEMA_VERSION => return Ok(()),
+                schema::VERSION => return Ok(()),
                 // Newer versions only have more tables.
-                0 | 2 => {}
+                0 | 2 | 3 => {}
                 _ => return Err(rusqlite::Error::InvalidQuery),
             }
             connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.execute_batch(SCHEMA)?;
-            connection.pragma_update(None, "user_version", SCHEMA_VERSION)
+            connection.execute_batch(schema::SCHEMA)?;
+            connection.pragma_update(None, "user_version", schema::VERSION)
         })();
         match prepared {
             Ok(()) => {
@@ -233,7 +178,7 @@ impl Facts {
             let question = "SELECT * FROM measured WHERE path >= ?1 AND path < ?2 ORDER BY path";
             let mut statement = connection.prepare_cached(question)?;
             let mut rows = statement.query(params![first, end])?;
-            let mut known = Known { damaged: reading::damaged_below(connection, first, end)?, ..Known::default() };
+            let mut known = Known::new(reading::damaged_below(connection, first, end)?);
             while let Some(row) = rows.next()? {
                 known.push(row)?;
             }
@@ -320,89 +265,6 @@ impl Facts {
     }
 }
 
-/// Measurements read at one moment.
-#[derive(Debug, Default)]
-pub struct Known {
-    /// The bytes of all paths, one after the other: a hundred thousand of them are one piece of memory.
-    paths: Vec<u8>,
-    /// By path, in the order of its bytes.
-    rows: Vec<Stored>,
-    damaged: reading::Damaged,
-}
-
-#[derive(Debug)]
-struct Stored {
-    /// Where the path is in [`Known::paths`].
-    path: Range<usize>,
-    identity: [i64; 4],
-    measurement: Measurement,
-}
-
-impl Known {
-    /// What was measured of exactly this file: same path, length, time of change, inode and device.
-    pub fn of(&self, found: &Found) -> Option<Measurement> {
-        self.in_turn().of(found)
-    }
-
-    /// What is wrong with exactly this file, where its chunks were compared.
-    pub fn damage_of(&self, found: &Found) -> Option<&Damage> {
-        let (stored, damage) = self.damaged.get(found.path.as_os_str().as_bytes())?;
-        (*stored == identity(found)).then_some(damage)
-    }
-
-    /// What was measured at this path, though the file there may be another one by now.
-    pub fn before(&self, path: &Path) -> Option<Measurement> {
-        let row = self.find(path.as_os_str().as_bytes())?;
-        Some(self.rows[row].measurement)
-    }
-
-    /// Answers like [`Known::of`], at once where one file after the other is asked for in the order of their paths.
-    pub fn in_turn(&self) -> InTurn<'_> {
-        InTurn { known: self, next: 0 }
-    }
-
-    fn push(&mut self, row: &Row<'_>) -> Result<(), rusqlite::Error> {
-        let start = self.paths.len();
-        self.paths.extend_from_slice(row.get_ref(0)?.as_blob()?);
-        let path = start..self.paths.len();
-        self.rows.push(Stored { path, identity: identity_in(row)?, measurement: measurement_in(row)? });
-        Ok(())
-    }
-
-    fn path(&self, stored: &Stored) -> &[u8] {
-        &self.paths[stored.path.clone()]
-    }
-
-    fn find(&self, path: &[u8]) -> Option<usize> {
-        self.rows.binary_search_by(|stored| self.path(stored).cmp(path)).ok()
-    }
-}
-
-/// [`Known`] as it is asked for many files in turn.
-#[derive(Debug)]
-pub struct InTurn<'a> {
-    known: &'a Known,
-    /// The row after the last answer: most probably the next one.
-    next: usize,
-}
-
-impl InTurn<'_> {
-    /// See [`Known::damage_of`].
-    pub fn damage_of(&self, found: &Found) -> Option<&Damage> {
-        self.known.damage_of(found)
-    }
-
-    /// See [`Known::of`].
-    pub fn of(&mut self, found: &Found) -> Option<Measurement> {
-        let path = found.path.as_os_str().as_bytes();
-        let is_next = self.known.rows.get(self.next).is_some_and(|stored| self.known.path(stored) == path);
-        let row = if is_next { self.next } else { self.known.find(path)? };
-        self.next = row + 1;
-        let stored = &self.known.rows[row];
-        (stored.identity == identity(found)).then_some(stored.measurement)
-    }
-}
-
 fn identity(found: &Found) -> [i64; 4] {
     [as_stored(found.size), found.mtime_ns as i64, as_stored(found.inode), as_stored(found.device)]
 }
@@ -438,19 +300,6 @@ fn insert_chunks(connection: &Connection, sha256: &Sha256, chunks: &ChunkDigests
         .prepare_cached("INSERT OR REPLACE INTO chunks VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![sha256.as_bytes(), size, chunk_len, chunks.to_bytes()])
         .map(|_| ())
-}
-
-fn identity_in(row: &Row<'_>) -> Result<[i64; 4], rusqlite::Error> {
-    Ok([row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?])
-}
-
-fn measurement_in(row: &Row<'_>) -> Result<Measurement, rusqlite::Error> {
-    let digests = Digests {
-        sha256: Some(Sha256::from_bytes(row.get(5)?)),
-        git_sha1: row.get::<_, Option<[u8; 20]>>(6)?.map(GitSha1::from_bytes),
-        md5: row.get::<_, Option<[u8; 16]>>(7)?.map(Md5::from_bytes),
-    };
-    Ok(Measurement { digests, at: row.get(8)? })
 }
 
 fn is_foreign(error: &rusqlite::Error) -> bool {

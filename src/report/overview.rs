@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::conditions::{Finding, State};
-use crate::nightly::{Run, Runs};
+use crate::facts::{Run, Runs};
 use crate::observe::Sighting;
 use crate::report::status::{ArtifactStatus, is_in_order, statuses};
 use crate::verify::{Fault, Verdict};

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::nightly::{Depth, Run};
+use crate::facts::{Depth, Run};
 use crate::report::overview::{Overview, ReportedArtifact};
 use crate::report::status::ArtifactStatus;
 use crate::report::table::{ago, count};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::conditions::State;
-use crate::nightly::Depth;
+use crate::facts::Depth;
 use crate::report::overview::{Overview, ReportedArtifact};
 
 /// One metric with its samples: labels and value.
@@ -124,7 +124,7 @@ fn last_runs(overview: &Overview) -> [Metric; 3] {
         .into_iter()
         .filter_map(|(depth, name)| Some((vec![("depth", name.to_owned())], last(depth)?)))
         .collect();
-    let samples = |value: fn(&crate::nightly::Run) -> f64| {
+    let samples = |value: fn(&crate::facts::Run) -> f64| {
         runs.iter().map(|(labels, run)| (labels.clone(), value(run))).collect::<BTreeMap<_, _>>()
     };
     [

@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::cli::error::{CliError, chain};
 use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
-use crate::nightly::{self, Busy, Change, Depth, Probe, Run, Runs};
+use crate::facts::Depth;
+use crate::nightly::{self, Busy, Change, Probe};
 use crate::verify::{Fault, Verdict};
 
 /// How often somebody busy is asked again.
@@ -80,12 +81,12 @@ struct News<'a> {
 /// What goes wrong here is told and changes nothing of the run's own result.
 pub(in crate::cli) fn remember(ui: &Ui, lab: &Lab, verdict: &Verdict, depth: Depth) {
     let covered: BTreeSet<&str> = lab.wanted.artifacts.iter().map(|artifact| artifact.name.as_str()).collect();
-    let run = Run::of(verdict, depth, now());
+    let run = nightly::run_of(verdict, depth, now());
     let at = run.at;
-    let change = match Runs::remember(&lab.state, run, &verdict.faults, &covered) {
+    let change = match nightly::remember(&lab.facts, &run, &verdict.faults, &covered) {
         Ok(change) => change,
         Err(error) => {
-            ui.warn(&format!("this run is not remembered in {}: {error}", lab.state.display()));
+            ui.warn(&format!("this run is not remembered: {}", chain(&error)));
             return;
         }
     };

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use crate::cli::error::CliError;
+use crate::cli::error::{CliError, chain};
 use crate::cli::lab::{Lab, expand, now};
 use crate::cli::ui::{Ui, envelope};
 use crate::cli::{Common, Exit};
 use crate::conditions::{self, Surroundings};
+use crate::facts::Runs;
 use crate::fsio::{self, WriteOptions};
-use crate::nightly::Runs;
 use crate::report::overview::{Overview, Subject};
 use crate::report::{html, markdown, plain, prometheus};
 use crate::verify;
@@ -46,8 +46,8 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let verdict = verify::quick(&sightings);
     let around = Surroundings { home: &lab.home, environments: &lab.inventory.python.environments };
     let findings = conditions::look(&lab.manifests, around, &|name| lab.wanted.artifact(name).is_some());
-    let runs = Runs::read(&lab.state).unwrap_or_else(|error| {
-        ui.warn(&format!("what earlier runs found is not shown: {error}"));
+    let runs = lab.facts.runs().unwrap_or_else(|error| {
+        ui.warn(&format!("what earlier runs found is not shown: {}", chain(&error)));
         Runs::default()
     });
     let subject = Subject { machine: &lab.machine, profile: lab.profile(), at: now() };

@@ -1,0 +1,113 @@
+//! Measurements read at one moment, and how they are asked for.
+
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rusqlite::Row;
+
+use super::reading::{Damage, Damaged};
+use super::{Measurement, identity};
+use crate::artifact::Found;
+use crate::digest::{Digests, GitSha1, Md5, Sha256};
+
+/// Measurements read at one moment.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The bytes of all paths, one after the other: a hundred thousand of them are one piece of memory.
+    paths: Vec<u8>,
+    /// By path, in the order of its bytes.
+    rows: Vec<Stored>,
+    damaged: Damaged,
+}
+
+#[derive(Debug)]
+struct Stored {
+    /// Where the path is in [`Known::paths`].
+    path: Range<usize>,
+    identity: [i64; 4],
+    measurement: Measurement,
+}
+
+impl Known {
+    /// What was measured of exactly this file: same path, length, time of change, inode and device.
+    pub fn of(&self, found: &Found) -> Option<Measurement> {
+        self.in_turn().of(found)
+    }
+
+    /// What is wrong with exactly this file, where its chunks were compared.
+    pub fn damage_of(&self, found: &Found) -> Option<&Damage> {
+        let (stored, damage) = self.damaged.get(found.path.as_os_str().as_bytes())?;
+        (*stored == identity(found)).then_some(damage)
+    }
+
+    /// What was measured at this path, though the file there may be another one by now.
+    pub fn before(&self, path: &Path) -> Option<Measurement> {
+        let row = self.find(path.as_os_str().as_bytes())?;
+        Some(self.rows[row].measurement)
+    }
+
+    /// Answers like [`Known::of`], at once where one file after the other is asked for in the order of their paths.
+    pub fn in_turn(&self) -> InTurn<'_> {
+        InTurn { known: self, next: 0 }
+    }
+
+    /// Nothing measured yet, and this damaged.
+    pub(super) fn new(damaged: Damaged) -> Self {
+        Self { damaged, ..Self::default() }
+    }
+
+    pub(super) fn push(&mut self, row: &Row<'_>) -> Result<(), rusqlite::Error> {
+        let start = self.paths.len();
+        self.paths.extend_from_slice(row.get_ref(0)?.as_blob()?);
+        let path = start..self.paths.len();
+        self.rows.push(Stored { path, identity: identity_in(row)?, measurement: measurement_in(row)? });
+        Ok(())
+    }
+
+    fn path(&self, stored: &Stored) -> &[u8] {
+        &self.paths[stored.path.clone()]
+    }
+
+    fn find(&self, path: &[u8]) -> Option<usize> {
+        self.rows.binary_search_by(|stored| self.path(stored).cmp(path)).ok()
+    }
+}
+
+/// [`Known`] as it is asked for many files in turn.
+#[derive(Debug)]
+pub struct InTurn<'a> {
+    known: &'a Known,
+    /// The row after the last answer: most probably the next one.
+    next: usize,
+}
+
+impl InTurn<'_> {
+    /// See [`Known::damage_of`].
+    pub fn damage_of(&self, found: &Found) -> Option<&Damage> {
+        self.known.damage_of(found)
+    }
+
+    /// See [`Known::of`].
+    pub fn of(&mut self, found: &Found) -> Option<Measurement> {
+        let path = found.path.as_os_str().as_bytes();
+        let is_next = self.known.rows.get(self.next).is_some_and(|stored| self.known.path(stored) == path);
+        let row = if is_next { self.next } else { self.known.find(path)? };
+        self.next = row + 1;
+        let stored = &self.known.rows[row];
+        (stored.identity == identity(found)).then_some(stored.measurement)
+    }
+}
+
+fn identity_in(row: &Row<'_>) -> Result<[i64; 4], rusqlite::Error> {
+    Ok([row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?])
+}
+
+fn measurement_in(row: &Row<'_>) -> Result<Measurement, rusqlite::Error> {
+    let digests = Digests {
+        sha256: Some(Sha256::from_bytes(row.get(5)?)),
+        git_sha1: row.get::<_, Option<[u8; 20]>>(6)?.map(GitSha1::from_bytes),
+        md5: row.get::<_, Option<[u8; 16]>>(7)?.map(Md5::from_bytes),
+    };
+    Ok(Measurement { digests, at: row.get(8)? })
+}
