@@ -21,6 +21,8 @@ pub mod facts;
 pub mod inventory;
 pub mod lock;
 pub mod manifest;
+pub mod bucket;
+pub mod fleet;
 // Floor 3: ports.
 pub mod ollama_api;
 pub mod sources;
@@ -40,9 +42,11 @@ pub mod dedupe;
 pub mod export;
 pub mod nightly;
 pub mod prune;
+pub mod push;
 pub mod repair;
 pub mod serve;
 pub mod smoke;
+pub mod sweep;
 // Floor 7: showing.
 pub mod demo;
 pub mod drive;
