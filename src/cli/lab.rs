@@ -342,7 +342,7 @@ fn read_declared(path: &Path) -> Result<(Inventory, Manifests), Vec<InputError>>
     Ok((inventory, manifests))
 }
 
-fn manifest_files(inventory_path: &Path, inventory: &Inventory) -> Result<Vec<PathBuf>, Vec<InputError>> {
+pub(super) fn manifest_files(inventory_path: &Path, inventory: &Inventory) -> Result<Vec<PathBuf>, Vec<InputError>> {
     let root = inventory_path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (mut files, mut errors) = (Vec::new(), Vec::new());
     for (index, pattern) in inventory.manifests.iter().enumerate() {
