@@ -154,9 +154,10 @@ impl Bucket {
             .try_authorize(&mut request, None)
             .map_err(|_| nonsense("its requests cannot be signed".to_owned()))?;
         let mut headers = std::mem::take(request.headers_mut());
-        headers.iter_mut().filter(|(name, _)| *name == AUTHORIZATION || name.as_str() == "x-amz-security-token").for_each(
-            |(_, value)| value.set_sensitive(true),
-        );
+        headers
+            .iter_mut()
+            .filter(|(name, _)| *name == AUTHORIZATION || name.as_str() == "x-amz-security-token")
+            .for_each(|(_, value)| value.set_sensitive(true));
         let url = url.parse().map_err(|_| nonsense("its address cannot be completed".to_owned()))?;
         Ok((url, headers))
     }
@@ -186,7 +187,8 @@ impl Bucket {
     pub async fn get(&self, key: &Key, limit: usize) -> Result<Option<Bytes>, BucketError> {
         let asked = self.store()?.get_opts(&self.at(key), GetOptions::default()).await;
         let Some(found) = self.unless_missing(asked)? else { return Ok(None) };
-        let nonsense = || BucketError::Nonsense { what: self.what(), reason: format!("{key} is longer than {limit} bytes") };
+        let nonsense =
+            || BucketError::Nonsense { what: self.what(), reason: format!("{key} is longer than {limit} bytes") };
         if found.meta.size > limit as u64 {
             return Err(nonsense());
         }

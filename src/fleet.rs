@@ -225,7 +225,8 @@ fn difference(name: &str, first: &Seen, second: &Seen) -> Option<Difference> {
 fn is_same(a: &Artifact, b: &Artifact) -> bool {
     let paths = |artifact: &Artifact| artifact.files.iter().map(|file| file.path.clone()).collect::<BTreeSet<_>>();
     let others: BTreeMap<_, _> = b.files.iter().map(|file| (&file.path, &file.digests)).collect();
-    let agree = |file: &crate::artifact::File| others.get(&file.path).is_none_or(|other| file.digests.check(other).is_ok());
+    let agree =
+        |file: &crate::artifact::File| others.get(&file.path).is_none_or(|other| file.digests.check(other).is_ok());
     paths(a) == paths(b) && a.files.iter().all(agree)
 }
 
@@ -271,7 +272,8 @@ mod tests {
     use super::*;
 
     fn seen(machine: &str, artifacts: Value) -> Seen {
-        let totals = json!({"artifacts": 1, "in_order": 1, "faults": 0, "here_bytes": 1, "wanted_bytes": 1, "proven_at": null});
+        let totals =
+            json!({"artifacts": 1, "in_order": 1, "faults": 0, "here_bytes": 1, "wanted_bytes": 1, "proven_at": null});
         let report = json!({"version": 1, "command": "report", "machine": machine, "profile": null, "at": 5,
             "larder": "0.1.0", "totals": totals, "artifacts": artifacts, "findings": [], "runs": [], "more": true});
         Seen { report: Report::parse(&report.to_string()).unwrap(), lock: None }

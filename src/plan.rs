@@ -458,7 +458,11 @@ fn held(
         size: file.size,
         digests: file.digests,
     };
-    found.into_iter().flat_map(|(content, holders)| holders.iter().map(move |holder| (content, holder))).map(remote).collect()
+    found
+        .into_iter()
+        .flat_map(|(content, holders)| holders.iter().map(move |holder| (content, holder)))
+        .map(remote)
+        .collect()
 }
 
 /// Whether what lies in a file's place is kept: not when it is nothing, nor where its name tells what it should have been.

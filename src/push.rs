@@ -150,7 +150,8 @@ pub fn load(sightings: &[Sighting<'_>], withheld: &[String]) -> Load {
                 Err(reason) => load.left.push((item, reason.to_owned())),
                 Ok((from, bytes)) => {
                     let keys = file.digests.names().map(Key::Blob).filter(|key| seen.insert(key.clone()));
-                    let parcel = |key| Parcel { item: item.clone(), bytes, from: from.clone(), key, digests: file.digests };
+                    let parcel =
+                        |key| Parcel { item: item.clone(), bytes, from: from.clone(), key, digests: file.digests };
                     load.parcels.extend(keys.map(parcel));
                 }
             }
@@ -233,7 +234,8 @@ async fn attempt(parcel: &Parcel, means: &Means) -> Option<(String, PushError)> 
         return Some((parcel.item.clone(), PushError::Interrupted));
     }
     let item = parcel.item.as_str();
-    let put = if parcel.bytes <= LONGEST_IN_ONE { put_small(parcel, means).await } else { large::put(parcel, means).await };
+    let put =
+        if parcel.bytes <= LONGEST_IN_ONE { put_small(parcel, means).await } else { large::put(parcel, means).await };
     match put {
         Ok(()) => {
             means.monitor.event(Event::Finished { item });

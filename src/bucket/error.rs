@@ -67,12 +67,14 @@ impl BucketError {
     /// What a sysadmin can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            BucketError::NoCredentials { .. } => Some(
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write a profile into ~/.aws/credentials",
-            ),
+            BucketError::NoCredentials { .. } => {
+                Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write a profile into ~/.aws/credentials")
+            }
             BucketError::Refused { code, .. } => Some(match code.as_str() {
                 "RequestTimeTooSkewed" => "set this machine's clock: it differs from the server's",
-                "InvalidAccessKeyId" | "SignatureDoesNotMatch" => "check the key and its secret, and the region",
+                "InvalidAccessKeyId" | "NotSignedUp" | "SignatureDoesNotMatch" => {
+                    "check the key and its secret, and the region"
+                }
                 _ => "check the key, its secret and what it may do in this bucket",
             }),
             BucketError::NoSuchBucket { .. } => Some("make the bucket first, or correct `url` in [sources] buckets"),
@@ -84,6 +86,19 @@ impl BucketError {
     }
 }
 
+/// What servers say where a key is wrong, or not for this.
+const REFUSALS: [&str; 9] = [
+    "AccessDenied",
+    "AccountProblem",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "NotSignedUp",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+];
+
 /// What `error` means; of its text, which quotes requests and answers, only the server's code is taken.
 pub(super) fn explain(error: &object_store::Error, what: String) -> BucketError {
     use object_store::Error as Cause;
@@ -94,6 +109,8 @@ pub(super) fn explain(error: &object_store::Error, what: String) -> BucketError 
         (_, Some("NoSuchBucket")) => BucketError::NoSuchBucket { what },
         (_, Some("NoSuchUpload")) => BucketError::NoSuchUpload { what },
         (Cause::NotFound { .. }, _) => BucketError::NotFound { what },
+        // Some servers refuse a key with another status than 401 and 403.
+        (_, Some(code)) if REFUSALS.contains(&code) => BucketError::Refused { what, code: code.to_owned() },
         (Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. }, _) => {
             BucketError::Refused { what, code: word("access is denied") }
         }

@@ -52,7 +52,8 @@ impl Key {
     /// The state of `machine`; `None` where its name fits no key.
     pub fn state(machine: &str) -> Option<Self> {
         let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        let fits = !machine.is_empty() && !machine.starts_with('.') && machine.len() <= 200 && machine.chars().all(is_good);
+        let fits =
+            !machine.is_empty() && !machine.starts_with('.') && machine.len() <= 200 && machine.chars().all(is_good);
         fits.then(|| Key::State(machine.to_owned()))
     }
 }
@@ -113,7 +114,16 @@ mod tests {
     fn other_names_are_nothing_of_ours() {
         let upper = format!("blobs/sha256/{}", Sha256::of(b"x").to_string().to_uppercase());
         let prefixed = format!("blobs/sha256/sha256:{}", Sha256::of(b"x"));
-        for text in ["", "blobs", "blobs/sha256/", "blobs/md5/00", "machines/pc1/other", "machines//state.json", &upper, &prefixed] {
+        for text in [
+            "",
+            "blobs",
+            "blobs/sha256/",
+            "blobs/md5/00",
+            "machines/pc1/other",
+            "machines//state.json",
+            &upper,
+            &prefixed,
+        ] {
             assert_eq!(text.parse::<Key>(), Err(ParseKeyError), "{text}");
         }
         for machine in ["", "..", "a/b", "pc 1", "pc\u{e9}"] {

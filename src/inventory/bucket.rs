@@ -115,7 +115,16 @@ mod tests {
 
     #[test]
     fn what_is_no_bucket_is_refused() {
-        for text in ["", "fleet", "s3://", "s3://ab", "s3://fleet//x", "s3://fleet/../x", "s3://key:secret@fleet", "https://x/y"] {
+        for text in [
+            "",
+            "fleet",
+            "s3://",
+            "s3://ab",
+            "s3://fleet//x",
+            "s3://fleet/../x",
+            "s3://key:secret@fleet",
+            "https://x/y",
+        ] {
             assert!(text.parse::<BucketUrl>().is_err(), "{text:?} was accepted");
         }
     }

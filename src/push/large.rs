@@ -24,7 +24,7 @@ pub(super) async fn put(parcel: &Parcel, means: &Means) -> Result<(), PushError>
     let mut failed = PushError::Interrupted;
     for _ in 0..BEGINNINGS {
         match put_once(parcel, means).await {
-            Err(PushError::Bucket(error @ BucketError::NoSuchUpload { .. })) => failed = error.into(),
+            Err(error) if is_forgotten(&error) => failed = error,
             outcome => return outcome,
         }
         // It may have been completed, and only the answer was lost.
@@ -33,6 +33,11 @@ pub(super) async fn put(parcel: &Parcel, means: &Means) -> Result<(), PushError>
         }
     }
     Err(failed)
+}
+
+/// Whether the server does not know the upload any more. Some say then that it is forbidden.
+fn is_forgotten(error: &PushError) -> bool {
+    matches!(error, PushError::Bucket(BucketError::NoSuchUpload { .. } | BucketError::Refused { .. }))
 }
 
 async fn put_once(parcel: &Parcel, means: &Means) -> Result<(), PushError> {
@@ -56,7 +61,7 @@ async fn put_once(parcel: &Parcel, means: &Means) -> Result<(), PushError> {
             ledger.close().map_err(noted)?;
             return Err(error);
         }
-        Err(error @ PushError::Bucket(BucketError::NoSuchUpload { .. })) => {
+        Err(error) if is_forgotten(&error) => {
             ledger.close().map_err(noted)?;
             return Err(error);
         }

@@ -11,8 +11,8 @@ use url::Url;
 use super::body::unreachable;
 use super::trail::plain;
 use super::{
-    Allowance, BucketSource, DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, Listing, Manners, Network, OllamaConfig,
-    OllamaSource, PeerConfig, PeerSource, Source, SourceError,
+    Allowance, BucketSource, DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, Listing, Manners, Network,
+    OllamaConfig, OllamaSource, PeerConfig, PeerSource, Source, SourceError,
 };
 use crate::artifact::{Reference, Remote};
 use crate::bucket::Place;

@@ -132,7 +132,8 @@ async fn carry_out(
 pub(in crate::cli) fn configured(lab: &Lab, name: Option<&str>) -> Result<BucketConfig, CliError> {
     let buckets = lab.inventory.sources_of(&lab.machine).buckets;
     let names = buckets.iter().map(|bucket| bucket.name.clone()).collect::<Vec<_>>().join(", ");
-    let declare = "declare one: [sources] buckets = [{ name = \"fleet\", url = \"s3://BUCKET\", endpoint = \"https://…\" }]";
+    let declare =
+        "declare one: [sources] buckets = [{ name = \"fleet\", url = \"s3://BUCKET\", endpoint = \"https://…\" }]";
     match name {
         Some(name) => buckets.into_iter().find(|bucket| bucket.name == name).ok_or_else(|| {
             let hint = if names.is_empty() { declare.to_owned() } else { format!("it has {names}") };
@@ -171,7 +172,12 @@ fn alone(ui: &Ui, ledgers: &Path) -> Result<FileLock, CliError> {
     Ok(FileLock::acquire(&ledgers.join("push.lock"), None, PATIENCE, waiting)?)
 }
 
-fn means(ui: &Ui, lab: &Lab, args: &Args, (bucket, load, ledgers): (&Bucket, &Load, PathBuf)) -> Result<Means, CliError> {
+fn means(
+    ui: &Ui,
+    lab: &Lab,
+    args: &Args,
+    (bucket, load, ledgers): (&Bucket, &Load, PathBuf),
+) -> Result<Means, CliError> {
     let config = lab.inventory.sources_of(&lab.machine);
     Ok(Means {
         bucket: bucket.clone(),
@@ -228,7 +234,9 @@ fn plan_text(load: &Load, bucket: &Bucket) -> String {
     }
     if !load.withheld.is_empty() {
         let names = load.withheld.join(", ");
-        out.push_str(&format!("withheld, because each user must accept the licence himself (--gated puts them): {names}\n"));
+        out.push_str(&format!(
+            "withheld, because each user must accept the licence himself (--gated puts them): {names}\n"
+        ));
     }
     for (item, reason) in &load.left {
         out.push_str(&format!("stays here: {item}: {reason}\n"));

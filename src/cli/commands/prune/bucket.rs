@@ -49,8 +49,12 @@ pub(super) fn run(ui: &Ui, common: &Common, args: &Args, name: Option<&str>) -> 
 fn failed(error: SweepError) -> CliError {
     match error {
         SweepError::Bucket(error) => push::failed(error),
-        SweepError::Nobody { .. } => CliError::failed(&error).hint("let every machine tell first: larder push --report"),
-        other => CliError::failed(&other).hint("nothing was removed; let that machine tell again: larder push --report"),
+        SweepError::Nobody { .. } => {
+            CliError::failed(&error).hint("let every machine tell first: larder push --report")
+        }
+        other => {
+            CliError::failed(&other).hint("nothing was removed; let that machine tell again: larder push --report")
+        }
     }
 }
 
