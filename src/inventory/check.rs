@@ -127,6 +127,7 @@ fn check_sources(inventory: &Inventory, wrong: &mut Report<'_>) {
         }
     }
     check_peers(inventory, wrong);
+    check_buckets(inventory, wrong);
     check_address(&["sources", "hub"], sources.hub.as_ref(), wrong);
     check_address(&["sources", "ollama"], sources.ollama.as_ref(), wrong);
 }
@@ -145,6 +146,26 @@ fn check_peers(inventory: &Inventory, wrong: &mut Report<'_>) {
         }
         check_address(&keys("url"), Some(&peer.url), wrong);
         peer.token_file.iter().for_each(|path| check_path(&keys("token-file"), path, wrong));
+    }
+}
+
+fn check_buckets(inventory: &Inventory, wrong: &mut Report<'_>) {
+    let buckets = &inventory.sources.buckets;
+    for (index, bucket) in buckets.iter().enumerate() {
+        let number = index.to_string();
+        let keys = |key| ["sources", "buckets", number.as_str(), key];
+        if buckets[..index].iter().any(|other| other.name == bucket.name) {
+            wrong(&keys("name"), format!("two buckets are called `{}`", bucket.name), "give each its own name");
+        }
+        if bucket.name.is_empty() || bucket.name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {
+            let message = format!("{:?} is no name for a bucket", bucket.name);
+            wrong(&keys("name"), message, "write one word without /");
+        }
+        check_address(&keys("endpoint"), bucket.endpoint.as_ref(), wrong);
+        if bucket.endpoint.as_ref().is_some_and(|endpoint| !bucket.may_ask(endpoint)) {
+            let message = format!("bucket `{}` would be asked without encryption", bucket.name);
+            wrong(&keys("endpoint"), message, "begin the endpoint with https://, or say allow-http = true");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::cli::commands::fleet;
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
@@ -11,8 +12,12 @@ use crate::report::plan::Heading;
 use crate::report::status::{self, ArtifactStatus, is_in_order};
 use crate::verify;
 
-#[derive(Debug, clap::Args)]
-pub(in crate::cli) struct Args {}
+#[derive(Debug, Default, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// All machines that have told a bucket what they have: BUCKET as [sources] buckets calls it, or the only one
+    #[arg(long, value_name = "BUCKET", num_args = 0..=1)]
+    fleet: Option<Option<String>>,
+}
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -22,7 +27,11 @@ struct Status<'a> {
     findings: &'a [Finding],
 }
 
-pub(in crate::cli) fn run(ui: &Ui, common: &Common, _: &Args) -> Result<Exit, CliError> {
+pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
+    if let Some(bucket) = &args.fleet {
+        let machines = fleet::in_bucket(ui, common, bucket.as_deref())?;
+        return Ok(fleet::show(ui, &machines));
+    }
     let mut lab = Lab::read_wanted(ui, common)?;
     let mut sightings = lab.sight(false)?;
     lab.hear_servers(common, &mut sightings)?;
