@@ -1,7 +1,10 @@
 //! Runners: what tries generators with their real weights.
 
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+
 use candle_core::{DType, Device as Place, Tensor};
-use larder_generators::weights::{Placement, WeightsError as Unfit};
+use larder_generators::weights::{Placement, Stop, WeightsError as Unfit};
 
 use crate::size::Bytes;
 use crate::smoke::{Check, Device, Job, Need, Outcome, Runner};
@@ -9,6 +12,9 @@ use crate::smoke::{Check, Device, Job, Need, Outcome, Runner};
 mod bigvgan;
 mod mel;
 mod wav;
+
+/// How often a job is asked whether it is to be stopped.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// All of them.
 pub(super) fn all() -> Vec<Box<dyn Runner>> {
@@ -33,6 +39,24 @@ fn placement(job: &Job<'_>, need: &Need) -> Result<Placement, Box<Check>> {
         }
     };
     Ok(Placement { device, ..Placement::cpu() })
+}
+
+/// Does `work`, and stops it once the job is to be stopped: before the next tensor that it reads.
+fn stoppable<T>(job: &Job<'_>, stop: &Stop, work: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let (done, waiting) = std::sync::mpsc::channel::<()>();
+        scope.spawn(move || {
+            while waiting.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
+                if (job.stopped)() {
+                    stop.stop();
+                    return;
+                }
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
 }
 
 /// Memory that programs may still take, as the system estimates it.
@@ -69,10 +93,14 @@ fn unfit(job: &Job<'_>, error: &Unfit) -> Check {
         .at(job.level)
 }
 
-/// The check for a run that broke.
+/// The check for a run that broke; a device without memory, or one that is lost, is the machine's fault.
 fn broke(job: &Job<'_>, error: &candle_core::Error) -> Check {
     let wanted = ["an answer", "the architecture"];
-    Check::of("run", "it broke", wanted, vec![first_line(&error.to_string())]).at(job.level)
+    let text = first_line(&error.to_string());
+    let machine =
+        ["out of memory", "OUT_OF_MEMORY", "CUDA_ERROR", "DriverError"].iter().any(|sign| text.contains(sign));
+    let outcome = if machine { Outcome::EnvironmentFault } else { Outcome::Failed };
+    Check::of("run", "it broke", wanted, vec![text]).at(job.level).ending(outcome)
 }
 
 /// Numbers as they must be: finite, and not all the same.

@@ -8,8 +8,8 @@ use candle_core::Tensor;
 use larder_generators::models::bigvgan::{Config, Vocoder};
 use larder_generators::weights::{Checkpoint, Placement, Scoped, WeightSource, build, without_weight_norm};
 
-use crate::smoke::runners::{broke, causes, mel, numbers, placement, sane, unfit, wav};
-use crate::smoke::{Check, Job, Level, Need, Output, Run, Runner};
+use crate::smoke::runners::{broke, causes, mel, numbers, placement, sane, stoppable, unfit, wav};
+use crate::smoke::{Check, Job, Level, Need, Output, Run, Runner, Summary};
 
 /// What is known to hold the weights, in the order of preference.
 const WEIGHTS: [&str; 3] = ["bigvgan_generator.safetensors", "bigvgan_generator.pt", "model.safetensors"];
@@ -40,7 +40,7 @@ impl Runner for BigVgan {
     }
 
     fn run(&self, job: &Job<'_>) -> Run {
-        let checks = |checks| Run { checks, outputs: Vec::new() };
+        let checks = |checks| Run { checks, ..Run::default() };
         let placement = match placement(job, &self.need(job)) {
             Ok(placement) => placement,
             Err(check) => return checks(vec![*check]),
@@ -53,7 +53,11 @@ impl Runner for BigVgan {
         if (job.stopped)() {
             return Run::default();
         }
-        round_trip(job, &settings, &vocoder, &placement).unwrap_or_else(|error| checks(vec![broke(job, &error)]))
+        let run = stoppable(job, &placement.stop, || round_trip(job, &settings, &vocoder, &placement));
+        run.unwrap_or_else(|error| match placement.stop.is_stopped() {
+            true => Run::default(),
+            false => checks(vec![broke(job, &error)]),
+        })
     }
 }
 
@@ -103,7 +107,8 @@ fn round_trip(
     checks.push(is_nearer(job, distance(&heard, &own), distance(&heard, &other)));
     let path = job.out.join("chord.wav");
     wav::write(&path, settings.sampling_rate, &wave)?;
-    Ok(Run { checks, outputs: vec![Output { title: "a chord of three tones".to_owned(), path }] })
+    let outputs = vec![Output { title: "a chord of three tones".to_owned(), path }];
+    Ok(Run { checks, outputs, summaries: vec![Summary::of("sound of a chord", &wave)] })
 }
 
 fn chord_of(rate: u32, chord: [f32; 3]) -> Vec<f32> {
