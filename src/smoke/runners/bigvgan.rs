@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use larder_generators::models::bigvgan::{Config, Vocoder};
 use larder_generators::weights::{Checkpoint, Placement, Scoped, WeightSource, build, without_weight_norm};
 
-use crate::smoke::runners::{broke, causes, mel, numbers, placement, sane, stoppable, unfit, wav};
+use crate::smoke::runners::{broke, causes, mel, numbers, placement, repeatable, sane, stoppable, unfit, wav};
 use crate::smoke::{Check, Job, Level, Need, Output, Run, Runner, Summary};
 
 /// What is known to hold the weights, in the order of preference.
@@ -103,7 +103,7 @@ fn round_trip(
     let heard = settings.spectrogram(&wave);
     let mut checks = sane(job, "sound", &wave);
     checks.push(is_as_long(job, wave.len(), frames * settings.hop_size));
-    checks.push(is_same(job, wave == again));
+    checks.push(repeatable(job, wave == again));
     checks.push(is_nearer(job, distance(&heard, &own), distance(&heard, &other)));
     let path = job.out.join("chord.wav");
     wav::write(&path, settings.sampling_rate, &wave)?;
@@ -125,13 +125,6 @@ fn is_as_long(job: &Job<'_>, found: usize, right: usize) -> Check {
     let wrong = if found == right { Vec::new() } else { vec!["another length".to_owned()] };
     let wanted = format!("{right}");
     Check::of("length", format!("{found} samples"), [&wanted, "frames times hop_size"], wrong).at(job.level)
-}
-
-fn is_same(job: &Job<'_>, same: bool) -> Check {
-    let wrong = if same { Vec::new() } else { vec!["twice the same input gave two sounds".to_owned()] };
-    let measured = if same { "the same sound twice" } else { "two sounds" };
-    Check::of("repeatable", measured, ["the same input gives the same output", "there is no chance in it"], wrong)
-        .at(job.level)
 }
 
 fn is_nearer(job: &Job<'_>, own: f32, other: f32) -> Check {
