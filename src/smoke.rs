@@ -7,23 +7,25 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 mod compare;
 mod expected;
 mod folder;
 mod gguf_model;
 mod lora;
+mod record;
 #[cfg(feature = "smoke")]
 mod runners;
 mod structure;
 mod tokenizer;
 mod units;
 
+pub use record::{Compared, Key, Record, RecordError, Records, Summary};
 pub use structure::{structure, structure_of_all};
 
 /// How much is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
     /// Names, shapes and element types of all tensors, folders, tokenizers: from headers, in seconds.
@@ -46,7 +48,7 @@ impl Level {
 }
 
 /// Where a runner computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Device {
     /// The processor, in single precision.
@@ -218,6 +220,8 @@ pub struct Run {
     pub checks: Vec<Check>,
     /// What was made.
     pub outputs: Vec<Output>,
+    /// What was computed, in few numbers, to be compared with what a trusted machine recorded.
+    pub summaries: Vec<Summary>,
 }
 
 /// Tries one family of generators with real weights.

@@ -1,7 +1,8 @@
 //! Whole generators: from files and a text to a picture, a sound, an answer, a direction.
 //!
 //! Each has one type that opens files and runs ([`stable_diffusion_3::Generator`], [`stable_audio::Generator`],
-//! [`language::LanguageModel`], [`sentence_embedding::Embedder`]), and, below it, the steps by themselves. Runs tell a
+//! [`language::LanguageModel`], [`matching::Matcher`],
+//! [`sentence_embedding::Embedder`]), and, below it, the steps by themselves. Runs tell a
 //! [`Watch`] how far they are, which may stop them; [`Stop`] stops them from another thread.
 //!
 //! Noise is given by the caller, who thereby decides where randomness comes from; [`crate::samplers::noise`] has one
@@ -19,6 +20,7 @@ use crate::text::TextError;
 use crate::weights::{Stop, WeightsError};
 
 pub mod language;
+pub mod matching;
 pub mod sentence_embedding;
 pub mod stable_audio;
 pub mod stable_diffusion_3;

@@ -73,7 +73,7 @@ macro_rules! failed_from {
     };
 }
 
-failed_from!(std::io::Error, crate::sources::SourceError);
+failed_from!(std::io::Error, crate::sources::SourceError, crate::smoke::RecordError);
 
 impl From<crate::facts::FactsError> for CliError {
     fn from(error: crate::facts::FactsError) -> Self {

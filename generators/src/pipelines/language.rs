@@ -1,16 +1,17 @@
-//! Language models: from a message to an answer, straight from a GGUF file.
+//! Language models: from a message to an answer, straight from a GGUF file, or from a folder of transformers.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{D, DType, Tensor};
+use serde::Deserialize;
 
 use crate::models::llama::{Cache, Config, Decoder, from_gguf};
-use crate::pipelines::{LoadError, Progress, RunError, Watch, tell, unless_stopped};
+use crate::pipelines::{LoadError, Progress, RunError, Watch, read_json, tell, unless_stopped};
 use crate::text::Tokenizer;
 use crate::text::chat::{Format, Reply};
 use crate::text::gguf;
-use crate::weights::{Gguf, Placement, build};
+use crate::weights::{Checkpoint, Gguf, Placement, build};
 
 /// Tokens of a prompt that are read at a time, so that a long one needs no square of its length.
 const CHUNK: usize = 128;
@@ -22,6 +23,23 @@ pub struct LanguageModel {
     tokenizer: Tokenizer,
     ends: Vec<u32>,
     placement: Placement,
+}
+
+/// What `generation_config.json` says of the end of a text: one number, or several.
+#[derive(Default, Deserialize)]
+struct Generation {
+    eos_token_id: Option<serde_json::Value>,
+}
+
+impl Generation {
+    fn ends(&self) -> Vec<u32> {
+        let listed = match &self.eos_token_id {
+            Some(serde_json::Value::Array(ends)) => ends.as_slice(),
+            Some(end) => std::slice::from_ref(end),
+            None => &[],
+        };
+        listed.iter().filter_map(|end| end.as_u64().and_then(|end| u32::try_from(end).ok())).collect()
+    }
 }
 
 impl LanguageModel {
@@ -39,6 +57,23 @@ impl LanguageModel {
         let ends = gguf::ends(&gguf, &tokenizer);
         let name = path.as_ref().display().to_string();
         let weights = Arc::new(from_gguf(Arc::new(gguf)));
+        let decoder = build(&name, weights, placement.clone(), |weights| Decoder::new(&config, &weights))?;
+        Ok(Self { decoder, config, tokenizer, ends, placement })
+    }
+
+    /// Opens a folder as transformers writes it: `config.json`, weights, `tokenizer.json`, `generation_config.json`.
+    ///
+    /// # Errors
+    /// When a file is not readable, the model is of another architecture, or lacks something: all that is wrong is named.
+    pub fn open_folder(folder: impl AsRef<Path>, placement: Placement) -> Result<Self, LoadError> {
+        let folder = folder.as_ref();
+        let config: Config = read_json(&folder.join("config.json"))?;
+        let tokenizer = Tokenizer::open(folder.join("tokenizer.json"))?;
+        let told = folder.join("generation_config.json");
+        let told: Generation = if told.is_file() { read_json(&told)? } else { Generation::default() };
+        let ends = gguf::usual_ends(&tokenizer).chain(told.ends()).collect();
+        let weights = Arc::new(Checkpoint::open(folder)?);
+        let name = folder.display().to_string();
         let decoder = build(&name, weights, placement.clone(), |weights| Decoder::new(&config, &weights))?;
         Ok(Self { decoder, config, tokenizer, ends, placement })
     }
@@ -83,6 +118,35 @@ impl LanguageModel {
             last = Some(self.states(&[next], &mut cache)?);
         }
         Ok((found, false))
+    }
+
+    /// How little the model expected each token of a text but the first: minus the logarithm of its probability.
+    ///
+    /// The stage of `watch` is `read`.
+    ///
+    /// # Errors
+    /// Also when the text is longer than the model reads, and where a score is infinite or no number.
+    pub fn surprise(&self, ids: &[u32], watch: Watch<'_>) -> Result<Vec<f32>, RunError> {
+        self.surprises(ids, watch).map_err(unless_stopped(&self.placement.stop))
+    }
+
+    fn surprises(&self, ids: &[u32], watch: Watch<'_>) -> Result<Vec<f32>, RunError> {
+        if ids.len() < 2 || ids.len() > self.config.longest {
+            return Err(RunError::Length { tokens: ids.len(), most: self.config.longest });
+        }
+        let (mut cache, mut found) = (Cache::default(), Vec::new());
+        let (given, wanted) = (&ids[..ids.len() - 1], &ids[1..]);
+        for (given, wanted) in given.chunks(CHUNK).zip(wanted.chunks(CHUNK)) {
+            tell(watch, Progress { stage: "read", done: cache.length(), of: ids.len() })?;
+            let given = Tensor::new(given, &self.placement.device)?.unsqueeze(0)?;
+            let states = self.decoder.forward(&given, &mut cache)?.squeeze(0)?;
+            let scores = self.decoder.scores(&states)?.to_dtype(DType::F32)?;
+            let wanted = Tensor::new(wanted, scores.device())?.unsqueeze(1)?;
+            let likely = candle_nn::ops::log_softmax(&scores, D::Minus1)?.gather(&wanted, 1)?.squeeze(1)?;
+            found.extend(likely.neg()?.to_vec1::<f32>()?);
+        }
+        let finite = found.iter().all(|number| number.is_finite());
+        if finite { Ok(found) } else { Err(RunError::NotFinite { what: "scores of the next token" }) }
     }
 
     /// The tokenizer, for prompts of one's own.

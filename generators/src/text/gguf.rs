@@ -71,12 +71,16 @@ pub fn ends(gguf: &Gguf, tokenizer: &Tokenizer) -> Vec<u32> {
     let named = ["eos_token_id", "eot_token_id", "eom_token_id"].into_iter().filter_map(|key| keys.number(key));
     let listed = keys.get("eos_token_ids").and_then(Value::array).unwrap_or_default();
     let listed = listed.iter().filter_map(Value::count).map(|number| number as u32);
-    let usual = ["<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>"];
-    let usual = usual.into_iter().filter_map(|token| tokenizer.id(token));
-    let mut ends: Vec<u32> = named.chain(listed).chain(usual).collect();
+    let mut ends: Vec<u32> = named.chain(listed).chain(usual_ends(tokenizer)).collect();
     ends.sort_unstable();
     ends.dedup();
     ends
+}
+
+/// The tokens at which texts of Llama 3 and Qwen usually end, of those that there are.
+pub(crate) fn usual_ends(tokenizer: &Tokenizer) -> impl Iterator<Item = u32> {
+    let usual = ["<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>"];
+    usual.into_iter().filter_map(|token| tokenizer.id(token))
 }
 
 fn pairs(keys: &Keys<'_>, tokens: &[&str], cut: Cut) -> Result<BPE, TextError> {

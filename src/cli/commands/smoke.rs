@@ -8,15 +8,17 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::artifact::Artifact;
+use crate::cli::commands::after::{BusyArgs, Skipped};
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, expand};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
+use crate::facts::Known;
 use crate::fsio;
 use crate::observe::Sighting;
 use crate::report::smoke as said;
 use crate::size::Bytes;
-use crate::smoke::{self, Device, Job, Level, Outcome, Runner, Verdict};
+use crate::smoke::{self, Check, Compared, Device, Job, Key, Level, Outcome, Records, Runner, Verdict};
 use crate::stores::FileState;
 
 /// The same for every run, so that a second one makes the same.
@@ -35,6 +37,11 @@ pub(in crate::cli) struct Args {
     /// Where pictures, sounds and texts go
     #[arg(long, value_name = "DIR", default_value = "smoke")]
     out: PathBuf,
+    /// Keep what this run computes, for this and other machines to compare with, in the file beside the inventory
+    #[arg(long)]
+    record: bool,
+    #[command(flatten)]
+    busy: BusyArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -63,12 +70,13 @@ struct Smoked<'a> {
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let mut common = common.clone();
     common.only.extend(args.names.iter().cloned());
-    let level = match args.level {
-        AskedLevel::Structure => Level::Structure,
-        AskedLevel::Component => Level::Component,
-        AskedLevel::Generate => Level::Generate,
-    };
+    let level = args.level.into();
     let lab = Lab::read_wanted(ui, &common)?;
+    if let Some(skipped) = args.busy.obstacle(ui)? {
+        ui.text(&format!("Nothing was tried, because the machine is needed: {skipped}\n"));
+        ui.object("smoke", &Skipped { skipped });
+        return Ok(Exit::InOrder);
+    }
     let sightings = lab.sight(false)?;
     let stop = super::stopped_by_signals()?;
     let stopped = || stop.load(Ordering::Relaxed);
@@ -77,7 +85,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let key = |name: &str| by_name.get(name).copied().flatten().cloned();
     let mut verdicts = smoke::structure_of_all(&sightings, &key, &stopped);
     if level > Level::Structure {
-        let bench = Bench { ui, args, level, out: expand(&args.out, &lab.home), others: files_of_all(&sightings) };
+        let mut bench = Bench::new(ui, args, &lab, &sightings)?;
         let runners = smoke::runners();
         for verdict in &mut verdicts {
             if !stopped() {
@@ -109,53 +117,74 @@ struct Bench<'a> {
     ui: &'a Ui,
     args: &'a Args,
     level: Level,
+    device: Device,
     out: PathBuf,
+    machine: &'a str,
+    sightings: &'a [Sighting<'a>],
     others: BTreeMap<String, BTreeMap<String, PathBuf>>,
+    known: Known,
+    records: Records,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    fn new(ui: &'a Ui, args: &'a Args, lab: &'a Lab, sightings: &'a [Sighting<'a>]) -> Result<Self, CliError> {
+        Ok(Self {
+            ui,
+            args,
+            level: args.level.into(),
+            device: args.device.into(),
+            out: expand(&args.out, &lab.home),
+            machine: &lab.machine,
+            sightings,
+            others: files_of_all(sightings),
+            known: lab.facts.all()?,
+            records: Records::read(&Records::place(&lab.inventory_path))?,
+        })
+    }
+
     /// Computes with one artifact whose structure is right, one level after the other.
     fn try_one(
-        &self,
+        &mut self,
         verdict: &mut Verdict,
         runners: &[Box<dyn Runner>],
         stopped: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), CliError> {
         verdict.level = self.level;
+        let mut ran = false;
         for level in [Level::Component, Level::Generate] {
-            if level > self.level || verdict.outcome != Outcome::Passed {
+            if level > self.level || verdict.outcome != Outcome::Passed || stopped() {
                 break;
             }
             match smoke::runner(runners, verdict.smoke.as_deref(), level) {
-                // A level between may be one that makes no sense for this generator.
-                Err(_) if level < self.level => {}
-                Err(check) => verdict.add(smoke::Run { checks: vec![*check], outputs: Vec::new() }),
-                Ok(runner) => self.compute(verdict, runner, level, stopped)?,
+                // Some generators make no sense at one of the levels: an encoder makes nothing by itself.
+                Err(_) if level < self.level || ran => {}
+                Err(check) => verdict.add(smoke::Run { checks: vec![*check], ..smoke::Run::default() }),
+                Ok(runner) => {
+                    ran = true;
+                    self.compute(verdict, runner, level, stopped)?;
+                }
             }
         }
         Ok(())
     }
 
     fn compute(
-        &self,
+        &mut self,
         verdict: &mut Verdict,
         runner: &dyn Runner,
         level: Level,
         stopped: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), CliError> {
         let out = self.out.join(folder_name(&verdict.artifact));
-        fsio::create_dir_all(&out, None)?;
         let (artifact, key) = (verdict.artifact.clone(), verdict.smoke.clone().unwrap_or_default());
-        let told = |stage: &str, done: u64, of: u64| self.ui.note(&format!("{artifact}: {stage} {done}/{of}"));
+        let ui = self.ui;
+        let told = |stage: &str, done: u64, of: u64| ui.note(&format!("{artifact}: {stage} {done}/{of}"));
         let none = BTreeMap::new();
         let job = Job {
             artifact: &artifact,
             smoke: &key,
             level,
-            device: match self.args.device {
-                AskedDevice::Cpu => Device::Cpu,
-                AskedDevice::Cuda => Device::Cuda,
-            },
+            device: self.device,
             files: self.others.get(&artifact).unwrap_or(&none),
             others: &self.others,
             out: &out,
@@ -163,17 +192,100 @@ impl Bench<'_> {
             told: &told,
             stopped,
         };
-        let need = runner.need(&job);
-        self.ui.note(&format!(
-            "{artifact}: {} needs {} of memory, {} of the GPU's",
-            level.name(),
-            Bytes(need.memory),
-            Bytes(need.device_memory)
-        ));
+        ui.note(&format!("{artifact}: {} needs {}", level.name(), needed(&runner.need(&job))));
+        if let Some(needs) = self.args.busy.obstacle(ui)? {
+            let wanted = ["nobody needs the machine", "--unless-busy"];
+            verdict.add(of_one(Check::of("machine", needs, wanted, Vec::new()), level, Outcome::EnvironmentFault));
+            return Ok(());
+        }
+        fsio::create_dir_all(&out, None)?;
         let began = std::time::Instant::now();
-        verdict.add(runner.run(&job));
+        let mut run = runner.run(&job);
         verdict.seconds += began.elapsed().as_secs_f64();
+        if stopped() {
+            let check = Check::of("run", "it was stopped", ["to its end", "a signal"], Vec::new());
+            run = of_one(check, level, Outcome::NotPossible);
+        } else {
+            self.compare(&artifact, level, &mut run)?;
+        }
+        verdict.add(run);
         Ok(())
+    }
+
+    /// Compares a run with the reference of the same files, or records it as one; says each time on whose word.
+    fn compare(&mut self, artifact: &str, level: Level, run: &mut smoke::Run) -> Result<(), CliError> {
+        let ui = self.ui;
+        let Some(sighting) = self.sightings.iter().find(|sighting| sighting.artifact.name == artifact) else {
+            return Ok(());
+        };
+        let measured = |place: usize| match sighting.observed.files.get(place) {
+            Some(FileState::Present(found)) => self.known.of(found)?.digests.sha256,
+            _ => None,
+        };
+        let key = match Key::of(sighting.artifact, level, measured) {
+            Ok(key) => key,
+            Err(path) if self.args.record => {
+                ui.warn(&format!(
+                    "{artifact}: nothing is recorded, because no digest of {path} is known yet: run larder verify first"
+                ));
+                return Ok(());
+            }
+            Err(_) => return Ok(()),
+        };
+        match self.records.compare(&key, self.device, run) {
+            Compared::With(origin) => {
+                ui.note(&format!(
+                    "{artifact}: {} compared with what {origin} recorded, trusted because it was the first",
+                    level.name()
+                ));
+                return Ok(());
+            }
+            Compared::OtherVersion(version) if !self.args.record => {
+                ui.note(&format!("{artifact}: the reference is of larder {version}, so it was not compared with"));
+            }
+            _ => {}
+        }
+        if self.args.record && self.records.keep(&key, run, (self.device, self.machine, &today()))? {
+            ui.note(&format!(
+                "{artifact}: {} recorded as reference, trusted because it is the first: nothing vouches for it",
+                level.name()
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn of_one(check: Check, level: Level, outcome: Outcome) -> smoke::Run {
+    smoke::Run { checks: vec![check.at(level).ending(outcome)], ..smoke::Run::default() }
+}
+
+fn needed(need: &smoke::Need) -> String {
+    match need.device_memory {
+        0 => format!("{} of memory", Bytes(need.memory)),
+        device => format!("{} of memory, {} of the GPU's", Bytes(need.memory), Bytes(device)),
+    }
+}
+
+fn today() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()
+}
+
+impl From<AskedLevel> for Level {
+    fn from(asked: AskedLevel) -> Self {
+        match asked {
+            AskedLevel::Structure => Level::Structure,
+            AskedLevel::Component => Level::Component,
+            AskedLevel::Generate => Level::Generate,
+        }
+    }
+}
+
+impl From<AskedDevice> for Device {
+    fn from(asked: AskedDevice) -> Self {
+        match asked {
+            AskedDevice::Cpu => Device::Cpu,
+            AskedDevice::Cuda => Device::Cuda,
+        }
     }
 }
 

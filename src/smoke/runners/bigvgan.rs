@@ -8,8 +8,8 @@ use candle_core::Tensor;
 use larder_generators::models::bigvgan::{Config, Vocoder};
 use larder_generators::weights::{Checkpoint, Placement, Scoped, WeightSource, build, without_weight_norm};
 
-use crate::smoke::runners::{broke, causes, mel, numbers, placement, sane, unfit, wav};
-use crate::smoke::{Check, Job, Level, Need, Output, Run, Runner};
+use crate::smoke::runners::{broke, causes, mel, numbers, placement, repeatable, sane, stoppable, unfit, wav};
+use crate::smoke::{Check, Job, Level, Need, Output, Run, Runner, Summary};
 
 /// What is known to hold the weights, in the order of preference.
 const WEIGHTS: [&str; 3] = ["bigvgan_generator.safetensors", "bigvgan_generator.pt", "model.safetensors"];
@@ -40,7 +40,7 @@ impl Runner for BigVgan {
     }
 
     fn run(&self, job: &Job<'_>) -> Run {
-        let checks = |checks| Run { checks, outputs: Vec::new() };
+        let checks = |checks| Run { checks, ..Run::default() };
         let placement = match placement(job, &self.need(job)) {
             Ok(placement) => placement,
             Err(check) => return checks(vec![*check]),
@@ -53,7 +53,11 @@ impl Runner for BigVgan {
         if (job.stopped)() {
             return Run::default();
         }
-        round_trip(job, &settings, &vocoder, &placement).unwrap_or_else(|error| checks(vec![broke(job, &error)]))
+        let run = stoppable(job, &placement.stop, || round_trip(job, &settings, &vocoder, &placement));
+        run.unwrap_or_else(|error| match placement.stop.is_stopped() {
+            true => Run::default(),
+            false => checks(vec![broke(job, &error)]),
+        })
     }
 }
 
@@ -99,11 +103,12 @@ fn round_trip(
     let heard = settings.spectrogram(&wave);
     let mut checks = sane(job, "sound", &wave);
     checks.push(is_as_long(job, wave.len(), frames * settings.hop_size));
-    checks.push(is_same(job, wave == again));
+    checks.push(repeatable(job, wave == again));
     checks.push(is_nearer(job, distance(&heard, &own), distance(&heard, &other)));
     let path = job.out.join("chord.wav");
     wav::write(&path, settings.sampling_rate, &wave)?;
-    Ok(Run { checks, outputs: vec![Output { title: "a chord of three tones".to_owned(), path }] })
+    let outputs = vec![Output { title: "a chord of three tones".to_owned(), path }];
+    Ok(Run { checks, outputs, summaries: vec![Summary::of("sound of a chord", &wave)] })
 }
 
 fn chord_of(rate: u32, chord: [f32; 3]) -> Vec<f32> {
@@ -120,13 +125,6 @@ fn is_as_long(job: &Job<'_>, found: usize, right: usize) -> Check {
     let wrong = if found == right { Vec::new() } else { vec!["another length".to_owned()] };
     let wanted = format!("{right}");
     Check::of("length", format!("{found} samples"), [&wanted, "frames times hop_size"], wrong).at(job.level)
-}
-
-fn is_same(job: &Job<'_>, same: bool) -> Check {
-    let wrong = if same { Vec::new() } else { vec!["twice the same input gave two sounds".to_owned()] };
-    let measured = if same { "the same sound twice" } else { "two sounds" };
-    Check::of("repeatable", measured, ["the same input gives the same output", "there is no chance in it"], wrong)
-        .at(job.level)
 }
 
 fn is_nearer(job: &Job<'_>, own: f32, other: f32) -> Check {
