@@ -63,12 +63,13 @@ impl Direct {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fsio::{WriteOptions, write_atomic};
 
     #[test]
     fn what_fits_goes_past_the_cache_and_what_does_not_is_left_to_others() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("content");
-        fs_err::write(&path, vec![1; 3 * ALIGNMENT]).unwrap();
+        write_atomic(&path, &[1; 3 * ALIGNMENT], &WriteOptions::default()).unwrap();
         let Some(direct) = Direct::open(&path) else { return };
         let memory = vec![2_u8; 4 * ALIGNMENT];
         let start = memory.as_ptr().align_offset(ALIGNMENT);

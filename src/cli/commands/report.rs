@@ -62,7 +62,7 @@ pub(in crate::cli) fn overview(ui: &Ui, common: &Common, lab: &Lab) -> Result<Ov
     let around = Surroundings { home: &lab.home, environments: &lab.inventory.python.environments };
     let findings = conditions::look(&lab.manifests, around, &|name| lab.wanted.artifact(name).is_some());
     let runs = lab.facts.runs().unwrap_or_else(|error| {
-        ui.warn(&format!("what earlier runs found is not shown: {error}"));
+        ui.warn(&format!("what earlier runs found is not shown: {}", chain(&error)));
         Runs::default()
     });
     let subject = Subject { machine: &lab.machine, profile: lab.profile(), at: now() };
