@@ -27,6 +27,7 @@ use crate::size::Bytes;
 const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(in crate::cli) struct Args {
     /// The bucket, as [sources] buckets calls it [default: the only one]
     #[arg(value_name = "BUCKET")]
