@@ -124,6 +124,36 @@ fn a_killed_push_sends_only_what_is_missing() {
 }
 
 #[test]
+fn a_server_that_dies_and_comes_back_is_gone_on_with() {
+    let Some(mut s3) = S3::start(&["fleet"]) else { return };
+    let files = large_file();
+    let (from, to) = (full("pc1", &s3, &files), machine("pc2", &s3, &["fleet"], &tiny(&files)));
+    s3.stop_after(Some(20 * MIB), None);
+    let mut pushing = command(&from, &["push", "--yes"]);
+    let mut pushing = pushing.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    s3.wait_for_stop();
+    s3.kill();
+    s3.count_anew();
+    assert_eq!(pushing.wait().unwrap().code(), Some(1));
+    s3.restart();
+    s3.count_anew();
+    must_be(&run(&from, &["push", "--yes"]), 0);
+    assert!(s3.bytes().0 < LARGE - 7 * MIB, "{} bytes: at least one part was there", s3.bytes().0);
+    s3.stop_after(None, Some(30 * MIB));
+    let mut taking = command(&to, &["apply", "--yes"]);
+    let mut taking = taking.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    s3.wait_for_stop();
+    s3.kill();
+    s3.count_anew();
+    assert_ne!(taking.wait().unwrap().code(), Some(0));
+    s3.restart();
+    s3.count_anew();
+    must_be(&run(&to, &["apply", "--yes"]), 0);
+    assert!(s3.bytes().1 < 10 * MIB + 2 * 7 * MIB + MIB, "{} bytes", s3.bytes().1);
+    assert!(has_all(&to, &files));
+}
+
+#[test]
 fn an_upload_that_the_server_forgot_begins_anew() {
     let Some(s3) = S3::start(&["fleet"]) else { return };
     let files = large_file();
