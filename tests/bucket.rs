@@ -195,6 +195,24 @@ fn a_killed_apply_takes_only_what_is_missing() {
 }
 
 #[test]
+fn a_bucket_mends_only_what_is_wrong() {
+    let Some(s3) = S3::start(&["fleet"]) else { return };
+    let files = large_file();
+    let (from, to) = (full("pc1", &s3, &files), machine("pc2", &s3, &["fleet"], &tiny(&files)));
+    must_be(&run(&from, &["push", "--yes"]), 0);
+    must_be(&run(&to, &["apply", "--yes"]), 0);
+    let place = to.path("home/plain/large.bin");
+    let file = std::fs::OpenOptions::new().write(true).open(&place).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rotten", 21 * MIB).unwrap();
+    drop(file);
+    must_be(&run(&to, &["verify", "--full"]), 3);
+    s3.count_anew();
+    must_be(&run(&to, &["repair", "--yes"]), 0);
+    assert!(s3.bytes().1 < 6 * MIB, "one chunk of 4 MiB came: {} bytes", s3.bytes().1);
+    assert!(has_all(&to, &files));
+}
+
+#[test]
 fn what_is_rotten_here_is_not_put() {
     let Some(s3) = S3::start(&["fleet"]) else { return };
     let files: Files = small_files().into_iter().chain(large_file()).collect();
