@@ -154,6 +154,29 @@ fn a_server_that_dies_and_comes_back_is_gone_on_with() {
 }
 
 #[test]
+fn an_upload_of_what_is_not_wanted_any_more_is_given_up() {
+    let Some(s3) = S3::start(&["fleet"]) else { return };
+    let files = large_file();
+    let lab = full("pc1", &s3, &files);
+    s3.stop_after(Some(20 * MIB), None);
+    let mut pushing = command(&lab, &["push", "--yes"]);
+    let mut pushing = pushing.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    s3.wait_for_stop();
+    pushing.kill().unwrap();
+    pushing.wait().unwrap();
+    s3.count_anew();
+    let other: Files = vec![("other.bin", noise(5000, 8))];
+    lab.write("manifests/lab.toml", tiny(&files) + &artifact("other", "local", "", &other));
+    fill(&lab, &other);
+    must_be(&run(&lab, &["push", "--yes", "--only", "other"]), 0);
+    assert_eq!(count(&s3, "DELETE", "/blobs/"), 0, "it may still be gone on with");
+    lab.write("manifests/lab.toml", artifact("other", "local", "", &other));
+    must_be(&run(&lab, &["push", "--yes"]), 0);
+    assert_eq!(count(&s3, "DELETE", "/blobs/"), 1);
+    assert!(std::fs::read_dir(lab.path("state/uploads")).unwrap().count() == 1, "only the lock is left");
+}
+
+#[test]
 fn an_upload_that_the_server_forgot_begins_anew() {
     let Some(s3) = S3::start(&["fleet"]) else { return };
     let files = large_file();
