@@ -17,12 +17,13 @@ pub mod pace;
 pub mod retry;
 pub mod weights;
 // Floor 2: what is wanted, what is known.
-pub mod bucket;
 pub mod facts;
-pub mod fleet;
 pub mod inventory;
 pub mod lock;
 pub mod manifest;
+// What the lab shares.
+pub mod bucket;
+pub mod fleet;
 // Floor 3: ports.
 pub mod ollama_api;
 pub mod sources;
