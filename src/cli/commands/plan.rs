@@ -74,8 +74,10 @@ fn make_for(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits, mut outlook: O
     if !outlook.silent_servers.is_empty() {
         draft = plan::plan(&sightings, &outlook);
     }
-    let may_ask_peers = !lab.inventory.sources_of(&lab.machine).peers.is_empty() && wants_content(&draft);
-    if common.offline || (draft.remotes_to_check().is_empty() && !may_ask_peers) {
+    let may_ask_peers =
+        !common.offline && !lab.inventory.sources_of(&lab.machine).peers.is_empty() && wants_content(&draft);
+    // Offline, the sources refuse without asking anybody: so the plan says what cannot be had.
+    if draft.remotes_to_check().is_empty() && !may_ask_peers {
         return Ok(draft);
     }
     // Preparing sources loads the system's certificates: only who asks somebody pays for it.
