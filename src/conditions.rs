@@ -59,12 +59,22 @@ pub struct Surroundings<'a> {
 /// fails as a whole: what cannot be looked at is a finding with [`State::Unknown`].
 pub fn look(manifests: &Manifests, around: Surroundings<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<Finding> {
     let concerns = |artifacts: &[String]| artifacts.is_empty() || artifacts.iter().any(|artifact| wanted(artifact));
+    let mut findings = look_at(manifests, around, &concerns);
+    findings.extend(keys::look(&manifests.cloud, around.home));
+    findings
+}
+
+/// Looks like [`look`], but only at what names one of the artifacts that `wanted` names: for who asks about these alone.
+pub fn look_only(manifests: &Manifests, around: Surroundings<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<Finding> {
+    look_at(manifests, around, &|artifacts| artifacts.iter().any(|artifact| wanted(artifact)))
+}
+
+fn look_at(manifests: &Manifests, around: Surroundings<'_>, concerns: &dyn Fn(&[String]) -> bool) -> Vec<Finding> {
     let environments = packages::read(around);
     let mut findings = Vec::new();
     for package in manifests.packages.iter().filter(|package| concerns(&package.needed_by)) {
         findings.extend(packages::look(package, &environments));
     }
-    findings.extend(keys::look(&manifests.cloud, around.home));
     for condition in manifests.conditions.iter().filter(|condition| concerns(&condition.artifacts)) {
         findings.extend(match &condition.require {
             Requirement::OnlyPackages { packages, only } => {

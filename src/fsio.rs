@@ -24,6 +24,7 @@ mod partial;
 mod priority;
 mod read;
 mod space;
+mod sweep;
 mod twin;
 
 pub use access::{default_file_mode, is_read_only, may_read, may_write};
@@ -37,6 +38,7 @@ pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, reuse_copy};
 pub use priority::be_idle;
 pub use read::{ContentReader, PIECE, PieceBuffer, unreadable_parts};
 pub use space::{Space, free_space};
+pub use sweep::{DEAD_AFTER, sweep};
 pub use twin::{Sharing, share};
 
 use crate::artifact::Found;
@@ -99,6 +101,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8], options: &WriteOptions<'_>) -> io
             .create_new(true)
             .mode(options.mode.unwrap_or(0o666))
             .open(&temporary)?;
+        // While it is held, nobody sweeps it away. Without locks on this file system, its age protects it.
+        let _ = file.file().try_lock();
         file.write_all(bytes)?;
         if let Some(mode) = options.mode {
             file.set_permissions(std::fs::Permissions::from_mode(mode))?;

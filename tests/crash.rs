@@ -185,3 +185,37 @@ fn a_second_run_does_nothing_and_asks_nobody() {
     assert_eq!(lab.upstream.requests(), asked, "{said}");
     assert_eq!(rules::tree(&lab.machine), before);
 }
+
+/// Killed in the moment between writing a file beside its place and giving it its name.
+#[test]
+fn what_a_kill_leaves_of_small_files_is_swept_away_and_never_while_somebody_writes_it() {
+    if !Path::new("/usr/bin/strace").exists() {
+        return skip::skipped("strace is not installed (apt-get install strace)");
+    }
+    let lab = Lab::start();
+    let apply = lab.command(&["apply", "--yes"]);
+    let mut strace = Command::new("/usr/bin/strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=rename,renameat,renameat2"]);
+    strace.args(["-e", "inject=rename,renameat,renameat2:error=EIO:signal=SIGKILL:when=1"]);
+    strace.arg(apply.get_program()).args(apply.get_args()).env_clear();
+    strace.envs(apply.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = strace.output().unwrap();
+    assert!(!output.status.success(), "it was not killed");
+    let staging = ["huggingface/.locks/.larder", "ollama/.larder", "plain/.larder"].map(|folder| lab.store(folder));
+    let left = || -> Vec<_> {
+        let folders = staging.iter().filter_map(|folder| fs_err::read_dir(folder).ok());
+        let names = folders.flatten().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.extension().is_some_and(|end| end == "tmp")).collect()
+    };
+    let dead = left();
+    assert!(!dead.is_empty(), "the kill left nothing");
+    lab.apply().must_be(0);
+    assert_eq!(left(), dead, "what is young may be somebody's");
+    let held = fs_err::File::open(&dead[0]).unwrap();
+    held.file().lock().unwrap();
+    let sweep = || staging.iter().map(|folder| larder::fsio::sweep(folder, Duration::ZERO).unwrap()).sum::<usize>();
+    assert_eq!(sweep(), dead.len() - 1, "what is held is somebody's");
+    drop(held);
+    assert_eq!((sweep(), left().len()), (1, 0));
+    rules::everything_is_there(&lab);
+}

@@ -313,3 +313,59 @@ fn whatever_happens_to_files_is_named_and_mended_and_nothing_else_is_accused() {
         assert_eq!(vault.faults(&[]), [], "case {case}: {inflicted:?}");
     }
 }
+
+/// The keys of an object and what lies below them.
+fn keys(value: &serde_json::Value, above: &str, into: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (key, value) in fields {
+                let path = format!("{above}.{key}");
+                into.insert(path.trim_start_matches('.').to_owned());
+                keys(value, &path, into);
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| keys(item, &format!("{above}[]"), into)),
+        _ => {}
+    }
+}
+
+#[test]
+fn scripts_can_rely_on_the_keys_of_a_repair() {
+    let vault = verified();
+    flip(&vault.place(Kept::Hub), 8 * CHUNK);
+    vault.larder(&["verify"]).must_be(3);
+    let shown = vault.larder(&["repair", "--check", "--json"]).must_be(3).json();
+    let done = vault.larder(&["repair", "--yes", "--json"]).must_be(0).json();
+    let mut seen = std::collections::BTreeSet::new();
+    [&shown, &done].into_iter().for_each(|value| keys(value, "", &mut seen));
+    insta::assert_snapshot!(seen.into_iter().collect::<Vec<_>>().join("\n"), @r"
+    command
+    parts
+    parts.failures
+    parts.interrupted
+    parts.moved_bytes
+    parts.repaired
+    parts.reused_bytes
+    patches
+    patches[].artifact
+    patches[].bytes
+    patches[].chunks
+    patches[].from
+    patches[].from[].remote
+    patches[].of
+    patches[].path
+    patches[].place
+    patches[].store
+    version
+    whole
+    whole.artifacts
+    whole.rooms
+    whole_files
+    whole_files.failures
+    whole_files.interrupted
+    whole_files.moved_bytes
+    whole_files.placed
+    whole_files.published
+    whole_files.reused_bytes
+    ");
+}

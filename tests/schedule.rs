@@ -181,3 +181,38 @@ fn a_night_under_a_real_systemd_ends_as_it_should() {
     let metrics = fs_err::read_to_string(lab.path("metrics/larder.prom")).unwrap();
     assert!(metrics.contains("larder_verify_faults{depth=\"full\"} 1"), "also after a failure: {metrics}");
 }
+
+/// Installs the units by larder itself, with the real `systemctl` of a user's systemd in namespaces of its own.
+const INSTALL: &str = r#"
+mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/system /run/user/0; chmod 700 /run/user/0
+umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup
+export XDG_RUNTIME_DIR=/run/user/0
+/lib/systemd/systemd --user --unit=basic.target >/dev/null 2>&1 &
+until systemctl --user is-active --quiet basic.target; do :; done
+"$LARDER" schedule --install; echo "installed $?"
+echo "enabled $(systemctl --user is-enabled larder-verify.timer)"
+echo "active $(systemctl --user is-active larder-verify.timer)"
+echo "next $(systemctl --user show -p NextElapseUSecRealtime --value larder-verify.timer)"
+"$LARDER" schedule --install --at 04:10; echo "again $?"
+echo "then $(systemctl --user show -p NextElapseUSecRealtime --value larder-verify.timer)"
+"#;
+
+#[test]
+fn install_calls_the_real_systemctl_and_the_timer_waits_for_the_night() {
+    let (Some(unshare), Some(_)) = (tool("unshare"), tool("systemctl")) else { return };
+    if running_as().uid != 0 {
+        return tool::skip::skipped("only root can give systemd a machine of its own");
+    }
+    let lab = lab("");
+    let mut command = Command::new(&unshare);
+    command.args(["--mount", "--cgroup", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c", INSTALL]);
+    command.current_dir(lab.path("")).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env("HOME", lab.path("home")).env("LARDER_STATE", lab.path("state"));
+    let said = said(&command.env("LARDER", env!("CARGO_BIN_EXE_larder")).output().unwrap());
+    for line in ["installed 0", "enabled enabled", "active active", "again 0"] {
+        assert!(said.lines().any(|said| said == line), "{line:?} is missing:\n{said}");
+    }
+    assert!(said.contains(" 02:30:") || said.contains(" 02:"), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("then ") && line.contains(" 04:")), "{said}");
+    assert!(lab.path("home/.config/systemd/user/timers.target.wants/larder-verify.timer").exists());
+}

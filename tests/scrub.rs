@@ -1,12 +1,17 @@
 //! Verification of contents over time: what it finds and where, what it remembers, where it goes on.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::time::{Duration, Instant};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
+use larder::digest::ContentHasher;
 use larder::facts::Facts;
 use larder::fsio::{WriteOptions, write_atomic};
 use rustix::process::{Pid, Signal, kill_process};
 
+#[path = "support/skip.rs"]
+mod skip;
 #[expect(dead_code, reason = "each test uses a part of the vault")]
 #[path = "support/vault.rs"]
 mod vault;
@@ -143,6 +148,132 @@ fn a_budget_is_kept_and_the_next_run_goes_on_inside_the_file() {
         assert!(runs > 2, "{runs}");
         assert_eq!(read, all, "{way:?}: nothing is read twice");
     }
+}
+
+#[test]
+fn a_file_that_other_programs_check_by_md5_is_not_begun_anew_either() {
+    let vault = Vault::filled();
+    let mut hasher = ContentHasher::new().with_md5();
+    hasher.update(&Kept::Plain.bytes());
+    let md5 = hasher.finish().md5.unwrap();
+    let manifest = vault.root().join("lab/manifests/models.toml");
+    let text = fs_err::read_to_string(&manifest).unwrap();
+    let (before, vae) = text.split_at(text.find("name = \"vae\"").unwrap());
+    let with = format!("path = \"vae.pth\"\n  md5 = \"{md5}\"\n");
+    write_atomic(
+        &manifest,
+        format!("{before}{}", vae.replacen("path = \"vae.pth\"\n", &with, 1)).as_bytes(),
+        &WriteOptions::default(),
+    )
+    .unwrap();
+    vault.larder(&["lock", "--update", "vae"]).must_be(0);
+    let (mut read, mut runs) = (0, 0);
+    loop {
+        let said = vault.larder(&["verify", "--full", "--only", "vae", "--budget", "1MB", "--json"]).must_be(0);
+        (read, runs) = (read + number(&said, "bytes_read"), runs + 1);
+        if number(&said, "unread") == 0 {
+            assert_eq!(number(&said, "proven"), 1);
+            break;
+        }
+        assert!(runs < 10, "{said:?}");
+    }
+    assert!(runs > 1, "{runs}");
+    assert_eq!(read, Kept::Plain.len(), "nothing is read twice");
+    let facts = rusqlite::Connection::open(vault.facts()).unwrap();
+    let measured: i64 =
+        facts.query_row("SELECT count(*) FROM measured WHERE md5 = ?1", [md5.as_bytes()], |row| row.get(0)).unwrap();
+    assert_eq!(measured, 1, "md5 went along through all runs");
+    flip(&vault.place(Kept::Plain), 8 * CHUNK);
+    assert_eq!(vault.faults(&["--full", "--only", "vae"])[0].kind, "rotted");
+}
+
+#[test]
+fn times_of_change_in_the_future_and_before_1970_are_times_like_others() {
+    let vault = Vault::filled();
+    let file = fs_err::OpenOptions::new().write(true).open(vault.place(Kept::Plain)).unwrap();
+    let year = Duration::from_secs(365 * 86_400);
+    for time in [SystemTime::now() + 80 * year, SystemTime::UNIX_EPOCH - year] {
+        file.file().set_modified(time).unwrap();
+        assert_eq!(vault.faults(&[]), [], "{time:?}");
+        assert_eq!(number(&vault.larder(&["verify", "--max-age", "7d", "--json"]), "bytes_read"), 0, "{time:?}");
+        flip(&vault.place(Kept::Plain), 9);
+        assert_eq!(vault.faults(&[]), [Fault::of(Kept::Plain, "rotted", std::iter::once(0..CHUNK).collect())]);
+        vault.larder(&["repair", "--yes"]).must_be(0);
+        vault.everything_is_right();
+        assert_eq!(vault.faults(&[]), [], "{time:?}");
+    }
+}
+
+/// What the kernel may read ahead on its own, in pages: once, behind what was in the cache already.
+fn read_ahead(file: &std::fs::File) -> u64 {
+    let device = file.metadata().unwrap().dev();
+    let name = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let setting = fs_err::read_to_string(format!("/sys/class/bdi/{name}/read_ahead_kb"));
+    setting.ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(128) / 4
+}
+
+#[test]
+fn what_others_use_stays_in_the_page_cache_and_nothing_joins_it() {
+    let vault = Vault::filled();
+    let files = FILES.map(|file| std::fs::File::open(vault.place(file)).unwrap());
+    let pages = |file: &std::fs::File| larder_metal::cached_pages(file, 0, 1 << 40);
+    let used = 1 << 20;
+    for file in &files {
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        file.read_exact_at(&mut vec![0; used], 0).unwrap();
+    }
+    if pages(&files[0]).is_none() {
+        return skip::skipped("this kernel does not tell what its page cache holds (Linux 6.5 does)");
+    }
+    let before = files.each_ref().map(|file| pages(file).unwrap());
+    for way in [&[][..], &["--full"]] {
+        vault.larder(&[&["verify"], way].concat()).must_be(0);
+        for ((file, before), kept) in files.iter().zip(before).zip(FILES) {
+            let after = pages(file).unwrap();
+            assert!(before >= used as u64 / 4096 && after >= before, "{kept:?} {way:?}: {before} pages, then {after}");
+            assert!(after <= before + read_ahead(file), "{kept:?} {way:?}: {before} pages, then {after}");
+        }
+    }
+}
+
+#[test]
+fn idle_is_last_in_line_for_the_processor_and_for_the_disk() {
+    if !Path::new("/usr/bin/ionice").exists() {
+        return skip::skipped("ionice is not installed (apt-get install util-linux)");
+    }
+    let vault = Vault::filled();
+    let child = vault.command(&["verify", "--full", "--idle", "--max-rate", "1MB/s"]).spawn().unwrap();
+    let tasks = format!("/proc/{}/task", child.id());
+    // Reading has begun once there are threads for it.
+    let begin = Instant::now();
+    let threads = loop {
+        let threads: Vec<String> =
+            fs_err::read_dir(&tasks).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        if threads.len() > 4 {
+            break threads;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "it reads nothing");
+    };
+    let mut judged = 0;
+    for thread in &threads {
+        let Ok(stat) = fs_err::read_to_string(format!("{tasks}/{thread}/stat")) else { continue };
+        // Behind the name, which may have blanks: nice is the 19th field of all, the 17th from there.
+        let nice = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().to_owned();
+        let class = std::process::Command::new("/usr/bin/ionice").args(["-p", thread]).output().unwrap();
+        if !class.status.success() {
+            // It has ended meanwhile.
+            continue;
+        }
+        let class = String::from_utf8(class.stdout).unwrap();
+        judged += 1;
+        assert_eq!((nice.as_str(), class.trim()), ("19", "idle"), "thread {thread} of {threads:?}");
+    }
+    assert!(judged > 2, "{judged} of {threads:?}");
+    let told = Instant::now();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    vault::Said::of(&child.wait_with_output().unwrap()).must_be(130);
+    assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
 }
 
 #[test]

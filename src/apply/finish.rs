@@ -23,6 +23,11 @@ impl Run {
                 continue;
             }
             let store = open.store.as_ref();
+            for folder in [store.staging(), store.staging().join("overwritten")] {
+                if let Err(error) = fsio::sweep(&folder, fsio::DEAD_AFTER) {
+                    tracing::warn!(folder = %folder.display(), %error, "what a killed larder left is not swept away");
+                }
+            }
             let marked =
                 StoreMark::ensure(store).map(|mark| self.means.facts.remember_store_mark(store.root(), &mark.id));
             if let Err(error) = marked {

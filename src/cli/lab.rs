@@ -12,6 +12,7 @@ use super::ui::Ui;
 use super::{Common, buckets, env};
 use crate::artifact::Artifact;
 use crate::bucket::Place;
+use crate::conditions::{self, Finding, Surroundings};
 use crate::facts::Facts;
 use crate::inventory::{self, Inventory, Layout, Peer, Selector, SourceConfig, SourceKind, expand_home};
 use crate::lock::Lock;
@@ -182,6 +183,14 @@ impl Lab {
             runtime.block_on(observe::hear(&servers, &self.stores, sightings));
         }
         Ok(())
+    }
+
+    /// Packages, keys and conditions that concern the wanted artifacts; with `--only`, those that name one of them.
+    pub(super) fn conditions(&self, common: &Common) -> Vec<Finding> {
+        let around = Surroundings { home: &self.home, environments: &self.inventory.python.environments };
+        let is_wanted = |name: &str| self.wanted.artifact(name).is_some();
+        let look = if common.only.is_empty() { conditions::look } else { conditions::look_only };
+        look(&self.manifests, around, &is_wanted)
     }
 
     /// What is known of the world before anybody is asked.

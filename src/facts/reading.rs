@@ -238,7 +238,7 @@ mod tests {
     fn a_reading_goes_on_only_in_the_very_file_it_was_stopped_in() {
         let facts = Facts::in_memory().unwrap();
         let chunks = Some(vec![Blake3::of(b"1"), Blake3::of(b"2")]);
-        let progress = Progress { bytes: 2 << 22, sha256: [u32::MAX; 8], chunks };
+        let progress = Progress { bytes: 2 << 22, sha256: [u32::MAX; 8], git_sha1: None, md5: None, chunks };
         let halves =
             [Half::Whole(progress), Half::Chunks { content: Sha256::of(b"abc"), done: 3 << 22, bad: vec![1, 1 << 40] }];
         for half in halves {

@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS progress (
     device   INTEGER NOT NULL,
     begun    INTEGER NOT NULL,  -- when the first byte was read
     done     INTEGER NOT NULL,  -- bytes that need not be read again: whole chunks
-    state    BLOB,              -- of SHA-256 after them; NULL where chunks are compared
+    state    BLOB,              -- of SHA-256 and what runs along after them; NULL where chunks are compared
     digests  BLOB NOT NULL,     -- BLAKE3 of these chunks, or numbers of the wrong ones (8 bytes, big-endian)
     content  BLOB               -- sha256 of the content whose chunks they are compared with
 ) WITHOUT ROWID;

@@ -20,6 +20,8 @@ pub const PIECE: usize = 1 << 20;
 /// Reading past the cache wants addresses, offsets and lengths like this; larger sectors make it fail, and
 /// then it is done without.
 const ALIGNMENT: usize = 4096;
+/// Where pages are larger, what is there as a whole looks as if it were there in part.
+const PAGE: u64 = 4096;
 /// `RWF_DONTCACHE` (Linux 6.14): pages that were not cached before are given back after the reading.
 const DONT_CACHE: u32 = 0x80;
 /// What a disk cannot read is narrowed down in these steps.
@@ -34,6 +36,31 @@ pub struct ContentReader {
     /// Whether the kernel gives pages back by itself.
     gives_back: AtomicBool,
     found: Found,
+    /// Of each piece, how much of it was cached when the file was opened. Later the kernel may have read ahead of what
+    /// was taken from the cache: who follows it there pulls the whole file in, piece after piece.
+    cached: Vec<Cached>,
+}
+
+/// How much of a piece others have in the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cached {
+    Not,
+    Part,
+    Whole,
+    Unknown,
+}
+
+fn cached_pieces(file: &File, size: u64) -> Vec<Cached> {
+    let piece = |start| {
+        let len = (PIECE as u64).min(size - start);
+        match cached_pages(file, start, len) {
+            None => Cached::Unknown,
+            Some(0) => Cached::Not,
+            Some(pages) if pages < len.div_ceil(PAGE) => Cached::Part,
+            Some(_) => Cached::Whole,
+        }
+    };
+    (0..size).step_by(PIECE).map(piece).collect()
 }
 
 /// Room for one piece.
@@ -71,7 +98,8 @@ impl ContentReader {
         let mut options = fs_err::OpenOptions::new();
         options.read(true).custom_flags(OFlags::DIRECT.bits().cast_signed());
         let direct = options.open(path).ok().map(|file| file.into_parts().0);
-        Ok(Self { file, direct, gives_back: AtomicBool::new(true), found })
+        let cached = cached_pieces(&file, found.size);
+        Ok(Self { file, direct, gives_back: AtomicBool::new(true), found, cached })
     }
 
     /// What was opened.
@@ -90,10 +118,14 @@ impl ContentReader {
     /// Fails as soon as a part cannot be read: [`unreadable_parts`] tells which.
     pub fn read(&self, buffer: &mut PieceBuffer, offset: u64, len: usize) -> io::Result<usize> {
         let len = len.min(PIECE);
-        let cached = cached_pages(&self.file, offset, len as u64);
+        let cached = self.cached.get((offset / PIECE as u64) as usize).copied().unwrap_or(Cached::Unknown);
         // What is not known to be cached is read past the cache unless the kernel sorts it out itself.
-        let is_cold = cached == Some(0) || (cached.is_none() && !self.gives_back.load(Ordering::Relaxed));
-        if is_cold
+        let is_cold = match cached {
+            Cached::Not => true,
+            Cached::Unknown => !self.gives_back.load(Ordering::Relaxed),
+            Cached::Whole | Cached::Part => false,
+        };
+        if (is_cold || cached == Cached::Part)
             && offset.is_multiple_of(ALIGNMENT as u64)
             && let Some(direct) = &self.direct
         {

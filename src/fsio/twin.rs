@@ -37,6 +37,9 @@ pub fn share(original: &Found, copy: &Found, staging: &Path, sharing: Sharing) -
             Sharing::Reflink => clone(original, &temporary, &metadata)?,
             Sharing::Hardlink => link(original, &temporary, &metadata)?,
         }
+        // Comparing may take long: while it is held, nobody sweeps it away.
+        let held = fs_err::File::open(&temporary)?;
+        let _ = held.file().try_lock();
         if !is_equal(&temporary, &copy.path)? {
             return Err(io::Error::other("the contents differ"));
         }

@@ -150,14 +150,14 @@ fn begin(item: &Item<'_>, now: i64) -> (ContentHasher, i64, u64) {
     let wants_chunks = item.found.size > CHUNK_LEN && item.chunks.is_none();
     let hasher = ContentHasher::to_compare(&item.wanted, Some(item.found.size));
     let hasher = if wants_chunks { hasher.with_chunks() } else { hasher };
-    let is_alone = hasher.progress().is_some();
-    match item.stopped.as_ref().map(|stopped| (&stopped.half, stopped.begun)) {
-        // Chunk digests that are wanted now must have been taken from the beginning.
-        Some((Half::Whole(before), begun)) if is_alone && before.chunks.is_some() == wants_chunks => {
-            (ContentHasher::resume(before.clone()), begun, before.bytes)
+    let before = item.stopped.as_ref().and_then(|stopped| match &stopped.half {
+        // What is wanted now must have been taken from the beginning.
+        Half::Whole(before) if before.fits(&hasher) => {
+            Some((ContentHasher::resume(before.clone())?, stopped.begun, before.bytes))
         }
-        _ => (hasher, now, 0),
-    }
+        _ => None,
+    });
+    before.unwrap_or((hasher, now, 0))
 }
 
 /// One of the two streams of a processor.

@@ -85,6 +85,45 @@ fn offline_asks_nobody_and_reaches_nothing() {
 }
 
 #[test]
+fn a_plan_offline_says_what_cannot_be_had() {
+    let provider = Provider::start();
+    let lab = provider.lab();
+    let said = lab.run(&["plan", "--offline"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.out.contains("cannot") && said.out.contains("network use is switched off"), "{}", said.out);
+    assert!(!said.out.contains("  move "), "nothing will be moved: {}", said.out);
+    let json: serde_json::Value = serde_json::from_str(&lab.run(&["plan", "--offline", "--json"]).out).unwrap();
+    assert_eq!((&json["bytes_to_move"], json["artifacts"][0]["steps"].as_array().unwrap().len()), (&0.into(), 0));
+    assert_eq!(json["artifacts"][0]["obstacles"].as_array().unwrap().len(), FILES.len());
+    assert_eq!(provider.requests(), 0);
+    assert_eq!(lab.run(&["apply", "--yes"]).code, 0);
+    let said = lab.run(&["plan", "--offline", "--check"]);
+    assert_eq!(said.code, 0, "what is here needs nobody: {said:?}");
+}
+
+#[test]
+fn status_of_some_shows_their_conditions_only() {
+    let condition = |name: &str, artifacts: &str| {
+        format!(
+            "[[condition]]\nname = \"{name}\"\n{artifacts}require = {{ kind = \"text-present\", file = \"~/none\", text = \"x\" }}\n\
+             why = \"because of {name}\"\nfix = \"mend {name}\"\n"
+        )
+    };
+    let other = "[[artifact]]\nname = \"other\"\nstore = \"plain\"\nsource = \"local\"\ntags = [\"t\"]\n";
+    let all = [condition("of-own", "artifacts = [\"own\"]\n"), condition("of-other", "artifacts = [\"other\"]\n")];
+    let manifest = format!("{LOCAL}{other}{}{}", all.concat(), condition("of-all", ""));
+    let lab = Lab::new(INVENTORY, &manifest);
+    let shown = |arguments: &[&str]| {
+        let said = lab.run(&[arguments, &["--json"]].concat()).out;
+        ["of-own", "of-other", "of-all"].map(|name| said.contains(name))
+    };
+    for command in ["status", "report"] {
+        assert_eq!(shown(&[command]), [true, true, true], "{command}");
+        assert_eq!(shown(&[command, "--only", "other"]), [false, true, false], "{command}");
+    }
+}
+
+#[test]
 fn a_wrong_file_is_named_set_aside_and_replaced() {
     let lab = Provider::start();
     let (provider, lab) = (&lab, lab.lab());

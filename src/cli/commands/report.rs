@@ -8,7 +8,6 @@ use crate::cli::error::{CliError, chain};
 use crate::cli::lab::{Lab, expand, now};
 use crate::cli::ui::{Ui, envelope};
 use crate::cli::{Common, Exit};
-use crate::conditions::{self, Surroundings};
 use crate::facts::Runs;
 use crate::fsio::{self, WriteOptions};
 use crate::report::overview::{Overview, Subject};
@@ -59,8 +58,7 @@ pub(in crate::cli) fn overview(ui: &Ui, common: &Common, lab: &Lab) -> Result<Ov
     let mut sightings = lab.sight(false)?;
     lab.hear_servers(common, &mut sightings)?;
     let verdict = verify::quick(&sightings);
-    let around = Surroundings { home: &lab.home, environments: &lab.inventory.python.environments };
-    let findings = conditions::look(&lab.manifests, around, &|name| lab.wanted.artifact(name).is_some());
+    let findings = lab.conditions(common);
     let runs = lab.facts.runs().unwrap_or_else(|error| {
         ui.warn(&format!("what earlier runs found is not shown: {}", chain(&error)));
         Runs::default()

@@ -7,7 +7,7 @@ use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
-use crate::conditions::{self, Finding, State, Surroundings};
+use crate::conditions::{Finding, State};
 use crate::report::plan::Heading;
 use crate::report::status::{self, ArtifactStatus, is_in_order};
 use crate::verify;
@@ -39,7 +39,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let statuses = status::statuses(&sightings, &verdict);
     let (machine, profile) = (lab.machine.as_str(), lab.profile());
     let heading = Heading { machine, profile, now: now(), width: ui.width(), everything: true };
-    let findings = findings(&lab);
+    let findings = lab.conditions(common);
     ui.text(&status::text(&statuses, &findings, &heading));
     ui.object("status", &Status { machine, profile, artifacts: &statuses, findings: &findings });
     let holds = findings.iter().all(|finding| finding.state != State::Fault);
@@ -48,10 +48,4 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     std::mem::forget(sightings);
     std::mem::forget(std::mem::take(&mut lab.wanted));
     Ok(exit)
-}
-
-/// Packages, keys and conditions that concern the wanted artifacts.
-fn findings(lab: &Lab) -> Vec<Finding> {
-    let around = Surroundings { home: &lab.home, environments: &lab.inventory.python.environments };
-    conditions::look(&lab.manifests, around, &|name| lab.wanted.artifact(name).is_some())
 }
