@@ -1,6 +1,6 @@
 //! CLIP, open_clip, T5 and UMT5 against transformers and open_clip.
 
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests make fixtures and fail loudly")]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! Encoders and decoders of text against transformers, from its own layout and from GGUF files.
 
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests make fixtures and fail loudly")]
 
 mod support;
 
@@ -177,10 +177,8 @@ fn a_folder_of_transformers_is_read_like_a_file() {
     std::fs::write(at("config.json"), golden.json::<serde_json::Value>("config.json").to_string()).unwrap();
     let tokenizer = golden_file("tokenizers").join("clip_tokenizer.json");
     std::fs::copy(tokenizer, at("tokenizer.json")).unwrap();
-    let ids: Vec<u32> = {
-        let ids = golden.tensor("ids.a").flatten_all().unwrap().to_vec1::<i64>().unwrap();
-        ids.into_iter().map(|id| id as u32).collect()
-    };
+    let ids = golden.tensor("ids.a").flatten_all().unwrap().to_vec1::<i64>().unwrap();
+    let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
     let mut on = |_| ControlFlow::Continue(());
     let model = LanguageModel::open_folder(folder.path(), Placement::cpu()).unwrap();
     let (free, finished) = model.continued(&ids, 4, &mut on).unwrap();
