@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use larder::digest::Sha256;
+use larder::fsio;
 use serde_json::Value;
 
 #[path = "support/machine.rs"]
@@ -151,7 +152,7 @@ fn a_tokenizer_that_is_gone_is_named_and_nothing_is_recorded_without_a_digest() 
     let manifest = "[[artifact]]\nname = \"minilm\"\nsource = \"local\"\nstore = \"plain\"\nsmoke = \"sentence-embedding\"\n\
                     file = [{ path = \"config.json\" }, { path = \"model.safetensors\" }, { path = \"tokenizer.json\" }]\n";
     let machine = Machine::new("[stores]\nplain = { layout = \"folder\", path = \"~/plain\" }\n", manifest);
-    fs_err::create_dir_all(machine.path("plain")).unwrap();
+    fsio::create_dir_all(&machine.path("plain"), None).unwrap();
     for name in ["config.json", "model.safetensors", "tokenizer.json"] {
         fs_err::copy(drive.join(name), machine.path(&format!("plain/{name}"))).unwrap();
     }

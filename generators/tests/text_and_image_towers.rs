@@ -1,6 +1,6 @@
 //! CLIP, open_clip, T5 and UMT5 against transformers and open_clip.
 
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests make fixtures and fail loudly")]
 
 mod support;
 
@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use larder_generators::models::{clip, open_clip, t5};
+use larder_generators::pipelines::RunError;
+use larder_generators::pipelines::matching::{Files, Matcher};
 use larder_generators::weights::{Placement, build};
-use support::{Golden, assert_parity, source};
+use serde_json::{Value, json};
+use support::{Golden, assert_parity, source, write};
 
 fn recorded<'a>(golden: &'a Golden, case: &'a str) -> impl Fn(&str) -> Tensor + 'a {
     move |what| golden.tensor(&format!("{what}.{case}"))
@@ -75,6 +78,49 @@ fn open_clip_agrees_with_its_reference() {
         let recorded = recorded(&golden, case);
         assert_parity("open_clip text", &model.text_features(&recorded("ids")).unwrap(), &recorded("out.text"));
         assert_parity("open_clip image", &model.image_features(&recorded("pixels")).unwrap(), &recorded("out.image"));
+    }
+}
+
+/// The recorded checkpoint as files of its own, with pictures shifted and scaled by these colours.
+fn matcher(name: &str, mean: [f32; 3], std: [f32; 3]) -> Matcher {
+    let golden = Golden::open(name);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    write(&at("model.safetensors"), &golden.checkpoint(), &[]);
+    let put = |name: &str, json: &Value| std::fs::write(at(name), json.to_string()).unwrap();
+    let mut config: Value = golden.json("config.json");
+    let weights = at("model.safetensors");
+    let files = if name == "open_clip" {
+        config["preprocess_cfg"] = json!({"mean": mean, "std": std});
+        put("open_clip_config.json", &config);
+        Files::OpenClip { config: at("open_clip_config.json"), weights }
+    } else {
+        put("config.json", &config);
+        put("preprocessor_config.json", &json!({"image_mean": mean, "image_std": std}));
+        Files::Transformers { config: at("config.json"), weights, preprocessor: Some(at("preprocessor_config.json")) }
+    };
+    Matcher::open(&files, Placement::cpu().streamed()).unwrap()
+}
+
+#[test]
+fn matchers_shift_and_scale_pictures_and_give_directions_of_length_one() {
+    let (mean, std) = ([0.5_f32, 0.25, 0.75], [0.5_f32, 0.25, 2.0]);
+    for name in ["clip", "open_clip"] {
+        let (golden, matcher) = (Golden::open(name), matcher(name, mean, std));
+        let unit =
+            |rows: Tensor| rows.broadcast_div(&rows.sqr().unwrap().sum_keepdim(1).unwrap().sqrt().unwrap()).unwrap();
+        for case in ["a", "b"] {
+            let recorded = recorded(&golden, case);
+            let wanted = recorded("pixels");
+            assert_eq!(wanted.dim(2).unwrap(), matcher.side());
+            let of = |numbers: [f32; 3]| Tensor::new(&numbers, &Device::Cpu).unwrap().reshape((1, 3, 1, 1)).unwrap();
+            let shown = wanted.broadcast_mul(&of(std)).unwrap().broadcast_add(&of(mean)).unwrap();
+            assert_parity(name, &matcher.pictures(&shown).unwrap(), &unit(recorded("out.image")));
+            assert_parity(name, &matcher.texts(&recorded("ids")).unwrap(), &unit(recorded("out.text")));
+        }
+        matcher.stop().stop();
+        let ended = matcher.texts(&recorded(&golden, "a")("ids"));
+        assert!(matches!(ended, Err(RunError::Stopped)), "{name}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Encoders and decoders of text against transformers, from its own layout and from GGUF files.
 
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests make fixtures and fail loudly")]
 
 mod support;
 
@@ -138,6 +138,61 @@ fn the_likeliest_continuation_is_that_of_transformers() {
             assert_eq!(seen.last(), Some(&("write", 9)));
         }
     }
+}
+
+#[test]
+fn surprise_is_what_the_scores_of_transformers_say() {
+    for name in ["gguf_llama", "gguf_qwen3"] {
+        let golden = Golden::open(name);
+        let model = LanguageModel::open(golden_file(name).join("model.gguf"), Placement::cpu()).unwrap();
+        for case in ["a", "b"] {
+            let ids = golden.tensor(&format!("ids.{case}")).flatten_all().unwrap().to_vec1::<i64>().unwrap();
+            let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+            let scores: Vec<Vec<f32>> = golden.tensor(&format!("out.{case}")).squeeze(0).unwrap().to_vec2().unwrap();
+            let expected: Vec<f64> = (1..ids.len())
+                .map(|place| {
+                    let row = &scores[place - 1];
+                    let sum: f64 = row.iter().map(|score| f64::from(*score).exp()).sum();
+                    sum.ln() - f64::from(row[ids[place] as usize])
+                })
+                .collect();
+            let found = model.surprise(&ids, &mut |_| ControlFlow::Continue(())).unwrap();
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((f64::from(*found) - expected).abs() < 1e-4, "{name} {case}: {found} is not {expected}");
+            }
+        }
+        let mut on = |_| ControlFlow::Continue(());
+        assert!(matches!(model.surprise(&[5], &mut on), Err(RunError::Length { tokens: 1, .. })));
+        assert!(matches!(model.surprise(&[5, 6], &mut |_| ControlFlow::Break(())), Err(RunError::Stopped)));
+    }
+}
+
+#[test]
+fn a_folder_of_transformers_is_read_like_a_file() {
+    let golden = Golden::open("qwen3");
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    support::write(&at("model.safetensors"), &golden.checkpoint(), &[]);
+    std::fs::write(at("config.json"), golden.json::<serde_json::Value>("config.json").to_string()).unwrap();
+    let tokenizer = golden_file("tokenizers").join("clip_tokenizer.json");
+    std::fs::copy(tokenizer, at("tokenizer.json")).unwrap();
+    let ids = golden.tensor("ids.a").flatten_all().unwrap().to_vec1::<i64>().unwrap();
+    let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+    let mut on = |_| ControlFlow::Continue(());
+    let model = LanguageModel::open_folder(folder.path(), Placement::cpu()).unwrap();
+    let (free, finished) = model.continued(&ids, 4, &mut on).unwrap();
+    assert_eq!((free.len(), finished), (4, false));
+    // The end that the folder names is where a text ends.
+    for ends in [serde_json::json!(free[2]), serde_json::json!([1_000_000, free[2]])] {
+        std::fs::write(at("generation_config.json"), serde_json::json!({"eos_token_id": ends}).to_string()).unwrap();
+        let model = LanguageModel::open_folder(folder.path(), Placement::cpu()).unwrap();
+        let first = free.iter().position(|id| *id == free[2]).unwrap();
+        assert_eq!(model.continued(&ids, 4, &mut on).unwrap(), (free[..first].to_vec(), true));
+    }
+    std::fs::remove_file(at("tokenizer.json")).unwrap();
+    let Err(error) = LanguageModel::open_folder(folder.path(), Placement::cpu()) else { panic!("it was opened") };
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("tokenizer.json"));
 }
 
 #[test]

@@ -200,3 +200,63 @@ fn sane(job: &Job<'_>, what: &str, numbers: &[f32]) -> Vec<Check> {
 fn numbers(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
     tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::smoke::Level;
+
+    fn job<T>(stopped: bool, look: impl FnOnce(&Job<'_>) -> T) -> T {
+        let (files, others) = (BTreeMap::new(), BTreeMap::new());
+        look(&Job {
+            artifact: "a",
+            smoke: "s",
+            level: Level::Generate,
+            device: Device::Cpu,
+            files: &files,
+            others: &others,
+            out: Path::new("."),
+            seed: 1,
+            told: &|_, _, _| {},
+            stopped: &|| stopped,
+        })
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_the_machines_fault() {
+        job(false, |job| {
+            let check = placement(job, &Need { memory: u64::MAX, device_memory: 0 }).err().unwrap();
+            assert_eq!((check.outcome, check.level), (Outcome::EnvironmentFault, Level::Generate));
+            assert!(check.threshold.ends_with("of memory") && check.measured.ends_with("can be used"), "{check:?}");
+            assert!(placement(job, &Need { memory: 1, device_memory: 0 }).is_ok());
+        });
+    }
+
+    #[test]
+    fn a_gpu_that_runs_out_of_memory_is_no_fault_of_the_model() {
+        job(false, |job| {
+            let of = |text: &str| broke(job, &candle_core::Error::msg(text.to_owned())).outcome;
+            assert_eq!(of("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")"), Outcome::EnvironmentFault);
+            assert_eq!(of("shape mismatch in matmul"), Outcome::Failed);
+            assert_eq!(not_run(job, &RunError::Stopped), Run::default());
+        });
+    }
+
+    #[test]
+    fn work_hears_that_it_is_to_stop() {
+        let stop = Stop::default();
+        // Without the watching thread this would never end.
+        job(true, |job| {
+            stoppable(job, &stop, || {
+                while !stop.is_stopped() {
+                    std::thread::yield_now();
+                }
+            });
+        });
+        let calm = Stop::default();
+        assert_eq!(job(false, |job| stoppable(job, &calm, || 7)), 7);
+        assert!(!calm.is_stopped());
+    }
+}
