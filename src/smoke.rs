@@ -218,6 +218,23 @@ pub struct Run {
     pub checks: Vec<Check>,
     /// What was made.
     pub outputs: Vec<Output>,
+    /// Some numbers of what each stage computed, by the stage's name: the same ones in every run of this larder, so that
+    /// two runs can be compared ([`far`]).
+    pub samples: BTreeMap<String, Vec<f32>>,
+}
+
+/// How far the samples of two runs are apart: the largest distance of a stage, relative to its `trusted` samples.
+///
+/// Infinite where a stage is missing, of another length, or not finite.
+pub fn far(found: &BTreeMap<String, Vec<f32>>, trusted: &BTreeMap<String, Vec<f32>>) -> f32 {
+    let length = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|number| number * number).sum::<f32>().sqrt();
+    let of_stage = |(name, trusted): (&String, &Vec<f32>)| {
+        let Some(found) = found.get(name).filter(|found| found.len() == trusted.len()) else { return f32::INFINITY };
+        let apart = length(&mut found.iter().zip(trusted).map(|(a, b)| a - b));
+        let share = apart / length(&mut trusted.iter().copied()).max(f32::MIN_POSITIVE);
+        if share.is_finite() { share } else { f32::INFINITY }
+    };
+    trusted.iter().map(of_stage).fold(0.0, f32::max)
 }
 
 /// Tries one family of generators with real weights.

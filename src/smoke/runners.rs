@@ -1,18 +1,30 @@
 //! Runners: what tries generators with their real weights.
 
-use candle_core::{DType, Device as Place, Tensor};
-use larder_generators::weights::{Placement, WeightsError as Unfit};
+use candle_core::Device as Place;
+use larder_generators::weights::Placement;
 
 use crate::size::Bytes;
+use crate::smoke::runners::judging::first_line;
 use crate::smoke::{Check, Device, Job, Need, Outcome, Runner};
 
 mod bigvgan;
+mod judging;
 mod mel;
+mod parts;
+mod png;
+mod shapes;
+mod stable_audio;
+mod stable_diffusion_3;
+mod watching;
 mod wav;
 
 /// All of them.
 pub(super) fn all() -> Vec<Box<dyn Runner>> {
-    vec![Box::new(bigvgan::BigVgan)]
+    vec![
+        Box::new(bigvgan::BigVgan),
+        Box::new(stable_diffusion_3::StableDiffusion3),
+        Box::new(stable_audio::StableAudio),
+    ]
 }
 
 /// Where to compute, or the check that says why this machine cannot.
@@ -40,68 +52,4 @@ fn available_memory() -> Option<u64> {
     let text = fs_err::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|number| number * 1024)
-}
-
-/// An error with what caused it.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-/// The check for weights that do not fit their model; every fault is named.
-fn unfit(job: &Job<'_>, error: &Unfit) -> Check {
-    let details = match error {
-        Unfit::Unfit { faults, .. } => faults.iter().map(ToString::to_string).collect(),
-        other => vec![causes(other)],
-    };
-    let measured = format!("{} faults", details.len());
-    Check::of("weights", measured, ["every tensor of the model, and no other", "the architecture"], details)
-        .at(job.level)
-}
-
-/// The check for a run that broke.
-fn broke(job: &Job<'_>, error: &candle_core::Error) -> Check {
-    let wanted = ["an answer", "the architecture"];
-    Check::of("run", "it broke", wanted, vec![first_line(&error.to_string())]).at(job.level)
-}
-
-/// Numbers as they must be: finite, and not all the same.
-fn sane(job: &Job<'_>, what: &str, numbers: &[f32]) -> Vec<Check> {
-    let bad = numbers.iter().filter(|number| !number.is_finite()).count();
-    let mean = numbers.iter().sum::<f32>() / numbers.len().max(1) as f32;
-    let spread =
-        (numbers.iter().map(|number| (number - mean).powi(2)).sum::<f32>() / numbers.len().max(1) as f32).sqrt();
-    let wrong = |is: bool, what: &str| if is { vec![what.to_owned()] } else { Vec::new() };
-    vec![
-        Check::of(
-            format!("{what} is finite"),
-            format!("{bad} of {} numbers are not", numbers.len()),
-            ["none", "every format of pictures and sounds"],
-            wrong(bad > 0 || numbers.is_empty(), "infinite or no numbers"),
-        ),
-        Check::of(
-            format!("{what} is not constant"),
-            format!("standard deviation {spread:.2e}"),
-            ["above 1e-4", "larder's choice: silence and one colour are below it"],
-            wrong(spread.is_nan() || spread <= 1e-4, "all numbers are nearly the same"),
-        ),
-    ]
-    .into_iter()
-    .map(|check| check.at(job.level))
-    .collect()
-}
-
-/// The numbers of a tensor, in its order.
-fn numbers(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
-    tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
 }

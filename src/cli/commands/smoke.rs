@@ -129,7 +129,7 @@ impl Bench<'_> {
             match smoke::runner(runners, verdict.smoke.as_deref(), level) {
                 // A level between may be one that makes no sense for this generator.
                 Err(_) if level < self.level => {}
-                Err(check) => verdict.add(smoke::Run { checks: vec![*check], outputs: Vec::new() }),
+                Err(check) => verdict.add(smoke::Run { checks: vec![*check], ..smoke::Run::default() }),
                 Ok(runner) => self.compute(verdict, runner, level, stopped)?,
             }
         }
