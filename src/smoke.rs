@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 mod compare;
 mod expected;
 mod folder;
 mod gguf_model;
+mod last;
 mod lora;
 #[cfg(feature = "smoke")]
 mod runners;
@@ -20,10 +21,11 @@ mod structure;
 mod tokenizer;
 mod units;
 
+pub use last::{LastTests, Made, ShownTest, Smoked};
 pub use structure::{structure, structure_of_all};
 
 /// How much is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
     /// Names, shapes and element types of all tensors, folders, tokenizers: from headers, in seconds.
@@ -56,7 +58,7 @@ pub enum Device {
 }
 
 /// How a check ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// As it must be.
@@ -70,7 +72,7 @@ pub enum Outcome {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// The level that it belongs to.
     pub level: Level,
@@ -118,7 +120,7 @@ impl Check {
 }
 
 /// Something that a runner made: a picture, a sound, a text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
     /// What it shows, such as the prompt.
     pub title: String,
@@ -127,12 +129,12 @@ pub struct Output {
 }
 
 /// What is known of one artifact after its smoke test.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The artifact.
     pub artifact: String,
     /// What its manifest names as smoke test.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoke: Option<String>,
     /// The level that was asked for.
     pub level: Level,

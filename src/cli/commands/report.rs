@@ -13,6 +13,7 @@ use crate::fsio::{self, WriteOptions};
 use crate::nightly::Runs;
 use crate::report::overview::{Overview, Subject};
 use crate::report::{html, markdown, plain, prometheus};
+use crate::smoke::LastTests;
 use crate::verify;
 
 #[derive(Debug, clap::Args)]
@@ -52,7 +53,11 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     });
     let subject = Subject { machine: &lab.machine, profile: lab.profile(), at: now() };
     let overview = Overview::new(subject, &sightings, &verdict, findings, &runs);
-    let text = text(&overview, args.format, ui.width());
+    let tests = LastTests::read(&lab.state).unwrap_or_else(|error| {
+        ui.warn(&format!("what smoke tests made is not shown: {error}"));
+        LastTests::default()
+    });
+    let text = text(&overview, &tests, args.format, ui.width());
     match &args.out {
         Some(path) => write(ui, &expand(path, &lab.home), text.as_bytes())?,
         None if args.format == Format::Json => ui.raw(text.as_bytes()),
@@ -64,12 +69,12 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     Ok(if overview.is_in_order() { Exit::InOrder } else { Exit::Differences })
 }
 
-fn text(overview: &Overview, format: Format, width: u16) -> String {
+fn text(overview: &Overview, tests: &LastTests, format: Format, width: u16) -> String {
     match format {
         Format::Text => plain::text(overview, width),
         Format::Json => envelope("report", overview),
         Format::Markdown => markdown::text(overview),
-        Format::Html => html::page(overview),
+        Format::Html => html::page(overview, &tests.shown()),
         Format::Prometheus => prometheus::text(overview),
     }
 }
