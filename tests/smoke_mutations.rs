@@ -75,10 +75,7 @@ fn ladder(tiny: &Tiny, family: &Family) -> Found {
         samples: BTreeMap::new(),
     };
     for level in family.levels {
-        let t = std::time::Instant::now();
         let run = run(&lab, &files, family.smoke, *level);
-        eprintln!("{level:?} {:?}", t.elapsed());
-        for c in &run.checks { eprintln!("   {:?} {}: {} / {} {:?}", c.outcome, c.name, c.measured, c.threshold, c.details.first()); }
         assert!(!run.checks.is_empty());
         found.failed[*level as usize] =
             run.checks.iter().find(|check| check.outcome != Outcome::Passed).map(|check| check.name.clone());
@@ -123,7 +120,10 @@ fn swap(tiny: &mut Tiny, path: &str, [one, other]: [&str; 2]) {
 fn transpose(tiny: &mut Tiny, path: &str, name: &str, told: bool) {
     let tensor = tensors(tiny, path).get_mut(name).unwrap();
     let [rows, columns] = tensor.shape[..] else { panic!("{name} is no matrix") };
-    tensor.numbers = (0..columns).flat_map(|column| (0..rows).map(move |row| row * columns + column)).map(|at| tensor.numbers[at]).collect();
+    tensor.numbers = (0..columns)
+        .flat_map(|column| (0..rows).map(move |row| row * columns + column))
+        .map(|at| tensor.numbers[at])
+        .collect();
     if told {
         tensor.shape = vec![columns, rows];
     }
@@ -162,8 +162,11 @@ fn shard(tiny: &mut Tiny) {
 /// Matrices in eight bits with a scale each, and the mark of such files.
 fn in_eight_bits(tiny: &mut Tiny) {
     let tensors = tensors(tiny, TRANSFORMER);
-    let matrices: Vec<String> =
-        tensors.iter().filter(|(name, tensor)| tensor.shape.len() == 2 && name.ends_with(".weight")).map(|(name, _)| name.clone()).collect();
+    let matrices: Vec<String> = tensors
+        .iter()
+        .filter(|(name, tensor)| tensor.shape.len() == 2 && name.ends_with(".weight"))
+        .map(|(name, _)| name.clone())
+        .collect();
     for name in matrices {
         let tensor = tensors.get_mut(&name).unwrap();
         let largest = tensor.numbers.iter().fold(0_f32, |max, number| max.max(number.abs()));
@@ -195,7 +198,11 @@ fn of_all() -> Vec<Mutation> {
         mutation("two tensors of one shape swapped: to_q and to_out of a block", |tiny| {
             let names = ["transformer_blocks.0.attn.to_q.weight", "transformer_blocks.0.attn.to_out.0.weight"];
             let audio = names.map(|name| name.replace(".attn.", ".attn1."));
-            let names = if tensors(tiny, TRANSFORMER).contains_key(names[0]) { names } else { audio.each_ref().map(String::as_str) };
+            let names = if tensors(tiny, TRANSFORMER).contains_key(names[0]) {
+                names
+            } else {
+                audio.each_ref().map(String::as_str)
+            };
             swap(tiny, TRANSFORMER, names);
         }),
         mutation("two tensors of different shapes swapped", |tiny| {
@@ -219,7 +226,7 @@ fn of_all() -> Vec<Mutation> {
                 without(tiny, TRANSFORMER, "scaled_fp8");
             },
         },
-        mutation("a square matrix transposed: global, of the last layer's input", |tiny| {
+        mutation("a square matrix transposed: of the timestep's code", |tiny| {
             let name = ["time_text_embed.timestep_embedder.linear_2.weight", "timestep_proj.2.weight"]
                 .into_iter()
                 .find(|name| tiny.weights[TRANSFORMER].contains_key(*name));
@@ -283,7 +290,13 @@ fn pictures() -> Family {
         mutation("T5 full of zeros", |tiny| zero(tensors(tiny, "text_encoder_3/model.safetensors"), "")),
     ]);
     let levels = &[Level::Component, Level::Generate];
-    Family { title: "Stable Diffusion 3.5", smoke: "stable-diffusion-3-any-size", levels, base: Tiny::pictures, mutations }
+    Family {
+        title: "Stable Diffusion 3.5",
+        smoke: "stable-diffusion-3-any-size",
+        levels,
+        base: Tiny::pictures,
+        mutations,
+    }
 }
 
 fn sounds() -> Family {
@@ -338,7 +351,11 @@ fn table(family: &Family, trained: bool, unseen: &mut Vec<String>) -> String {
         let stored = mutation.stored.map(|store| {
             store(&mut tiny);
             let found = ladder(&tiny, family);
-            assert_eq!(found.failed, intact.failed, "{}: {}: it is intact, stored otherwise", family.title, mutation.what);
+            assert_eq!(
+                found.failed, intact.failed,
+                "{}: {}: it is intact, stored otherwise",
+                family.title, mutation.what
+            );
             found
         });
         let before = stored.as_ref().unwrap_or(&intact);
@@ -364,7 +381,8 @@ fn every_damage_is_noticed() {
     assert_eq!(unseen, Vec::<String>::new());
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/smoke-mutations.md");
     if std::env::var_os("LARDER_BLESS").is_some() {
-        fsio::write_atomic(&place, page.as_bytes(), &WriteOptions { mode: Some(0o644), ..WriteOptions::default() }).unwrap();
+        fsio::write_atomic(&place, page.as_bytes(), &WriteOptions { mode: Some(0o644), ..WriteOptions::default() })
+            .unwrap();
     }
     assert_eq!(fs_err::read_to_string(&place).unwrap_or_default(), page, "write it anew with LARDER_BLESS=1");
 }

@@ -79,7 +79,8 @@ impl Tiny {
             config[key] = json!(value);
         }
         let settings = BTreeMap::from([("config.json".to_owned(), config.to_string().into_bytes())]);
-        let weights = BTreeMap::from([("bigvgan_generator.safetensors".to_owned(), filled_list("bigvgan/tensors.json"))]);
+        let weights =
+            BTreeMap::from([("bigvgan_generator.safetensors".to_owned(), filled_list("bigvgan/tensors.json"))]);
         Self { weights, settings }
     }
 
@@ -112,7 +113,11 @@ impl Tiny {
     pub(crate) fn pictures() -> Self {
         let mut tiny = Self::random_pictures();
         let transformer = tiny.weights.get_mut(TRANSFORMER).unwrap();
-        hush(transformer, &["to_out.0.", "to_add_out.", "ff.net.2.", "ff_context.net.2.", "norm_out.", "pos_embed.pos_embed"], 0.05);
+        hush(
+            transformer,
+            &["to_out.0.", "to_add_out.", "ff.net.2.", "ff_context.net.2.", "norm_out.", "pos_embed.pos_embed"],
+            0.05,
+        );
         set(transformer, "pos_embed.proj", |at| f32::from(at[0] == at[1] * 4 + at[2] * 2 + at[3]));
         // A patch goes in channel by channel, and comes out pixel by pixel.
         set(transformer, "proj_out", |at| f32::from(at[1] == at[0] % 4 * 4 + at[0] / 4));
@@ -263,7 +268,13 @@ fn teach_sounds(vae: &mut Tensors) {
     }
     // Channels 0 and 1 as they are, 2 and 3 turned.
     let pair = |from: usize, to: usize| match (from < 4 && to < 4, from % 2 == to % 2, from / 2 == to / 2) {
-        (true, true, same) => if same { 1.0 } else { -1.0 },
+        (true, true, same) => {
+            if same {
+                1.0
+            } else {
+                -1.0
+            }
+        }
         _ => 0.0,
     };
     let tap = |at: &[usize], middle: usize| f32::from(at[2] == middle);

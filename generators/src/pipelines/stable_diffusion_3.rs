@@ -162,7 +162,8 @@ impl Generator {
     pub fn encode(&self, prompts: &[&str]) -> std::result::Result<Vec<Conditions>, RunError> {
         let encoded = || {
             let all = self.text_encoders()?.encode(&self.tokens(prompts)?)?;
-            let one = |i: usize| Ok(Conditions { text: all.text.narrow(0, i, 1)?, pooled: all.pooled.narrow(0, i, 1)? });
+            let one =
+                |i: usize| Ok(Conditions { text: all.text.narrow(0, i, 1)?, pooled: all.pooled.narrow(0, i, 1)? });
             (0..prompts.len()).map(one).collect::<std::result::Result<_, RunError>>()
         };
         encoded().map_err(unless_stopped(&self.placement.stop))

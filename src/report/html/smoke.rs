@@ -61,7 +61,10 @@ fn of_made(made: &Made) -> String {
             format!("<img src=\"data:{kind};base64,{}\" alt=\"{title}\">\n", base64(bytes))
         }
         Some((kind, bytes)) if kind.starts_with("audio/") => {
-            format!("<audio controls preload=\"none\" aria-label=\"{title}\" src=\"data:{kind};base64,{}\"></audio>\n", base64(bytes))
+            format!(
+                "<audio controls preload=\"none\" aria-label=\"{title}\" src=\"data:{kind};base64,{}\"></audio>\n",
+                base64(bytes)
+            )
         }
         Some((_, bytes)) => {
             let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned();

@@ -178,3 +178,9 @@ pub(super) fn fidelity(found: &[f32], right: &[f32]) -> f32 {
     let error = found.iter().zip(right).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / right.len().max(1) as f32;
     10.0 * (4.0 / error).log10()
 }
+
+/// How much of a wave is the right one, however loud, against all else: the scale-invariant ratio, in dB.
+pub(super) fn wave_fidelity(found: &[f32], right: &[f32]) -> f32 {
+    let alike = cosine(found, right).clamp(0.0, 1.0).powi(2);
+    10.0 * (alike / (1.0 - alike).max(1e-9)).max(1e-9).log10()
+}

@@ -12,10 +12,10 @@ use crate::smoke::runners::judging::{
     CHOSEN, Floor, apart, broken, cosine, fidelity, is_same, is_shaped, numbers, read_weights, sample, sane, unopened,
 };
 use crate::smoke::runners::parts::{Family, Parts};
+use crate::smoke::runners::placement;
 use crate::smoke::runners::png::{self, Picture};
 use crate::smoke::runners::shapes::shapes;
 use crate::smoke::runners::watching::Watched;
-use crate::smoke::runners::placement;
 use crate::smoke::{Check, Device, Job, Level, Need, Output, Run, Runner};
 
 const FAMILY: Family = Family {
@@ -33,7 +33,8 @@ const FAMILY: Family = Family {
 const ENCODERS: [(&str, &[&str]); 3] =
     [("text_encoder", &["clip_l"]), ("text_encoder_2", &["clip_g"]), ("text_encoder_3", &["t5xxl"])];
 /// What is drawn, the same in other words, and something else.
-const WORDS: [&str; 3] = ["a red square on a white ground", "a red square upon white ground", "stock prices fell in autumn"];
+const WORDS: [&str; 3] =
+    ["a red square on a white ground", "a red square upon white ground", "stock prices fell in autumn"];
 /// Pixels along the side of a picture, at most.
 const SIDE: usize = 256;
 /// Numbers of a latent along the side of the picture that the autoencoder is shown.
@@ -221,9 +222,10 @@ impl Trial<'_> {
         run.checks.push(is_same(self.job, "picture", [&one, &again]));
         run.checks.push(PICTURES_DIFFER.check(self.job, apart(&one, &other)));
         run.checks.extend(self.placement.inspection.as_ref().map(|inspection| read_weights(self.job, inspection)));
-        run.samples = BTreeMap::from([("picture", &drawn), ("picture in one step", &one)].map(|(name, numbers)| {
-            (name.to_owned(), sample(numbers))
-        }));
+        run.samples = BTreeMap::from(
+            [("picture", &drawn), ("picture in one step", &one)]
+                .map(|(name, numbers)| (name.to_owned(), sample(numbers))),
+        );
         Ok(run)
     }
 
