@@ -202,7 +202,8 @@ impl Trial<'_> {
         run.samples.insert("latent of the drawing".to_owned(), sample(&numbers(&latent)?));
         run.samples.insert("copy of the drawing".to_owned(), sample(&back));
         let colours: Vec<f32> = back.iter().map(|number| number / 2.0 + 0.5).collect();
-        self.keep("drawing.png", "a drawing after the autoencoder", side, &colours, run)
+        let picture = Picture { width: side, height: side, colours: &colours };
+        self.keep(["drawing.png", "a drawing after the autoencoder"], &picture, run)
     }
 
     /// The level generate.
@@ -215,7 +216,8 @@ impl Trial<'_> {
         run.checks.push(is_shaped(self.job, "picture", drawn.dims(), &[1, 3, side, side]));
         let drawn = numbers(&drawn)?;
         run.checks.extend(sane(self.job, "picture", &drawn));
-        self.keep("picture.png", WORDS[0], side, &drawn, &mut run)?;
+        let picture = Picture { width: side, height: side, colours: &drawn };
+        self.keep(["picture.png", WORDS[0]], &picture, &mut run)?;
         let one = numbers(&self.picture([&words[0], &words[2]], 1, "in one step")?)?;
         let again = numbers(&self.picture([&words[0], &words[2]], 1, "the same again")?)?;
         let other = numbers(&self.picture([&words[1], &words[2]], 1, "of other words")?)?;
@@ -250,10 +252,9 @@ impl Trial<'_> {
         found.ok_or_else(|| RunError::Size { what: format!("any square of up to {SIDE} pixels") })
     }
 
-    fn keep(&self, name: &str, title: &str, side: usize, colours: &[f32], run: &mut Run) -> Result<(), RunError> {
+    fn keep(&self, [name, title]: [&str; 2], picture: &Picture<'_>, run: &mut Run) -> Result<(), RunError> {
         let path = self.job.out.join(name);
-        let picture = Picture { width: side, height: side, colours };
-        png::write(&path, &picture).map_err(candle_core::Error::from)?;
+        png::write(&path, picture).map_err(candle_core::Error::from)?;
         run.outputs.push(Output { title: title.to_owned(), path });
         Ok(())
     }
