@@ -13,6 +13,7 @@ mod compare;
 mod expected;
 mod folder;
 mod gguf_model;
+mod last;
 mod lora;
 mod record;
 #[cfg(feature = "smoke")]
@@ -21,6 +22,7 @@ mod structure;
 mod tokenizer;
 mod units;
 
+pub use last::{LastTests, Made, ShownTest, Smoked};
 pub use record::{Compared, Key, Record, RecordError, Records, Summary};
 pub use structure::{structure, structure_of_all};
 
@@ -58,7 +60,7 @@ pub enum Device {
 }
 
 /// How a check ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// As it must be.
@@ -72,7 +74,7 @@ pub enum Outcome {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// The level that it belongs to.
     pub level: Level,
@@ -120,7 +122,7 @@ impl Check {
 }
 
 /// Something that a runner made: a picture, a sound, a text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
     /// What it shows, such as the prompt.
     pub title: String,
@@ -129,12 +131,12 @@ pub struct Output {
 }
 
 /// What is known of one artifact after its smoke test.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The artifact.
     pub artifact: String,
     /// What its manifest names as smoke test.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoke: Option<String>,
     /// The level that was asked for.
     pub level: Level,

@@ -10,6 +10,7 @@ pub mod decode;
 pub mod fault;
 pub mod gguf;
 mod gguf_header;
+pub mod inspection;
 mod pickle;
 mod quantised;
 pub mod source;
@@ -28,6 +29,7 @@ pub use crate::weights::checkpoint::Checkpoint;
 pub use crate::weights::fault::Fault;
 pub use crate::weights::gguf::Gguf;
 pub use crate::weights::gguf_header::{GgufError, Value};
+pub use crate::weights::inspection::{Inspected, Inspection};
 pub use crate::weights::pickle::PickleError;
 pub use crate::weights::source::{Part, Renamed, Scoped, View, WeightSource, WeightsError, without_weight_norm};
 use crate::weights::source::{row_count, row_length};
@@ -90,17 +92,30 @@ pub struct Placement {
     pub residency: Residency,
     /// What stops it.
     pub stop: Stop,
+    /// What looks at the weights that are read, if anything does.
+    pub inspection: Option<Inspection>,
 }
 
 impl Placement {
     /// Single precision on the CPU, weights kept.
     pub fn cpu() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, residency: Residency::Kept, stop: Stop::default() }
+        Self {
+            device: Device::Cpu,
+            dtype: DType::F32,
+            residency: Residency::Kept,
+            stop: Stop::default(),
+            inspection: None,
+        }
     }
 
     /// The same with weights streamed.
     pub fn streamed(self) -> Self {
         Self { residency: Residency::Streamed, ..self }
+    }
+
+    /// The same with a look at every weight that is read.
+    pub fn inspected(self, inspection: Inspection) -> Self {
+        Self { inspection: Some(inspection), ..self }
     }
 
     /// The same with quantised weights multiplied as they are.
@@ -116,6 +131,7 @@ struct Claims {
 }
 
 struct Shared {
+    model: String,
     source: Arc<dyn WeightSource>,
     placement: Placement,
     claims: Mutex<Claims>,
@@ -140,7 +156,7 @@ pub fn build<M>(
     placement: Placement,
     new: impl FnOnce(Weights) -> M,
 ) -> std::result::Result<M, WeightsError> {
-    let shared = Arc::new(Shared { source, placement, claims: Mutex::default() });
+    let shared = Arc::new(Shared { model: model.to_owned(), source, placement, claims: Mutex::default() });
     let built = new(Weights { shared: Arc::clone(&shared), path: String::new() });
     let faults = shared.compare();
     if faults.is_empty() { Ok(built) } else { Err(WeightsError::Unfit { model: model.to_owned(), faults }) }
@@ -312,6 +328,9 @@ impl Param {
         }
         let mut numbers = vec![0.0; shape.iter().product()];
         self.shared.source.read_rows(&self.name, rows, &mut numbers).map_err(candle_core::Error::wrap)?;
+        if let Some(inspection) = &self.shared.placement.inspection {
+            inspection.note(format!("{}: {}", self.shared.model, self.name), &self.shape, &numbers);
+        }
         Tensor::from_vec(numbers, shape, device)?.to_dtype(*dtype)
     }
 }

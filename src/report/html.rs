@@ -1,27 +1,29 @@
-//! The overview as one page that needs nothing from anywhere: no scripts, no fonts, no pictures.
+//! The overview as one page that needs nothing from anywhere: no scripts, no fonts; what smoke tests made is within it.
 
 use crate::conditions::State;
 use crate::report::overview::{Overview, ReportedArtifact};
 use crate::report::phrases;
 use crate::report::table::count;
 use crate::size::Bytes;
+use crate::smoke::ShownTest;
 
 mod sizes;
+mod smoke;
 mod treemap;
 
 pub use treemap::{Area, squarified};
 
 const STYLE: &str = include_str!("html/style.css");
 
-/// The whole page.
-pub fn page(overview: &Overview) -> String {
+/// The whole page, with the smoke tests that are remembered.
+pub fn page(overview: &Overview, tests: &[ShownTest]) -> String {
     let machine = escaped(&overview.machine);
     let made = phrases::moment(overview.at);
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:\">\n\
          <title>larder: {machine}, {made}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
     );
     out.push_str(&heading(overview));
@@ -31,8 +33,8 @@ pub fn page(overview: &Overview) -> String {
     out.push_str(&sizes::section(overview));
     out.push_str(&artifacts(overview));
     out.push_str(&history(overview));
-    out.push_str("<section id=\"smoke\" aria-labelledby=\"smoke-title\">\n<h2 id=\"smoke-title\">Smoke tests</h2>\n");
-    out.push_str("<p>No smoke test has left a picture here.</p>\n</section>\n</main>\n");
+    out.push_str(&smoke::section(tests));
+    out.push_str("</main>\n");
     out.push_str(&format!("<footer><p>Made by larder {}.</p></footer>\n</body>\n</html>\n", overview.larder));
     out
 }

@@ -39,6 +39,16 @@ impl Summary {
         Self { name: name.into(), numbers }
     }
 
+    /// The largest distance between one of `trusted` and the one of the same name in `found`: the length of the
+    /// difference as a part of the trusted one's length; infinite where one is missing or cannot be compared.
+    pub fn farthest(trusted: &[Self], found: &[Self]) -> f64 {
+        let of = |trusted: &Self| {
+            let found = found.iter().find(|found| found.name == trusted.name);
+            found.map_or(f64::INFINITY, |found| trusted.distance(found))
+        };
+        trusted.iter().map(of).fold(0.0, f64::max)
+    }
+
     /// The length of the difference to `other` as a part of the length of `self`; infinite where they cannot be
     /// compared.
     fn distance(&self, other: &Self) -> f64 {

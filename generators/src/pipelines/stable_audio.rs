@@ -101,39 +101,89 @@ impl Generator {
     }
 
     fn run(&self, request: &Request<'_>, watch: Watch<'_>) -> std::result::Result<Tensor, RunError> {
-        let samples = (request.seconds * self.vae.sampling_rate as f64) as usize;
-        let longest = self.transformer.sample_size * self.vae.hop();
-        if samples == 0 || samples > longest {
-            return Err(RunError::Size { what: format!("{samples} samples: 1 to {longest} are made") });
-        }
+        self.samples(request.seconds)?;
         tell(watch, Progress { stage: "text", done: 0, of: 1 })?;
-        let conditions = self.conditions(request)?;
+        let conditions = self.encoded(&[request.prompt], request.seconds)?;
+        self.played(&conditions[0], request, watch)
+    }
+
+    /// Makes a sound of a prompt that [`Self::encode`] encoded, whatever the request's own is: (1, channels, samples).
+    ///
+    /// The stages of `watch` are `denoise` (steps) and `decode`.
+    pub fn play(
+        &self,
+        conditions: &Conditions,
+        request: &Request<'_>,
+        watch: Watch<'_>,
+    ) -> std::result::Result<Tensor, RunError> {
+        self.played(conditions, request, watch).map_err(unless_stopped(&self.placement.stop))
+    }
+
+    fn played(
+        &self,
+        conditions: &Conditions,
+        request: &Request<'_>,
+        watch: Watch<'_>,
+    ) -> std::result::Result<Tensor, RunError> {
+        let samples = self.samples(request.seconds)?;
         let schedule = CosineDpm::new(&self.schedule, request.steps)?;
         tell(watch, Progress { stage: "denoise", done: 0, of: request.steps })?;
         let transformer = self.denoiser()?;
-        let shape = [1, self.transformer.in_channels, self.transformer.sample_size];
-        let mut steps = Told {
-            noise: request.noise.clone(),
-            shape,
-            of: request.steps,
-            watch,
-            like: &self.placement,
-            stopped: false,
-        };
+        let shape = self.latent_shape();
+        let (noise, of, like) = (request.noise.clone(), request.steps, &self.placement);
+        let mut steps = Told { noise, shape, of, watch, like, stopped: false };
         let first = steps.draw()?;
-        let latent = denoise(&transformer, schedule, (&conditions, request.scale), &first, &mut steps);
+        let latent = denoise(&transformer, schedule, (conditions, request.scale), &first, &mut steps);
         let latent = if steps.stopped { return Err(RunError::Stopped) } else { latent? };
         drop(transformer);
         tell(watch, Progress { stage: "decode", done: 0, of: 1 })?;
         Ok(sound(&self.autoencoder()?, &latent, [0, samples])?)
     }
 
-    fn conditions(&self, request: &Request<'_>) -> std::result::Result<Conditions, RunError> {
-        let (ids, mask) = self.tokenizer.tensors(&[request.prompt], &self.placement.device)?;
-        let times = [0.0, request.seconds].map(|seconds| Tensor::new(&[seconds as f32], &self.placement.device));
-        let [start, end] = times;
-        let prompt = Prompt { ids, mask, start: start?, end: end? };
-        Ok(encode(&self.text_encoder()?, &self.projector()?, &prompt)?)
+    /// The shape of a latent: (1, channels, length).
+    pub fn latent_shape(&self) -> [usize; 3] {
+        [1, self.transformer.in_channels, self.transformer.sample_size]
+    }
+
+    /// Samples of one step of a latent.
+    pub fn hop(&self) -> usize {
+        self.vae.hop()
+    }
+
+    /// Channels of a sound.
+    pub fn channels(&self) -> usize {
+        self.vae.audio_channels
+    }
+
+    /// What the schedule is made of.
+    pub fn schedule(&self) -> &cosine_dpm::Config {
+        &self.schedule
+    }
+
+    fn samples(&self, seconds: f64) -> std::result::Result<usize, RunError> {
+        let samples = (seconds * self.vae.sampling_rate as f64) as usize;
+        let longest = self.transformer.sample_size * self.vae.hop();
+        if samples == 0 || samples > longest {
+            return Err(RunError::Size { what: format!("{samples} samples: 1 to {longest} are made") });
+        }
+        Ok(samples)
+    }
+
+    /// Encodes prompts for sounds of some seconds, all in one pass through the encoder: one result for each.
+    ///
+    /// # Errors
+    /// When weights cannot be read, or the run is stopped.
+    pub fn encode(&self, prompts: &[&str], seconds: f64) -> std::result::Result<Vec<Conditions>, RunError> {
+        self.encoded(prompts, seconds).map_err(unless_stopped(&self.placement.stop))
+    }
+
+    fn encoded(&self, prompts: &[&str], seconds: f64) -> std::result::Result<Vec<Conditions>, RunError> {
+        let (ids, mask) = self.tokenizer.tensors(prompts, &self.placement.device)?;
+        let times = |seconds: f64| Tensor::new(vec![seconds as f32; prompts.len()], &self.placement.device);
+        let prompt = Prompt { ids, mask, start: times(0.0)?, end: times(seconds)? };
+        let all = encode(&self.text_encoder()?, &self.projector()?, &prompt)?;
+        let one = |i| Ok(Conditions { text: all.text.narrow(0, i, 1)?, durations: all.durations.narrow(0, i, 1)? });
+        (0..prompts.len()).map(one).collect()
     }
 
     fn text_encoder(&self) -> std::result::Result<t5::Encoder, WeightsError> {
@@ -151,7 +201,11 @@ impl Generator {
         build("projection_model", source, self.placement.clone(), new)
     }
 
-    fn denoiser(&self) -> std::result::Result<Transformer, WeightsError> {
+    /// The transformer, whose weights are read when it runs.
+    ///
+    /// # Errors
+    /// When the files are not those any more that fitted.
+    pub fn denoiser(&self) -> std::result::Result<Transformer, WeightsError> {
         let source: Arc<dyn WeightSource> = match self.within("model.model.")? {
             Some(within) => Arc::new(stable_audio::from_single_file(within)),
             None => opened(&self.files.folder.join("transformer"))?,
@@ -159,7 +213,11 @@ impl Generator {
         build("transformer", source, self.placement.clone(), |weights| Transformer::new(&self.transformer, &weights))
     }
 
-    fn autoencoder(&self) -> std::result::Result<Autoencoder, WeightsError> {
+    /// The autoencoder, whose weights are read when it runs.
+    ///
+    /// # Errors
+    /// When the files are not those any more that fitted.
+    pub fn autoencoder(&self) -> std::result::Result<Autoencoder, WeightsError> {
         let source = match self.within("pretransform.model.")? {
             Some(within) => oobleck::from_single_file(within, self.vae.downsampling_ratios.len()),
             None => oobleck::from_folder(opened(&self.files.folder.join("vae"))?),

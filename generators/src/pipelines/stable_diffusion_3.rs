@@ -117,18 +117,29 @@ impl Generator {
 
     fn run(&self, request: &Request<'_>, watch: Watch<'_>) -> std::result::Result<Tensor, RunError> {
         let [wanted, unwanted] = self.conditions([request.prompt, request.unwanted], watch)?;
-        let schedule = FlowMatchEuler::new(&self.schedule, request.steps, None)?;
-        let stage = |done| Progress { stage: "denoise", done, of: request.steps };
+        let guidance = Guidance { wanted: &wanted, unwanted: Some(&unwanted), scale: request.scale };
+        self.drawn(&Drawing { guidance, steps: request.steps, noise: request.noise }, watch)
+    }
+
+    /// Draws a picture of prompts that [`Self::encode`] encoded: (1, 3, height, width), from 0 to 1.
+    ///
+    /// The stages of `watch` are `denoise` (steps) and `decode`.
+    pub fn draw(&self, drawing: &Drawing<'_>, watch: Watch<'_>) -> std::result::Result<Tensor, RunError> {
+        self.drawn(drawing, watch).map_err(unless_stopped(&self.placement.stop))
+    }
+
+    fn drawn(&self, drawing: &Drawing<'_>, watch: Watch<'_>) -> std::result::Result<Tensor, RunError> {
+        let schedule = FlowMatchEuler::new(&self.schedule, drawing.steps, None)?;
+        let stage = |done| Progress { stage: "denoise", done, of: drawing.steps };
         tell(watch, stage(0))?;
         let transformer = self.denoiser()?;
-        let guidance = Guidance { wanted: &wanted, unwanted: Some(&unwanted), scale: request.scale };
-        let noise = request.noise.to_dtype(self.placement.dtype)?;
+        let noise = drawing.noise.to_dtype(self.placement.dtype)?;
         let stopped = Cell::new(false);
         let after = |step: usize, _: &Tensor| {
             stopped.set(watch(stage(step + 1)).is_break());
             if stopped.get() { candle_core::bail!("The run was stopped") } else { Ok(()) }
         };
-        let latent = denoise(&transformer, &schedule, &guidance, &noise, after);
+        let latent = denoise(&transformer, &schedule, &drawing.guidance, &noise, after);
         let latent = if stopped.get() { return Err(RunError::Stopped) } else { latent? };
         drop(transformer);
         tell(watch, Progress { stage: "decode", done: 0, of: 1 })?;
@@ -139,12 +150,28 @@ impl Generator {
         let encoders = self.text_encoders()?;
         let mut one = |done: usize| {
             tell(watch, Progress { stage: "text", done, of: 2 })?;
-            let device = &self.placement.device;
-            let ids = |i: usize| self.tokenizers[i].tensors(&[prompts[done]], device).map(|(ids, _)| ids);
-            let prompt = Prompt { clip_l: ids(0)?, clip_g: ids(1)?, t5: ids(2)? };
-            Ok::<_, RunError>(encoders.encode(&prompt)?)
+            Ok::<_, RunError>(encoders.encode(&self.tokens(&prompts[done..=done])?)?)
         };
         Ok([one(0)?, one(1)?])
+    }
+
+    /// Encodes prompts, all in one pass through the encoders: one result for each.
+    ///
+    /// # Errors
+    /// When weights cannot be read, or the run is stopped.
+    pub fn encode(&self, prompts: &[&str]) -> std::result::Result<Vec<Conditions>, RunError> {
+        let encoded = || {
+            let all = self.text_encoders()?.encode(&self.tokens(prompts)?)?;
+            let one =
+                |i: usize| Ok(Conditions { text: all.text.narrow(0, i, 1)?, pooled: all.pooled.narrow(0, i, 1)? });
+            (0..prompts.len()).map(one).collect::<std::result::Result<_, RunError>>()
+        };
+        encoded().map_err(unless_stopped(&self.placement.stop))
+    }
+
+    fn tokens(&self, prompts: &[&str]) -> std::result::Result<Prompt, RunError> {
+        let ids = |i: usize| self.tokenizers[i].tensors(prompts, &self.placement.device).map(|(ids, _)| ids);
+        Ok(Prompt { clip_l: ids(0)?, clip_g: ids(1)?, t5: ids(2)? })
     }
 
     fn text_encoders(&self) -> std::result::Result<TextEncoders, WeightsError> {
@@ -164,7 +191,11 @@ impl Generator {
         })
     }
 
-    fn denoiser(&self) -> std::result::Result<Transformer, WeightsError> {
+    /// The transformer, whose weights are read when it runs.
+    ///
+    /// # Errors
+    /// When the files are not those any more that fitted.
+    pub fn denoiser(&self) -> std::result::Result<Transformer, WeightsError> {
         let layers = self.transformer.num_layers;
         let source = match self.within("model.diffusion_model.")? {
             Some(within) => Arc::new(stable_diffusion_3::from_single_file(within, layers)),
@@ -173,7 +204,11 @@ impl Generator {
         self.build("transformer", source, |weights| Transformer::new(&self.transformer, &weights))
     }
 
-    fn autoencoder(&self) -> std::result::Result<Autoencoder, WeightsError> {
+    /// The autoencoder, whose weights are read when it runs.
+    ///
+    /// # Errors
+    /// When the files are not those any more that fitted.
+    pub fn autoencoder(&self) -> std::result::Result<Autoencoder, WeightsError> {
         let levels = self.vae.block_out_channels.len();
         let source = match self.within("first_stage_model.")? {
             Some(within) => autoencoder_kl::from_single_file(within, levels),
@@ -247,6 +282,16 @@ impl TextEncoders {
         };
         Ok(Conditions { text: Tensor::cat(&[clip, t5], 1)?, pooled: Tensor::cat(&[pooled_l, pooled_g], 1)? })
     }
+}
+
+/// A picture that is wanted, of prompts that are encoded.
+pub struct Drawing<'a> {
+    /// What to draw, and what not to.
+    pub guidance: Guidance<'a>,
+    /// Steps, as in [`Request`].
+    pub steps: usize,
+    /// Unit noise of the shape that [`Generator::noise_shape`] tells for the picture's size.
+    pub noise: &'a Tensor,
 }
 
 /// What to draw, and what not to.

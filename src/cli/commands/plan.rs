@@ -75,8 +75,7 @@ fn make_for(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits, mut outlook: O
         draft = plan::plan(&sightings, &outlook);
     }
     let places = lab.inventory.sources_of(&lab.machine);
-    let may_ask =
-        |kind| !common.offline && places.order.contains(&kind) && wants_content(&draft);
+    let may_ask = |kind| !common.offline && places.order.contains(&kind) && wants_content(&draft);
     let may_ask_peers = !places.peers.is_empty() && may_ask(SourceKind::Peer);
     let may_ask_buckets = !places.buckets.is_empty() && may_ask(SourceKind::Bucket);
     // Offline, the sources refuse without asking anybody: so the plan says what cannot be had.

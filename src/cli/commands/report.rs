@@ -12,6 +12,7 @@ use crate::facts::Runs;
 use crate::fsio::{self, WriteOptions};
 use crate::report::overview::{Overview, Subject};
 use crate::report::{html, markdown, plain, prometheus};
+use crate::smoke::LastTests;
 use crate::verify;
 
 #[derive(Debug, clap::Args)]
@@ -41,7 +42,11 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     }
     let lab = Lab::read_wanted(ui, common)?;
     let overview = overview(ui, common, &lab)?;
-    let text = text(&overview, args.format, ui.width());
+    let tests = LastTests::read(&lab.state).unwrap_or_else(|error| {
+        ui.warn(&format!("what smoke tests made is not shown: {error}"));
+        LastTests::default()
+    });
+    let text = text(&overview, &tests, args.format, ui.width());
     match &args.out {
         Some(path) => write(ui, &expand(path, &lab.home), text.as_bytes())?,
         None if args.format == Format::Json => ui.raw(text.as_bytes()),
@@ -67,12 +72,12 @@ pub(in crate::cli) fn overview(ui: &Ui, common: &Common, lab: &Lab) -> Result<Ov
     Ok(Overview::new(subject, &sightings, &verdict, findings, &runs))
 }
 
-fn text(overview: &Overview, format: Format, width: u16) -> String {
+fn text(overview: &Overview, tests: &LastTests, format: Format, width: u16) -> String {
     match format {
         Format::Text => plain::text(overview, width),
         Format::Json => envelope("report", overview),
         Format::Markdown => markdown::text(overview),
-        Format::Html => html::page(overview),
+        Format::Html => html::page(overview, &tests.shown()),
         Format::Prometheus => prometheus::text(overview),
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::artifact::Artifact;
 use crate::cli::commands::after::{BusyArgs, Skipped};
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, expand};
+use crate::cli::lab::{Lab, expand, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::facts::Known;
@@ -18,7 +18,7 @@ use crate::fsio;
 use crate::observe::Sighting;
 use crate::report::smoke as said;
 use crate::size::Bytes;
-use crate::smoke::{self, Check, Compared, Device, Job, Key, Level, Outcome, Records, Runner, Verdict};
+use crate::smoke::{self, Check, Compared, Device, Job, Key, LastTests, Level, Outcome, Records, Runner, Verdict};
 use crate::stores::FileState;
 
 /// The same for every run, so that a second one makes the same.
@@ -85,7 +85,8 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let key = |name: &str| by_name.get(name).copied().flatten().cloned();
     let mut verdicts = smoke::structure_of_all(&sightings, &key, &stopped);
     if level > Level::Structure {
-        let mut bench = Bench::new(ui, args, &lab, &sightings)?;
+        let others = if common.only.is_empty() { files_of_all(&sightings) } else { everything(ui, &common)? };
+        let mut bench = Bench::new(ui, args, &lab, (&sightings, others))?;
         let runners = smoke::runners();
         for verdict in &mut verdicts {
             if !stopped() {
@@ -94,9 +95,19 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         }
     }
     let interrupted = stopped();
+    // A run that was stopped half-way has found nothing.
+    if !interrupted && let Err(error) = LastTests::remember(&lab.state, now(), &verdicts) {
+        ui.warn(&format!("the report will not know of this run: {error}"));
+    }
     ui.text(&said::text(&verdicts, level, interrupted));
     ui.object("smoke", &Smoked { level, artifacts: &verdicts, interrupted });
     Ok(exit(&verdicts, interrupted))
+}
+
+/// The files of all artifacts of this machine: a generator may need those of others than were asked for.
+fn everything(ui: &Ui, common: &Common) -> Result<BTreeMap<String, BTreeMap<String, PathBuf>>, CliError> {
+    let lab = Lab::read_wanted(ui, &Common { only: Vec::new(), ..common.clone() })?;
+    Ok(files_of_all(&lab.sight(false)?))
 }
 
 fn exit(verdicts: &[Verdict], interrupted: bool) -> Exit {
@@ -127,7 +138,12 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(ui: &'a Ui, args: &'a Args, lab: &'a Lab, sightings: &'a [Sighting<'a>]) -> Result<Self, CliError> {
+    fn new(
+        ui: &'a Ui,
+        args: &'a Args,
+        lab: &'a Lab,
+        (sightings, others): (&'a [Sighting<'a>], BTreeMap<String, BTreeMap<String, PathBuf>>),
+    ) -> Result<Self, CliError> {
         Ok(Self {
             ui,
             args,
@@ -136,7 +152,7 @@ impl<'a> Bench<'a> {
             out: expand(&args.out, &lab.home),
             machine: &lab.machine,
             sightings,
-            others: files_of_all(sightings),
+            others,
             known: lab.facts.all()?,
             records: Records::read(&Records::place(&lab.inventory_path))?,
         })

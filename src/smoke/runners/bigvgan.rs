@@ -1,6 +1,5 @@
 //! BigVGAN: a chord becomes a spectrogram, that a sound, and its spectrogram must be that of the chord.
 
-use std::f32::consts::PI;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,15 +7,16 @@ use candle_core::Tensor;
 use larder_generators::models::bigvgan::{Config, Vocoder};
 use larder_generators::weights::{Checkpoint, Placement, Scoped, WeightSource, build, without_weight_norm};
 
-use crate::smoke::runners::{broke, causes, mel, numbers, placement, repeatable, sane, stoppable, unfit, wav};
+use crate::smoke::runners::judging::{broke, causes, is_nearer, is_same, numbers, sane, unfit};
+use crate::smoke::runners::mel::{self, chord, distance};
+use crate::smoke::runners::watching::stoppable;
+use crate::smoke::runners::{placement, wav};
 use crate::smoke::{Check, Job, Level, Need, Output, Run, Runner, Summary};
 
 /// What is known to hold the weights, in the order of preference.
 const WEIGHTS: [&str; 3] = ["bigvgan_generator.safetensors", "bigvgan_generator.pt", "model.safetensors"];
 /// Two chords with no tone in common, in hertz.
 const CHORDS: [[f32; 3]; 2] = [[220.0, 277.18, 329.63], [466.16, 587.33, 698.46]];
-/// The sound that is returned must be this much nearer to its own chord than to the other.
-const NEARER: f32 = 0.5;
 const SECONDS: f32 = 0.3;
 
 /// Tries BigVGAN v2.
@@ -93,7 +93,7 @@ fn round_trip(
     vocoder: &Vocoder,
     placement: &Placement,
 ) -> candle_core::Result<Run> {
-    let [own, other] = CHORDS.map(|chord| settings.spectrogram(&chord_of(settings.sampling_rate, chord)));
+    let [own, other] = CHORDS.map(|tones| settings.spectrogram(&chord(settings.sampling_rate, tones, SECONDS)));
     let frames = own.len() / settings.num_mels;
     let shown = Tensor::from_vec(own.clone(), (1, settings.num_mels, frames), &placement.device)?;
     (job.told)("making a sound", 1, 3);
@@ -103,35 +103,16 @@ fn round_trip(
     let heard = settings.spectrogram(&wave);
     let mut checks = sane(job, "sound", &wave);
     checks.push(is_as_long(job, wave.len(), frames * settings.hop_size));
-    checks.push(repeatable(job, wave == again));
-    checks.push(is_nearer(job, distance(&heard, &own), distance(&heard, &other)));
+    checks.push(is_same(job, "sound", [&wave, &again]));
+    checks.push(is_nearer(job, [distance(&heard, &own), distance(&heard, &other)]));
     let path = job.out.join("chord.wav");
-    wav::write(&path, settings.sampling_rate, &wave)?;
+    wav::write(&path, settings.sampling_rate, &[&wave])?;
     let outputs = vec![Output { title: "a chord of three tones".to_owned(), path }];
     Ok(Run { checks, outputs, summaries: vec![Summary::of("sound of a chord", &wave)] })
-}
-
-fn chord_of(rate: u32, chord: [f32; 3]) -> Vec<f32> {
-    let tone = |at: f32, hertz: f32| 0.2 * (2.0 * PI * hertz * at).sin();
-    let length = (SECONDS * rate as f32) as usize;
-    (0..length).map(|i| chord.iter().map(|hertz| tone(i as f32 / rate as f32, *hertz)).sum()).collect()
-}
-
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f32>() / a.len().max(1) as f32
 }
 
 fn is_as_long(job: &Job<'_>, found: usize, right: usize) -> Check {
     let wrong = if found == right { Vec::new() } else { vec!["another length".to_owned()] };
     let wanted = format!("{right}");
     Check::of("length", format!("{found} samples"), [&wanted, "frames times hop_size"], wrong).at(job.level)
-}
-
-fn is_nearer(job: &Job<'_>, own: f32, other: f32) -> Check {
-    let measured = format!("{own:.3} from its own spectrogram, {other:.3} from another chord's");
-    let wrong =
-        if own < NEARER * other { Vec::new() } else { vec!["the sound is not that of the spectrogram".to_owned()] };
-    let wanted = format!("less than {NEARER} times as far");
-    let basis = "larder's choice: random weights are as far from both; not yet compared with a trusted machine's run";
-    Check::of("round trip", measured, [&wanted, basis], wrong).at(job.level)
 }

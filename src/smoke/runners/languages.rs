@@ -9,7 +9,9 @@ use larder_generators::pipelines::{Progress, RunError};
 use larder_generators::text::chat::{Format, Reply, Verdict};
 
 use crate::fsio::{self, WriteOptions};
-use crate::smoke::runners::{lacking, not_loaded, not_run, placement, repeatable, stoppable, unwritten, weight_bytes};
+use crate::smoke::runners::judging::{lacking, not_run, repeatable, unopened, unwritten, weight_bytes};
+use crate::smoke::runners::placement;
+use crate::smoke::runners::watching::stoppable;
 use crate::smoke::{Check, Device, Job, Level, Need, Output, Run, Runner, Summary};
 
 /// A text that every language model knows how to go on, and the same words in disorder.
@@ -107,7 +109,7 @@ impl Runner for Languages {
         };
         let model = match opened {
             Ok(model) => model,
-            Err(error) => return one(not_loaded(job, &error)),
+            Err(error) => return one(unopened(job, &error)),
         };
         let tried = stoppable(job, &placement.stop, || match job.level {
             Level::Generate => answers(job, &model),

@@ -80,6 +80,18 @@ impl Settings {
     }
 }
 
+/// Three tones at once.
+pub(super) fn chord(rate: u32, tones: [f32; 3], seconds: f32) -> Vec<f32> {
+    let tone = |at: f32, hertz: f32| 0.2 * (2.0 * PI * hertz * at).sin();
+    let length = (seconds * rate as f32) as usize;
+    (0..length).map(|i| tones.iter().map(|hertz| tone(i as f32 / rate as f32, *hertz)).sum()).collect()
+}
+
+/// How far two spectrograms are apart, on average over their numbers.
+pub(super) fn distance(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f32>() / a.len().max(1) as f32
+}
+
 fn magnitude(sound: &[f32], turn: &[(f32, f32)], frequency: usize, gap: usize) -> f32 {
     let mut sum = (0.0, 0.0);
     for (i, sample) in sound.iter().enumerate() {

@@ -6,9 +6,9 @@ use larder_generators::pipelines::Progress;
 use larder_generators::pipelines::sentence_embedding::Embedder;
 
 use crate::fsio::{self, WriteOptions};
-use crate::smoke::runners::{
-    folder_of, not_loaded, not_run, placement, repeatable, sane, stoppable, unwritten, weight_bytes,
-};
+use crate::smoke::runners::judging::{folder_of, not_run, repeatable, sane, unopened, unwritten, weight_bytes};
+use crate::smoke::runners::placement;
+use crate::smoke::runners::watching::stoppable;
 use crate::smoke::{Check, Job, Level, Need, Output, Run, Runner, Summary};
 
 /// The first two mean nearly the same.
@@ -48,7 +48,7 @@ impl Runner for Sentences {
         (job.told)("reading headers", 0, 1);
         let embedder = match Embedder::open(folder, placement.clone()) {
             Ok(embedder) => embedder,
-            Err(error) => return one(not_loaded(job, &error)),
+            Err(error) => return one(unopened(job, &error)),
         };
         let mut watch = |progress: Progress| {
             (job.told)("embedding sentences", progress.done as u64, progress.of as u64);

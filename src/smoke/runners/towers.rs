@@ -8,7 +8,9 @@ use larder_generators::pipelines::matching::{Files, Matcher};
 use larder_generators::text::Padded;
 use larder_generators::weights::Placement;
 
-use crate::smoke::runners::{causes, folder_of, lacking, not_loaded, not_run, numbers, placement, sane, stoppable};
+use crate::smoke::runners::judging::{causes, folder_of, lacking, not_run, numbers, sane, unopened};
+use crate::smoke::runners::placement;
+use crate::smoke::runners::watching::stoppable;
 use crate::smoke::{Check, Device, Job, Level, Need, Run, Runner, Summary};
 
 /// A drawn picture: its caption, the caption's words as CLIP's byte pairs number them, its colour, and whether a place
@@ -78,8 +80,7 @@ impl Runner for Towers {
         };
         (job.told)("reading headers", 0, 3);
         let opened = files(job).and_then(|files| {
-            let matcher =
-                Matcher::open(&files, placement.clone()).map_err(|error| Box::new(not_loaded(job, &error)))?;
+            let matcher = Matcher::open(&files, placement.clone()).map_err(|error| Box::new(unopened(job, &error)))?;
             let ids = captions(job, &matcher, &placement)?;
             Ok((matcher, ids))
         });

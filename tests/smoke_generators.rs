@@ -1,0 +1,204 @@
+//! `larder smoke` with whole generators: tiny ones, whose weights were set so that every part does its work.
+#![cfg(feature = "smoke")]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use larder::digest::Sha256;
+use serde_json::Value;
+
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/machine.rs"]
+mod machine;
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/tiny_generators.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod tiny_generators;
+
+use machine::Machine;
+use program::{INVENTORY, Lab, Said};
+use tiny_generators::{Tiny, safetensors};
+
+/// What the tests call the commit.
+const COMMIT: &str = "00000000000000000000000000000000000a11e7";
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// An artifact of plain files in a folder of its name.
+fn declared(name: &str, smoke: &str, files: &Files) -> String {
+    let files: Vec<String> = files.keys().map(|path| format!("{{ path = \"{name}/{path}\" }}")).collect();
+    format!(
+        "[[artifact]]\nname = \"{name}\"\nstore = \"plain\"\nsource = \"local\"\nsmoke = \"{smoke}\"\nfile = [{}]\n",
+        files.join(", ")
+    )
+}
+
+/// A lab that has these artifacts, each with its smoke test.
+fn lab(artifacts: &[(&str, &str, &Files)]) -> Lab {
+    let manifest: String = artifacts.iter().map(|(name, smoke, files)| declared(name, smoke, files)).collect();
+    let lab = Lab::new(INVENTORY, &manifest);
+    for (name, _, files) in artifacts {
+        files.iter().for_each(|(path, bytes)| lab.write(&format!("home/plain/{name}/{path}"), bytes));
+    }
+    lab
+}
+
+/// The outcome of an artifact, the checks that did not pass, and the outputs.
+fn verdict(said: &Said, artifact: &str) -> (String, Vec<String>, Vec<String>) {
+    let json: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    let verdict = json["artifacts"].as_array().unwrap().iter().find(|one| one["artifact"] == artifact).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let checks = verdict["checks"].as_array().unwrap().iter().filter(|check| check["outcome"] != "passed");
+    let outputs = verdict["outputs"].as_array().unwrap().iter().map(|output| text(&output["path"]));
+    (text(&verdict["outcome"]), checks.map(|check| text(&check["name"])).collect(), outputs.collect())
+}
+
+/// The manifest of a repository on the hub, every file pinned.
+fn pinned(files: &Files) -> String {
+    let mut text = format!(
+        "[[artifact]]\nname = \"painter\"\nsource = \"hf:lab/painter@{COMMIT}\"\nstore = \"huggingface\"\ncomplete = true\n\
+         smoke = \"stable-diffusion-3-any-size\"\n"
+    );
+    for (path, bytes) in files {
+        let (size, sha256) = (bytes.len(), Sha256::of(bytes));
+        let _ = write!(text, "  [[artifact.file]]\n  path = {path:?}\n  size = {size}\n  sha256 = \"{sha256}\"\n");
+    }
+    text
+}
+
+#[test]
+fn a_generator_from_the_hub_passes_every_level_and_its_picture_is_in_the_report() {
+    let files = Tiny::pictures().files();
+    let stores = "[stores]\nhuggingface = { layout = \"hf-cache\", path = \"~/hub\" }\n";
+    let first = Machine::new(&format!("{stores}[sources]\ndrives = [\"drive\"]\n"), &pinned(&files));
+    for (path, bytes) in &files {
+        let place = first.path(&format!("drive/{path}"));
+        larder::fsio::write_atomic(&place, bytes, &larder::fsio::WriteOptions::default()).unwrap();
+    }
+    first.larder(&["lock", "--offline"]).must_be(0);
+    first.larder(&["apply", "--yes", "--offline"]).must_be(0);
+    let serving = first.serve();
+    let inventory = format!("{stores}[sources]\nhub = \"{}\"\n", serving.url());
+    let second = Machine::new(&inventory, &pinned(&files));
+    second.larder(&["lock"]).must_be(0);
+    second.larder(&["apply", "--yes"]).must_be(0);
+
+    let said = second.larder(&["smoke", "--level", "generate", "--out", "made"]).must_be(0);
+    let said = said.must_say(&["component needs 2.0 GiB of memory", "a picture, denoise 2/4", "made: "]);
+    assert!(said.out.starts_with("painter  passed"), "{said}");
+    let picture = fs_err::read(second.path("made/painter/picture.png")).unwrap();
+    assert!(picture.starts_with(b"\x89PNG\r\n\x1a\n"));
+    // As wide and high as the largest that the model makes.
+    assert_eq!(picture[16..24], [0, 0, 0, 28, 0, 0, 0, 28]);
+    second.larder(&["smoke", "--level", "generate", "--out", "again"]).must_be(0);
+    assert_eq!(fs_err::read(second.path("again/painter/picture.png")).unwrap(), picture, "the same seed");
+
+    second.larder(&["report", "--format", "html", "--out", "report.html"]);
+    let page = fs_err::read_to_string(second.path("report.html")).unwrap();
+    assert_eq!(page.matches("src=\"data:image/png;base64,iVBORw0KGgo").count(), 2, "the drawing and the picture");
+    assert!(page.contains("alt=\"a red square on a white ground\"") && page.contains("level generate"));
+}
+
+#[test]
+fn sounds_are_made_and_can_be_played_in_the_report() {
+    let lab = lab(&[("player", "stable-audio-any-size", &Tiny::sounds().files())]);
+    let said = lab.run(&["smoke", "--json", "--level", "generate", "--out", "made"]);
+    let (outcome, wrong, outputs) = verdict(&said, "player");
+    assert_eq!((outcome.as_str(), wrong, said.code), ("passed", vec![], 0), "{}", said.err);
+    assert_eq!(
+        outputs,
+        ["LAB/made/player/chord.wav", "LAB/made/player/sound.wav"].map(|path| path.replace("LAB/", ""))
+    );
+    let sound = fs_err::read(lab.path("made/player/sound.wav")).unwrap();
+    // Two channels of 16 bits at 8000 Hz; 11 steps of 8 samples.
+    assert_eq!((&sound[..4], sound[22], sound[24..28].to_vec()), (&b"RIFF"[..], 2, 8000_u32.to_le_bytes().to_vec()));
+    assert_eq!(sound.len(), 44 + 4 * 88);
+    let page = lab.run(&["report", "--format", "html"]).out;
+    assert_eq!(page.matches("<audio controls").count(), 2);
+    assert!(page.contains("media-src data:") && page.contains("data:audio/wav;base64,UklGR"));
+}
+
+#[test]
+fn random_weights_are_told_from_trained_ones() {
+    let (pictures, sounds) = (Tiny::random_pictures().files(), Tiny::random_sounds().files());
+    let lab =
+        lab(&[("painter", "stable-diffusion-3-any-size", &pictures), ("player", "stable-audio-any-size", &sounds)]);
+    let said = lab.run(&["smoke", "--json", "--level", "generate"]);
+    assert_eq!(said.code, 3);
+    let (outcome, wrong, _) = verdict(&said, "painter");
+    assert_eq!(
+        (outcome.as_str(), wrong),
+        ("failed", vec!["pure noise is seen".to_owned(), "round trip of a drawing".to_owned()])
+    );
+    let (outcome, wrong, _) = verdict(&said, "player");
+    assert!(outcome == "failed" && wrong.contains(&"round trip of a chord".to_owned()), "{wrong:?}");
+    assert!(!lab.path("smoke/painter/picture.png").exists(), "what fails as a part is not tried as a whole");
+    let page = lab.run(&["report", "--format", "html"]).out;
+    assert!(page.contains("pure noise is seen: "), "what is wrong is said in the report");
+}
+
+/// A single file of `tiny`, what is left in its folders, and its text encoders in files of their own.
+fn apart(tiny: &mut Tiny, family: &str, parts: &[(&str, &str)], encoders: &[(&str, &str)]) -> [Files; 3] {
+    let single = safetensors(&tiny.single_file(family, parts));
+    let take = |(part, name): &(&str, &str)| {
+        let tensors = tiny.weights.remove(&format!("{part}/model.safetensors")).unwrap();
+        ((*name).to_owned(), safetensors(&tensors))
+    };
+    let loose = encoders.iter().map(take).collect();
+    [Files::from([("sub/model.safetensors".to_owned(), single)]), tiny.files(), loose]
+}
+
+#[test]
+fn single_files_find_their_settings_and_text_encoders_in_other_artifacts() {
+    let parts = [("transformer", "model.diffusion_model."), ("vae", "first_stage_model.")];
+    let encoders = [("text_encoder", "clip_l.safetensors"), ("text_encoder_3", "t5xxl_fp16.safetensors")];
+    let [picture, folder, loose] = apart(&mut Tiny::pictures(), "sd3", &parts, &encoders);
+    let parts = [
+        ("transformer", "model.model."),
+        ("projection_model", "conditioner.conditioners."),
+        ("vae", "pretransform.model."),
+    ];
+    let [sound, audio_folder, _] = apart(&mut Tiny::sounds(), "audio", &parts, &[]);
+    let alone =
+        lab(&[("painter", "stable-diffusion-3-any-size", &picture), ("player", "stable-audio-any-size", &sound)]);
+    let said = alone.run(&["smoke", "--json", "--level", "generate"]);
+    for artifact in ["painter", "player"] {
+        let (outcome, wrong, _) = verdict(&said, artifact);
+        assert_eq!((outcome.as_str(), wrong, said.code), ("not-possible", vec!["files".to_owned()], 4), "{}", said.err);
+    }
+    let whole = lab(&[
+        ("painter", "stable-diffusion-3-any-size", &picture),
+        ("painter-folder", "", &folder),
+        ("encoders", "clip-text", &loose),
+        ("player", "stable-audio-any-size", &sound),
+        ("player-folder", "", &audio_folder),
+    ]);
+    for (artifact, output) in [("painter", "painter/picture.png"), ("player", "player/sound.wav")] {
+        let said = whole.run(&["smoke", artifact, "--json", "--level", "generate"]);
+        let (outcome, wrong, _) = verdict(&said, artifact);
+        assert_eq!((outcome.as_str(), wrong, said.code), ("passed", vec![], 0), "{}", said.err);
+        assert!(whole.path(&format!("smoke/{output}")).exists());
+    }
+}
+
+#[test]
+fn an_interrupted_run_ends_between_blocks() {
+    let files = Tiny::pictures().files();
+    let names: Vec<String> = (0..20).map(|i| format!("painter-{i:02}")).collect();
+    let artifacts: Vec<_> = names.iter().map(|name| (name.as_str(), "stable-diffusion-3-any-size", &files)).collect();
+    let lab = lab(&artifacts);
+    let mut command = lab.command(&["smoke", "--level", "generate"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("painter-00: looking at noise")));
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(!rest.iter().any(|line| line.contains("painter-19")), "it went on to the end");
+    assert!(!lab.path("state/smoke.json").exists(), "a run that was stopped has found nothing");
+}
