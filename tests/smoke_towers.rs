@@ -242,6 +242,72 @@ fn captions_find_what_is_drawn_in_both_layouts() {
     }
 }
 
+/// CLIP's numbers of the words that larder asks for, in an order in which no pair of one word cuts another.
+const WORDS: [(&str, u32); 9] = [
+    ("a", 320),
+    ("green", 1901),
+    ("blue", 1746),
+    ("black", 1449),
+    ("square", 3999),
+    ("circle", 7117),
+    ("triangle", 14615),
+    ("cross", 3417),
+    ("red", 736),
+];
+
+/// `vocab.json` and `merges.txt` that know these words.
+fn tokenizer(words: &[(&str, u32)]) -> [String; 2] {
+    let (mut vocabulary, mut merges) = (Map::new(), "#version: 0.2\n".to_owned());
+    for (word, number) in words {
+        vocabulary.insert(format!("{word}</w>"), json!(number));
+    }
+    vocabulary.insert("<|startoftext|>".to_owned(), json!(49406));
+    vocabulary.insert("<|endoftext|>".to_owned(), json!(49407));
+    let mut others: Vec<String> =
+        ('a'..='z').flat_map(|letter| [letter.to_string(), format!("{letter}</w>")]).collect();
+    for (word, _) in words.iter().filter(|(word, _)| word.len() > 1) {
+        for i in 1..word.len() {
+            let end = if i + 1 == word.len() { "</w>" } else { "" };
+            let pair = format!("{} {}{end}\n", &word[..i], &word[i..=i]);
+            if !merges.contains(&format!("\n{pair}")) {
+                merges.push_str(&pair);
+            }
+            others.push(format!("{}{end}", &word[..=i]));
+        }
+    }
+    let mut free: Vec<u32> = (0..49406).filter(|number| !words.iter().any(|(_, taken)| taken == number)).collect();
+    others.extend((0..49408).map(|number| format!("other{number}")));
+    for token in others {
+        if !vocabulary.contains_key(&token)
+            && let Some(number) = free.pop()
+        {
+            vocabulary.insert(token, json!(number));
+        }
+    }
+    [Value::Object(vocabulary).to_string(), merges]
+}
+
+#[test]
+fn captions_are_read_by_the_models_own_tokenizer() {
+    let exchanged = WORDS.map(|(word, number)| match word {
+        "red" => (word, 1746),
+        "blue" => (word, 736),
+        _ => (word, number),
+    });
+    for (words, right) in [(WORDS, true), (exchanged, false)] {
+        let lab = lab("clip", &clip());
+        let [vocabulary, merges] = tokenizer(&words);
+        lab.write("home/plain/vocab.json", vocabulary);
+        lab.write("home/plain/merges.txt", merges);
+        let manifest = fs_err::read_to_string(lab.path("manifests/lab.toml")).unwrap();
+        let files = "file = [{ path = \"vocab.json\" }, { path = \"merges.txt\" }, ";
+        lab.write("manifests/lab.toml", manifest.replace("file = [", files));
+        let (code, wrong) = smoke(&lab, "component");
+        assert_eq!(wrong.keys().map(String::as_str).collect::<Vec<_>>(), if right { vec![] } else { vec![RANKS] });
+        assert_eq!(code, if right { 0 } else { 3 });
+    }
+}
+
 #[test]
 fn exchanged_rows_and_random_weights_are_told() {
     let mut exchanged = clip();
