@@ -5,7 +5,7 @@ use std::path::Path;
 
 use url::Url;
 
-use super::{Inventory, Layout, Profile, Selector};
+use super::{Inventory, Layout, Profile, Selector, parse_rate};
 use crate::manifest::{InputError, Outline, did_you_mean};
 
 /// A mistake and its advice, told with the keys that lead to it.
@@ -39,6 +39,11 @@ fn check_serve(inventory: &Inventory, wrong: &mut Report<'_>) {
     }
     for (key, path) in [("token-file", &serve.token_file), ("certificate", &serve.certificate), ("key", &serve.key)] {
         path.iter().for_each(|path| check_path(&["serve", key], path, wrong));
+    }
+    for (key, rate) in [("max-rate", &serve.max_rate), ("max-rate-per-client", &serve.max_rate_per_client)] {
+        if let Some(Err(message)) = rate.as_deref().map(parse_rate) {
+            wrong(&["serve", key], format!("`{key}`: {message}"), "write for example \"80 MB/s\"");
+        }
     }
 }
 

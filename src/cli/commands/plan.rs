@@ -11,12 +11,12 @@ use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, Limits, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
-use crate::digest::ContentName;
+use crate::digest::{ContentName, Sha256};
 use crate::inventory::SourceKind;
 use crate::observe::{Access, Sighting};
 use crate::plan::{self, Outlook, Plan, Refusal};
 use crate::report::plan::{Heading, ending, text};
-use crate::sources::{PeerSource, Sources, find_in_drive};
+use crate::sources::{Holdings, PeerSource, Sources, find_in_drive};
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -111,16 +111,28 @@ async fn on_peers(ui: &Ui, lab: &Lab, peers: &PeerSource) -> HashMap<ContentName
         (name, holdings)
     });
     let mut found: HashMap<ContentName, Vec<String>> = HashMap::new();
+    let mut bringers: HashMap<ContentName, Vec<String>> = HashMap::new();
+    let wanted = |content: &ContentName| wanted.contains(content);
     for (name, holdings) in futures_util::future::join_all(asked).await {
-        match holdings {
-            Ok(holdings) => holdings
-                .into_iter()
-                .filter(|content| wanted.contains(content))
-                .for_each(|content| found.entry(content).or_default().push(name.clone())),
-            Err(error) => ui.warn(&format!("{error}; nothing is taken from there")),
-        }
+        let Holdings { here, brings } = match holdings {
+            Ok(holdings) => holdings,
+            Err(error) => {
+                ui.warn(&format!("{error}; nothing is taken from there"));
+                continue;
+            }
+        };
+        here.into_iter().filter(wanted).for_each(|content| found.entry(content).or_default().push(name.clone()));
+        brings.into_iter().filter(wanted).for_each(|content| bringers.entry(content).or_default().push(name.clone()));
+    }
+    for (content, bringers) in bringers {
+        found.entry(content).or_insert_with(|| whose_turn(&content, bringers).into_iter().collect());
     }
     found
+}
+
+/// Who brings a content that no peer has: every machine of the lab comes to the same answer, so that one asks upstream.
+fn whose_turn(content: &ContentName, bringers: Vec<String>) -> Option<String> {
+    bringers.into_iter().max_by_key(|peer| *Sha256::of(format!("{peer} {content}").as_bytes()).as_bytes())
 }
 
 /// Servers that would have to install something and cannot; those that were heard already are not asked again.
