@@ -21,6 +21,7 @@ pub mod facts;
 pub mod inventory;
 pub mod lock;
 pub mod manifest;
+pub mod trust;
 // Floor 3: ports.
 pub mod ollama_api;
 pub mod sources;

@@ -18,6 +18,7 @@ pub(super) mod repair;
 pub(super) mod report;
 pub(super) mod schedule;
 pub(super) mod serve;
+pub(super) mod sign;
 pub(super) mod smoke;
 pub(super) mod status;
 pub(super) mod verify;

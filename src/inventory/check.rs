@@ -22,6 +22,7 @@ pub(super) fn check(inventory: &Inventory, outline: &Outline) -> Vec<InputError>
     check_profiles(inventory, &mut wrong);
     check_sources(inventory, &mut wrong);
     check_serve(inventory, &mut wrong);
+    check_trust(inventory, &mut wrong);
     check_notify(inventory, &mut wrong);
     errors
 }
@@ -150,6 +151,13 @@ fn check_peers(inventory: &Inventory, wrong: &mut Report<'_>) {
         }
         check_address(&keys("url"), Some(&peer.url), wrong);
         peer.token_file.iter().for_each(|path| check_path(&keys("token-file"), path, wrong));
+    }
+}
+
+fn check_trust(inventory: &Inventory, wrong: &mut Report<'_>) {
+    if inventory.trust.require_signature && inventory.trust.keys.is_empty() {
+        let message = "`require-signature` stands without `keys`: nobody could sign anything".to_owned();
+        wrong(&["trust", "require-signature"], message, "add keys = [\"ssh-ed25519 AAAA… anna@lab\"]");
     }
 }
 
