@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+mod buckets;
 mod commands;
 mod env;
 mod error;
@@ -80,6 +81,10 @@ enum Command {
     Verify(commands::verify::Args),
     /// Copy from or to another machine or a drive
     Copy(commands::copy::Args),
+    /// Put what this machine has, and its report, into a bucket
+    Push(commands::push::Args),
+    /// Show what two machines have differently, from their reports in a bucket
+    Diff(commands::diff::Args),
     /// Report the state of everything, as text, a page or metrics
     Report(commands::report::Args),
     /// Write checksums, a metalink or a bill of materials for other tools
@@ -146,6 +151,8 @@ fn run(ui: &Ui, common: &Common, command: &Command) -> Result<Exit, CliError> {
         Command::Apply(args) => commands::apply::run(ui, common, args),
         Command::Verify(args) => commands::verify::run(ui, common, args),
         Command::Copy(args) => commands::copy::run(ui, common, args),
+        Command::Push(args) => commands::push::run(ui, common, args),
+        Command::Diff(args) => commands::diff::run(ui, common, args),
         Command::Report(args) => commands::report::run(ui, common, args),
         Command::Export(args) => commands::export::run(ui, common, args),
         Command::Schedule(args) => commands::schedule::run(ui, common, args),

@@ -123,6 +123,15 @@ pub struct WriteOptions<'a> {
     pub staging: Option<&'a Path>,
 }
 
+/// Adds a line to a file of ours. A kill leaves the line, none of it, or a torn one that the next line is glued to.
+///
+/// Not synced: for notes whose loss costs only work.
+pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
+    let mut options = fs_err::OpenOptions::new();
+    options.append(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    options.open(path)?.write_all(format!("{line}\n").as_bytes())
+}
+
 /// Makes `link` a symbolic link to `target`, replacing a link that is there; the change is atomic.
 ///
 /// Refuses to replace anything that is not a link.

@@ -13,10 +13,12 @@ use crate::size::Bytes;
 use crate::span::Span;
 use crate::trust::TrustConfig;
 
+mod bucket;
 mod check;
 mod fit;
 mod lan;
 
+pub use bucket::{BucketConfig, BucketUrl, ParseBucketUrlError};
 pub use fit::fit;
 pub use lan::{Peer, ServeConfig};
 
@@ -157,6 +159,9 @@ pub struct SourceConfig {
     /// Other machines that serve their artifacts, the preferred one first.
     #[serde(default)]
     pub peers: Vec<Peer>,
+    /// Object stores of the lab, the preferred one first.
+    #[serde(default)]
+    pub buckets: Vec<BucketConfig>,
     /// The hub, instead of `HF_ENDPOINT` or the public one.
     #[serde(default)]
     pub hub: Option<Url>,
@@ -250,6 +255,7 @@ impl Default for SourceConfig {
             order: default_order(),
             drives: Vec::new(),
             peers: Vec::new(),
+            buckets: Vec::new(),
             hub: None,
             ollama: None,
             ollama_version: None,

@@ -17,7 +17,9 @@ pub mod pace;
 pub mod retry;
 pub mod weights;
 // Floor 2: what is wanted, what is known.
+pub mod bucket;
 pub mod facts;
+pub mod fleet;
 pub mod inventory;
 pub mod lock;
 pub mod manifest;
@@ -41,9 +43,11 @@ pub mod dedupe;
 pub mod export;
 pub mod nightly;
 pub mod prune;
+pub mod push;
 pub mod repair;
 pub mod serve;
 pub mod smoke;
+pub mod sweep;
 // Floor 7: showing.
 pub mod demo;
 pub mod drive;

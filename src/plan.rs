@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::artifact::{Artifact, File, Reference, Remote};
 use crate::digest::ContentName;
 use crate::fsio::Space;
-use crate::inventory::Layout;
+use crate::inventory::{Layout, SourceKind};
 use crate::observe::{Access, Proof, Sighting};
 use crate::relpath::RelPath;
 use crate::size::Bytes;
@@ -34,8 +34,10 @@ pub struct Outlook {
     pub on_drives: HashMap<String, PathBuf>,
     /// Content that peers have: by its name, the peers that have it, the preferred one first.
     pub on_peers: HashMap<ContentName, Vec<String>>,
-    /// Whether peers are asked before the places where artifacts were published.
-    pub peers_first: bool,
+    /// Content that object stores of the lab have: by its name, the buckets that have it, the preferred one first.
+    pub on_buckets: HashMap<ContentName, Vec<String>>,
+    /// Which kind of place is asked first.
+    pub order: Vec<SourceKind>,
     /// Free space of each store's file system, by store.
     pub spaces: HashMap<String, Space>,
     /// Artifact names that policy forbids.
@@ -59,7 +61,8 @@ impl Default for Outlook {
             refusals: HashMap::new(),
             on_drives: HashMap::new(),
             on_peers: HashMap::new(),
-            peers_first: true,
+            on_buckets: HashMap::new(),
+            order: vec![SourceKind::Peer, SourceKind::Bucket, SourceKind::Upstream],
             spaces: HashMap::new(),
             denied: Vec::new(),
             reuse: true,
@@ -424,15 +427,42 @@ fn plan_file(
 
 /// Where a file can be fetched from, the preferred place first.
 fn remotes(artifact: &Artifact, file: &File, outlook: &Outlook) -> Vec<Remote> {
-    let upstream = if outlook.upstream { artifact.remotes(file) } else { Vec::new() };
-    let holders = file.digests.names().find_map(|name| Some((name, outlook.on_peers.get(&name)?)));
-    let peers = holders.into_iter().flat_map(|(content, peers)| peers.iter().map(move |peer| (content, peer)));
-    let peers = peers.map(|(content, peer)| Remote {
-        reference: Reference::Peer { peer: peer.clone(), content },
+    let mut remotes = Vec::new();
+    for kind in &outlook.order {
+        match kind {
+            SourceKind::Peer => {
+                let reference = |peer: String, content| Reference::Peer { peer, content };
+                remotes.extend(held(file, &outlook.on_peers, reference));
+            }
+            SourceKind::Bucket => {
+                let reference = |bucket: String, content| Reference::Bucket { bucket, content };
+                remotes.extend(held(file, &outlook.on_buckets, reference));
+            }
+            SourceKind::Upstream if outlook.upstream => remotes.extend(artifact.remotes(file)),
+            // What lies on a drive is reused like what lies in another store.
+            SourceKind::Upstream | SourceKind::Drive => {}
+        }
+    }
+    remotes
+}
+
+/// The places of one kind that have a file's content.
+fn held(
+    file: &File,
+    holders: &HashMap<ContentName, Vec<String>>,
+    reference: impl Fn(String, ContentName) -> Reference,
+) -> Vec<Remote> {
+    let found = file.digests.names().find_map(|name| Some((name, holders.get(&name)?)));
+    let remote = |(content, holder): (ContentName, &String)| Remote {
+        reference: reference(holder.clone(), content),
         size: file.size,
         digests: file.digests,
-    });
-    if outlook.peers_first { peers.chain(upstream).collect() } else { upstream.into_iter().chain(peers).collect() }
+    };
+    found
+        .into_iter()
+        .flat_map(|(content, holders)| holders.iter().map(move |holder| (content, holder)))
+        .map(remote)
+        .collect()
 }
 
 /// Whether what lies in a file's place is kept: not when it is nothing, nor where its name tells what it should have been.

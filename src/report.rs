@@ -3,6 +3,7 @@
 pub mod adopt;
 pub mod doctor;
 pub mod export;
+pub mod fleet;
 pub mod html;
 pub mod list;
 pub mod markdown;

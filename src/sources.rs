@@ -15,6 +15,7 @@ use crate::size::Bytes as Size;
 
 mod allowance;
 mod body;
+mod bucket;
 mod directory;
 mod gate;
 mod http;
@@ -30,6 +31,7 @@ mod tunnel;
 mod xet;
 
 pub use allowance::Allowance;
+pub use bucket::BucketSource;
 pub use directory::{DirectorySource, drive_name, find_in_drive};
 pub use http::{HttpConfig, HttpSource};
 pub use hub::{HubConfig, HubSource, ParseTreeError, file_address, parse_tree};
@@ -279,6 +281,9 @@ impl SourceError {
     /// What a sysadmin can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            SourceError::TokenMissing { what } if what.starts_with("bucket ") => Some(
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write a profile into ~/.aws/credentials".to_owned(),
+            ),
             SourceError::TokenMissing { what } if !what.starts_with("hf:") => {
                 Some("its server gives it only to users whom it knows, and larder has no login there".to_owned())
             }

@@ -54,7 +54,7 @@ fn manifest() -> String {
 
 fn empty_machine(sources: &str) -> Lab {
     Lab::new(
-        &format!("{INVENTORY}\n[sources]\nstall-timeout = \"2 s\"\nretry-pause = \"50 ms\"\n{sources}"),
+        &format!("{INVENTORY}\n[sources]\nstall-timeout = \"15 s\"\nretry-pause = \"50 ms\"\n{sources}"),
         &manifest(),
     )
 }
@@ -259,5 +259,65 @@ fn a_cache_of_two_hops_loads_offline_after_copy_and_does_not_after_rsync() {
         let broken = python::client(&python, rsynced.path()).args(["-c", LOAD]).output().unwrap();
         let said = String::from_utf8_lossy(&broken.stderr);
         assert!(!broken.status.success() && said.contains("model.safetensors"), "{name}: {said}");
+    }
+}
+
+/// A drive as shops sell them: no links, no owners, no modes. Unmounted when dropped.
+struct Exfat(tempfile::TempDir);
+
+impl Exfat {
+    fn make() -> Option<Self> {
+        let parts = ["/usr/sbin/mkfs.exfat", "/usr/sbin/mount.exfat-fuse", "/dev/fuse"];
+        if !rustix::process::geteuid().is_root() || parts.iter().any(|part| !Path::new(part).exists()) {
+            skip::skipped("an exFAT drive needs root, exfatprogs and exfat-fuse; install them with scripts/test-parts");
+            return None;
+        }
+        let drive = Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+        let script =
+            "truncate -s 64M image && mkfs.exfat image && mkdir mnt && mount.exfat-fuse $(losetup -f --show image) mnt";
+        let made = Command::new("sh").args(["-ec", script]).current_dir(drive.0.path()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Some(drive)
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("mnt")
+    }
+}
+
+impl Drop for Exfat {
+    fn drop(&mut self) {
+        let script = "umount mnt; losetup -j image | cut -d: -f1 | xargs -r losetup -d";
+        let _ = Command::new("sh").args(["-c", script]).current_dir(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_drive_without_links_carries_a_cache_with_links() {
+    let Some(drive) = Exfat::make() else { return };
+    let folder = drive.path().display().to_string();
+    let link = Command::new("ln").args(["-s", "x"]).arg(drive.path().join("link")).output().unwrap();
+    assert!(!link.status.success(), "this drive knows no links");
+    let weights = noise(9 * MIB);
+    let (from, to) = (Lab::new(INVENTORY, &hand(&weights)), Lab::new(INVENTORY, &hand(&weights)));
+    from.write("home/weights", &weights);
+    two_hop_cache(&from.path("home"), &weights);
+    let packed = from.run(&["copy", "--to", &folder, "--yes"]);
+    assert_eq!(packed.code, 0, "{}{}", packed.out, packed.err);
+    let readme = std::fs::read_to_string(drive.path().join("README.txt")).unwrap();
+    assert!(readme.contains("larder copy --from") && readme.contains("sha256sum"), "{readme}");
+    let sums = format!("sha256sum -b sha256-{0} | grep -q {0}", Sha256::of(&weights));
+    assert!(Command::new("sh").args(["-c", &sums]).current_dir(drive.path().join("blobs")).status().unwrap().success());
+    let again = from.run(&["copy", "--to", &folder, "--yes"]);
+    assert!(again.code == 0 && again.out.contains("2 there already"), "{}{}", again.out, again.err);
+    let taken = to.run(&["copy", "--from", &folder, "--yes"]);
+    assert_eq!(taken.code, 0, "{}{}", taken.out, taken.err);
+    let snapshot = to.path(&format!("home/hub/models--acme--hand/snapshots/{COMMIT}"));
+    assert!(std::fs::symlink_metadata(snapshot.join("model.safetensors")).unwrap().is_symlink());
+    assert!(std::fs::read(snapshot.join("model.safetensors")).unwrap() == weights);
+    for name in python::CLIENTS {
+        let Some(python) = parts::part(&format!("{name}/bin/python")) else { return };
+        let loaded = python::output(python::client(&python, &to.path("home")).args(["-c", LOAD]));
+        assert!(loaded.contains(&format!("model.safetensors {}", Sha256::of(&weights))), "{name}: {loaded}");
     }
 }

@@ -36,6 +36,13 @@ pub enum Reference {
         /// The content.
         content: ContentName,
     },
+    /// Content that an object store of the lab has today. Plans name it; no file does.
+    Bucket {
+        /// The bucket, as the inventory calls it.
+        bucket: String,
+        /// The content.
+        content: ContentName,
+    },
     /// Made in the lab: there is no upstream.
     Local,
     /// Known by name only.
@@ -147,6 +154,7 @@ impl Reference {
             Reference::Url(url) => url.origin().ascii_serialization(),
             Reference::Directory(path) => format!("file:{}", path.display()),
             Reference::Peer { peer, .. } => format!("peer:{peer}"),
+            Reference::Bucket { bucket, .. } => format!("bucket:{bucket}"),
             Reference::Local | Reference::Unidentified => self.to_string(),
         }
     }
@@ -165,6 +173,7 @@ impl fmt::Display for Reference {
             Reference::Url(url) => write!(f, "{url}"),
             Reference::Directory(path) => write!(f, "file:{}", path.display()),
             Reference::Peer { peer, content } => write!(f, "peer:{peer}/{content}"),
+            Reference::Bucket { bucket, content } => write!(f, "bucket:{bucket}/{content}"),
             Reference::Local => f.write_str("local"),
             Reference::Unidentified => f.write_str("unidentified"),
         }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::bucket::Credentials;
+
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.trim().is_empty())
@@ -69,6 +71,34 @@ pub(super) fn hub_token(home: &Path) -> Option<String> {
     let token = variable("HF_TOKEN").or_else(|| variable("HUGGING_FACE_HUB_TOKEN"));
     let token = token.or_else(|| if is_off { None } else { from_file() })?;
     Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+}
+
+/// `AWS_ACCESS_KEY_ID` and what goes with it, where key and secret are set.
+pub(super) fn aws_keys() -> Option<Credentials> {
+    let word = |name| variable(name).map(|value| value.trim().to_owned());
+    let (key, secret) = (word("AWS_ACCESS_KEY_ID")?, word("AWS_SECRET_ACCESS_KEY")?);
+    Some(Credentials { key, secret, session: word("AWS_SESSION_TOKEN") })
+}
+
+/// The profile that Amazon's tools would use, where one is named.
+pub(super) fn aws_profile() -> Option<String> {
+    variable("AWS_PROFILE")
+}
+
+/// Where Amazon's tools keep credentials and settings.
+pub(super) fn aws_files() -> [PathBuf; 2] {
+    [("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")]
+        .map(|(name, usual)| PathBuf::from(variable(name).unwrap_or_else(|| usual.to_owned())))
+}
+
+/// The region that Amazon's tools would use, where one is named.
+pub(super) fn aws_region() -> Option<String> {
+    variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"))
+}
+
+/// The server that Amazon's tools would ask, where one is named.
+pub(super) fn aws_endpoint() -> Option<String> {
+    variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL"))
 }
 
 /// Whether Hugging Face's tools are told to stay off the network.

@@ -9,8 +9,9 @@ use url::Url;
 
 use super::error::CliError;
 use super::ui::Ui;
-use super::{Common, env};
+use super::{Common, buckets, env};
 use crate::artifact::Artifact;
+use crate::bucket::Place;
 use crate::facts::Facts;
 use crate::inventory::{self, Inventory, Layout, Peer, Selector, SourceConfig, SourceKind, expand_home};
 use crate::lock::Lock;
@@ -203,10 +204,9 @@ impl Lab {
         let mut spaces = observe::spaces(&self.stores);
         spaces.retain(|name, _| !is_elsewhere(name));
         let order = self.inventory.sources_of(&self.machine).order;
-        let rank = |kind| order.iter().position(|other| *other == kind).unwrap_or(usize::MAX);
         Ok(Outlook {
             upstream: order.contains(&SourceKind::Upstream),
-            peers_first: rank(SourceKind::Peer) < rank(SourceKind::Upstream),
+            order,
             spaces,
             denied: denied.collect(),
             reuse: self.inventory.policy.reuse == crate::inventory::Reuse::Copy,
@@ -226,6 +226,13 @@ impl Lab {
             Ok(PeerConfig { name: peer.name, url: peer.url, token, certificate: peer.certificate, socket: peer.socket })
         };
         config.peers.into_iter().map(peer).collect()
+    }
+
+    /// The object stores of the lab; where the order of sources leaves them out, they are still put into.
+    fn buckets(&self) -> Result<Vec<Place>, CliError> {
+        let config = self.inventory.sources_of(&self.machine);
+        let retry = retry_policy(&config);
+        config.buckets.iter().map(|bucket| buckets::place(bucket, &self.home, retry)).collect()
     }
 
     /// From now on, nothing is taken from anywhere but from `sources`.
@@ -267,6 +274,7 @@ impl Lab {
             offline: common.offline || env::hub_is_offline(),
             ollama_registry: config.ollama.clone(),
             peers: self.peers()?,
+            buckets: self.buckets()?,
             ollama_version: config.ollama_version.clone(),
             xet: (config.xet && !env::xet_is_off()).then(|| state_dir(common, &self.home).join("xet")),
             manners: Manners {
@@ -341,7 +349,7 @@ fn read_declared(path: &Path) -> Result<(Inventory, Manifests), Vec<InputError>>
     Ok((inventory, manifests))
 }
 
-fn manifest_files(inventory_path: &Path, inventory: &Inventory) -> Result<Vec<PathBuf>, Vec<InputError>> {
+pub(super) fn manifest_files(inventory_path: &Path, inventory: &Inventory) -> Result<Vec<PathBuf>, Vec<InputError>> {
     let root = inventory_path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (mut files, mut errors) = (Vec::new(), Vec::new());
     for (index, pattern) in inventory.manifests.iter().enumerate() {

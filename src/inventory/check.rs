@@ -133,6 +133,7 @@ fn check_sources(inventory: &Inventory, wrong: &mut Report<'_>) {
         }
     }
     check_peers(inventory, wrong);
+    check_buckets(inventory, wrong);
     check_address(&["sources", "hub"], sources.hub.as_ref(), wrong);
     check_address(&["sources", "ollama"], sources.ollama.as_ref(), wrong);
 }
@@ -158,6 +159,26 @@ fn check_trust(inventory: &Inventory, wrong: &mut Report<'_>) {
     if inventory.trust.require_signature && inventory.trust.keys.is_empty() {
         let message = "`require-signature` stands without `keys`: nobody could sign anything".to_owned();
         wrong(&["trust", "require-signature"], message, "add keys = [\"ssh-ed25519 AAAA… anna@lab\"]");
+    }
+}
+
+fn check_buckets(inventory: &Inventory, wrong: &mut Report<'_>) {
+    let buckets = &inventory.sources.buckets;
+    for (index, bucket) in buckets.iter().enumerate() {
+        let number = index.to_string();
+        let keys = |key| ["sources", "buckets", number.as_str(), key];
+        if buckets[..index].iter().any(|other| other.name == bucket.name) {
+            wrong(&keys("name"), format!("two buckets are called `{}`", bucket.name), "give each its own name");
+        }
+        if bucket.name.is_empty() || bucket.name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {
+            let message = format!("{:?} is no name for a bucket", bucket.name);
+            wrong(&keys("name"), message, "write one word without /");
+        }
+        check_address(&keys("endpoint"), bucket.endpoint.as_ref(), wrong);
+        if bucket.endpoint.as_ref().is_some_and(|endpoint| !bucket.may_ask(endpoint)) {
+            let message = format!("bucket `{}` would be asked without encryption", bucket.name);
+            wrong(&keys("endpoint"), message, "begin the endpoint with https://, or say allow-http = true");
+        }
     }
 }
 

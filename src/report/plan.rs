@@ -146,6 +146,7 @@ fn places(entry: &ArtifactPlan) -> String {
 fn place(reference: &Reference) -> String {
     match reference {
         Reference::Peer { peer, .. } => format!("{peer} (peer)"),
+        Reference::Bucket { bucket, .. } => format!("{bucket} (bucket)"),
         other => other.authority(),
     }
 }

@@ -11,10 +11,11 @@ use url::Url;
 use super::body::unreachable;
 use super::trail::plain;
 use super::{
-    Allowance, DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, Listing, Manners, Network, OllamaConfig,
-    OllamaSource, PeerConfig, PeerSource, Source, SourceError,
+    Allowance, BucketSource, DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, Listing, Manners, Network,
+    OllamaConfig, OllamaSource, PeerConfig, PeerSource, Source, SourceError,
 };
 use crate::artifact::{Reference, Remote};
+use crate::bucket::Place;
 use crate::retry::{Backoff, RetryPolicy};
 
 /// The hub that `hf:` means where nothing else is said.
@@ -37,6 +38,8 @@ pub struct SourceSettings {
     pub ollama_version: Option<String>,
     /// Other larders of the lab.
     pub peers: Vec<PeerConfig>,
+    /// Object stores of the lab.
+    pub buckets: Vec<Place>,
     /// Content that the hub keeps in Xet is read from there, and the library that does it has this folder for
     /// its own use (it makes empty folders). `None` turns it off, as does a build without the feature `xet`.
     pub xet: Option<PathBuf>,
@@ -56,6 +59,7 @@ impl fmt::Debug for SourceSettings {
             .field("ollama_registry", &self.ollama_registry.as_ref().map(Url::as_str))
             .field("ollama_version", &self.ollama_version)
             .field("peers", &self.peers)
+            .field("buckets", &self.buckets)
             .field("xet", &self.xet)
             .field("manners", &self.manners)
             .field("retry", &self.retry)
@@ -85,6 +89,7 @@ pub struct Sources {
     ollama: OllamaSource,
     directory: DirectorySource,
     peers: PeerSource,
+    buckets: BucketSource,
     offline: bool,
     allowance: Arc<Allowance>,
     retry: RetryPolicy,
@@ -106,8 +111,10 @@ impl Sources {
         let ollama =
             OllamaConfig { registry: settings.ollama_registry.clone(), version: settings.ollama_version.clone() };
         let peers = PeerSource::new(&settings.peers, settings.offline, &network)?;
+        let buckets = BucketSource::new(&settings.buckets, settings.offline, &network)?;
         Ok(Self {
             peers,
+            buckets,
             hub: with_xet(HubSource::new(hub, network.clone())?, settings),
             http: HttpSource::new(HttpConfig { offline: settings.offline }, network.clone()),
             allowance: network.allowance(),
@@ -121,6 +128,11 @@ impl Sources {
     /// Other larders of the lab.
     pub fn peers(&self) -> &PeerSource {
         &self.peers
+    }
+
+    /// Object stores of the lab.
+    pub fn buckets(&self) -> &BucketSource {
+        &self.buckets
     }
 
     /// The cap on content that everything downloaded in this run is taken out of.
@@ -173,6 +185,7 @@ impl Sources {
             Reference::Url(_) => Ok(&self.http),
             Reference::Ollama(_) => Ok(&self.ollama),
             Reference::Peer { .. } => Ok(&self.peers),
+            Reference::Bucket { .. } => Ok(&self.buckets),
         }
     }
 }

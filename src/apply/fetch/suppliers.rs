@@ -120,9 +120,9 @@ impl Suppliers {
 
 /// For each of `remotes`, how many times the kind of place changes before it.
 fn ranks(remotes: &[Remote]) -> Vec<usize> {
-    let is_peer = |remote: &Remote| matches!(remote.reference, Reference::Peer { .. });
+    let is_of_lab = |remote: &Remote| matches!(remote.reference, Reference::Peer { .. } | Reference::Bucket { .. });
     let changes = remotes.windows(2).scan(0, |rank, pair| {
-        *rank += usize::from(is_peer(&pair[0]) != is_peer(&pair[1]));
+        *rank += usize::from(is_of_lab(&pair[0]) != is_of_lab(&pair[1]));
         Some(*rank)
     });
     std::iter::once(0).chain(changes).take(remotes.len()).collect()

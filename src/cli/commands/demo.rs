@@ -86,7 +86,7 @@ fn walk(ui: &Ui, common: &Common, root: &Path, traffic: &Traffic) -> Result<Show
     let found = planted.iter().filter(|damage| is_named(damage, &verdict)).count();
     typed(ui, "larder apply --yes", || apply::run(ui, common, &yes))?;
     typed(ui, "larder verify", || verify::run(ui, common, &verify::Args::default()))?;
-    let last = typed(ui, "larder status", || status::run(ui, common, &status::Args {}))?;
+    let last = typed(ui, "larder status", || status::run(ui, common, &status::Args::default()))?;
     ui.text(&format!("\n{found} of {} faults were found and named, ", planted.len()));
     let mended = last == Exit::InOrder;
     ui.text(if mended { "and everything is mended\n" } else { "but not everything could be mended\n" });

@@ -1,6 +1,6 @@
 //! `larder plan`: what would be done; changes nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -16,7 +16,7 @@ use crate::inventory::SourceKind;
 use crate::observe::{Access, Sighting};
 use crate::plan::{self, Outlook, Plan, Refusal};
 use crate::report::plan::{Heading, ending, text};
-use crate::sources::{Holdings, PeerSource, Sources, find_in_drive};
+use crate::sources::{BucketSource, Holdings, PeerSource, SourceError, Sources, find_in_drive};
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -74,16 +74,24 @@ fn make_for(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits, mut outlook: O
     if !outlook.silent_servers.is_empty() {
         draft = plan::plan(&sightings, &outlook);
     }
-    let may_ask_peers = !lab.inventory.sources_of(&lab.machine).peers.is_empty() && wants_content(&draft);
-    if common.offline || (draft.remotes_to_check().is_empty() && !may_ask_peers) {
+    let places = lab.inventory.sources_of(&lab.machine);
+    let may_ask = |kind| places.order.contains(&kind) && wants_content(&draft);
+    let may_ask_peers = !places.peers.is_empty() && may_ask(SourceKind::Peer);
+    let may_ask_buckets = !places.buckets.is_empty() && may_ask(SourceKind::Bucket);
+    if common.offline || (draft.remotes_to_check().is_empty() && !may_ask_peers && !may_ask_buckets) {
         return Ok(draft);
     }
     // Preparing sources loads the system's certificates: only who asks somebody pays for it.
     let sources = lab.sources(common, limits)?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
+        if may_ask_buckets {
+            outlook.on_buckets = on_buckets(ui, lab, sources.buckets()).await;
+        }
         if may_ask_peers {
-            outlook.on_peers = on_peers(ui, lab, sources.peers()).await;
+            outlook.on_peers = on_peers(ui, lab, sources.peers(), &outlook.on_buckets).await;
+        }
+        if may_ask_peers || may_ask_buckets {
             draft = plan::plan(&sightings, &outlook);
         }
         Ok(asked(&sightings, outlook, draft, &sources).await)
@@ -96,15 +104,15 @@ fn wants_content(draft: &Plan) -> bool {
     draft.artifacts.iter().any(|entry| !entry.obstacles.is_empty() || entry.steps.iter().any(lacks))
 }
 
-/// What each peer has, in the order of the inventory. A peer that does not answer has nothing today.
-async fn on_peers(ui: &Ui, lab: &Lab, peers: &PeerSource) -> HashMap<ContentName, Vec<String>> {
-    let wanted: HashSet<ContentName> = lab
-        .wanted
-        .artifacts
-        .iter()
-        .flat_map(|artifact| &artifact.files)
-        .flat_map(|file| file.digests.names())
-        .collect();
+/// What each peer has, in the order of the inventory; and who brings what is neither there nor `elsewhere` in the lab.
+/// A peer that does not answer has nothing today.
+async fn on_peers(
+    ui: &Ui,
+    lab: &Lab,
+    peers: &PeerSource,
+    elsewhere: &HashMap<ContentName, Vec<String>>,
+) -> HashMap<ContentName, Vec<String>> {
+    let wanted = wanted_contents(lab);
     let names = lab.inventory.sources_of(&lab.machine).peers.into_iter().map(|peer| peer.name);
     let asked = names.filter(|name| peers.names().any(|known| known == name)).map(|name| async {
         let holdings = peers.holdings(&name).await;
@@ -112,7 +120,7 @@ async fn on_peers(ui: &Ui, lab: &Lab, peers: &PeerSource) -> HashMap<ContentName
     });
     let mut found: HashMap<ContentName, Vec<String>> = HashMap::new();
     let mut bringers: HashMap<ContentName, Vec<String>> = HashMap::new();
-    let wanted = |content: &ContentName| wanted.contains(content);
+    let is_wanted = |content: &ContentName| wanted.contains_key(content);
     for (name, holdings) in futures_util::future::join_all(asked).await {
         let Holdings { here, brings } = match holdings {
             Ok(holdings) => holdings,
@@ -121,10 +129,13 @@ async fn on_peers(ui: &Ui, lab: &Lab, peers: &PeerSource) -> HashMap<ContentName
                 continue;
             }
         };
-        here.into_iter().filter(wanted).for_each(|content| found.entry(content).or_default().push(name.clone()));
-        brings.into_iter().filter(wanted).for_each(|content| bringers.entry(content).or_default().push(name.clone()));
+        here.into_iter().filter(is_wanted).for_each(|content| found.entry(content).or_default().push(name.clone()));
+        brings
+            .into_iter()
+            .filter(is_wanted)
+            .for_each(|content| bringers.entry(content).or_default().push(name.clone()));
     }
-    for (content, bringers) in bringers {
+    for (content, bringers) in bringers.into_iter().filter(|(content, _)| !elsewhere.contains_key(content)) {
         found.entry(content).or_insert_with(|| whose_turn(&content, bringers).into_iter().collect());
     }
     found
@@ -133,6 +144,40 @@ async fn on_peers(ui: &Ui, lab: &Lab, peers: &PeerSource) -> HashMap<ContentName
 /// Who brings a content that no peer has: every machine of the lab comes to the same answer, so that one asks upstream.
 fn whose_turn(content: &ContentName, bringers: Vec<String>) -> Option<String> {
     bringers.into_iter().max_by_key(|peer| *Sha256::of(format!("{peer} {content}").as_bytes()).as_bytes())
+}
+
+/// The contents that this machine must have, with their lengths where these are known.
+fn wanted_contents(lab: &Lab) -> HashMap<ContentName, Option<u64>> {
+    let files = lab.wanted.artifacts.iter().flat_map(|artifact| &artifact.files);
+    files.flat_map(|file| file.digests.names().map(|name| (name, file.size))).collect()
+}
+
+/// What each bucket has, in the order of the inventory. A bucket that does not answer has nothing today.
+async fn on_buckets(ui: &Ui, lab: &Lab, buckets: &BucketSource) -> HashMap<ContentName, Vec<String>> {
+    let wanted = wanted_contents(lab);
+    let is_wanted = |content: &ContentName, size: u64| {
+        wanted.get(content).is_some_and(|wanted| wanted.is_none_or(|wanted| wanted == size))
+    };
+    let asked = lab.inventory.sources_of(&lab.machine).buckets.into_iter().map(|bucket| async {
+        let holdings = buckets.holdings(&bucket.name).await;
+        (bucket.name, holdings)
+    });
+    let mut found: HashMap<ContentName, Vec<String>> = HashMap::new();
+    for (name, holdings) in futures_util::future::join_all(asked).await {
+        match holdings {
+            Ok(holdings) => holdings
+                .into_iter()
+                .filter(|(content, size)| is_wanted(content, *size))
+                .for_each(|(content, _)| found.entry(content).or_default().push(name.clone())),
+            Err(error) => tell_silent(ui, &error),
+        }
+    }
+    found
+}
+
+fn tell_silent(ui: &Ui, error: &SourceError) {
+    let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+    ui.warn(&format!("{error}; nothing is taken from there{hint}"));
 }
 
 /// Servers that would have to install something and cannot; those that were heard already are not asked again.

@@ -16,6 +16,11 @@ use crate::prune::{self, Kept, Outcome, Removal};
 use crate::report::table::count;
 use crate::size::Bytes;
 
+mod bucket;
+
+/// What is younger stays where nothing else is said.
+const USUAL_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Carry it out, after asking; without it, nothing is changed
@@ -24,9 +29,12 @@ pub(in crate::cli) struct Args {
     /// Do not ask
     #[arg(long, requires = "apply")]
     yes: bool,
-    /// What was changed later stays: a download may be running
-    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration)]
-    older_than: Duration,
+    /// What was changed later stays: a download may be running [default: 7d; in a bucket 30d]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    older_than: Option<Duration>,
+    /// Not here: what lies in a bucket and no machine's lock names; BUCKET as [sources] buckets calls it, or the only one
+    #[arg(long, value_name = "BUCKET", num_args = 0..=1)]
+    bucket: Option<Option<String>>,
 }
 
 #[derive(Serialize)]
@@ -38,12 +46,15 @@ struct Pruned<'a> {
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
+    if let Some(name) = &args.bucket {
+        return bucket::run(ui, common, args, name.as_deref());
+    }
     let lab = Lab::read(ui, common)?;
     let artifacts = everything(&lab);
     let mut known = Known::new(&artifacts, &lab.manifests);
     let how = Surveyor { read: false, facts: &lab.facts, monitor: &Silent, at: now() };
     let survey = adopt::survey(&lab.stores, &|_| true, &mut known, &how);
-    let age = i64::try_from(args.older_than.as_secs()).unwrap_or(i64::MAX);
+    let age = i64::try_from(args.older_than.unwrap_or(USUAL_AGE).as_secs()).unwrap_or(i64::MAX);
     let (removals, kept) = prune::plan(&survey, &lab.stores, &artifacts, now().saturating_sub(age));
     let bytes_to_win = removals.iter().map(|removal| removal.size).sum();
     ui.text(&text(&removals, &kept, bytes_to_win));

@@ -41,17 +41,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
             .hint("name a file for the report with --out FILE"));
     }
     let lab = Lab::read_wanted(ui, common)?;
-    let mut sightings = lab.sight(false)?;
-    lab.hear_servers(common, &mut sightings)?;
-    let verdict = verify::quick(&sightings);
-    let around = Surroundings { home: &lab.home, environments: &lab.inventory.python.environments };
-    let findings = conditions::look(&lab.manifests, around, &|name| lab.wanted.artifact(name).is_some());
-    let runs = Runs::read(&lab.state).unwrap_or_else(|error| {
-        ui.warn(&format!("what earlier runs found is not shown: {error}"));
-        Runs::default()
-    });
-    let subject = Subject { machine: &lab.machine, profile: lab.profile(), at: now() };
-    let overview = Overview::new(subject, &sightings, &verdict, findings, &runs);
+    let overview = overview(ui, common, &lab)?;
     let text = text(&overview, args.format, ui.width());
     match &args.out {
         Some(path) => write(ui, &expand(path, &lab.home), text.as_bytes())?,
@@ -62,6 +52,21 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         ui.object("report", &overview);
     }
     Ok(if overview.is_in_order() { Exit::InOrder } else { Exit::Differences })
+}
+
+/// The state of everything on this machine, as it is now.
+pub(in crate::cli) fn overview(ui: &Ui, common: &Common, lab: &Lab) -> Result<Overview, CliError> {
+    let mut sightings = lab.sight(false)?;
+    lab.hear_servers(common, &mut sightings)?;
+    let verdict = verify::quick(&sightings);
+    let around = Surroundings { home: &lab.home, environments: &lab.inventory.python.environments };
+    let findings = conditions::look(&lab.manifests, around, &|name| lab.wanted.artifact(name).is_some());
+    let runs = Runs::read(&lab.state).unwrap_or_else(|error| {
+        ui.warn(&format!("what earlier runs found is not shown: {error}"));
+        Runs::default()
+    });
+    let subject = Subject { machine: &lab.machine, profile: lab.profile(), at: now() };
+    Ok(Overview::new(subject, &sightings, &verdict, findings, &runs))
 }
 
 fn text(overview: &Overview, format: Format, width: u16) -> String {

@@ -196,7 +196,7 @@ fn tls(config: &ServeConfig, lab: &Lab, state: &Path) -> Result<Option<Tls>, Cli
 }
 
 /// Names of the artifacts here whose licence every user must accept himself.
-fn gated(lab: &Lab, sightings: &[Sighting<'_>]) -> Vec<String> {
+pub(super) fn gated(lab: &Lab, sightings: &[Sighting<'_>]) -> Vec<String> {
     let declared = lab.manifests.artifacts.iter().filter(|declared| declared.gated);
     let here = |name: &str| sightings.iter().any(|sighting| sighting.artifact.name == name);
     declared.filter(|declared| here(&declared.name)).map(|declared| declared.name.clone()).collect()
