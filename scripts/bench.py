@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench_copy
 import bench_fetch
 from bench_parts import (
     COMMIT,
@@ -349,12 +350,13 @@ def cached() -> int:
 
 def main() -> None:
     measurements = {"status": status, "plan": plan, "small": small, "large": large}
-    measurements |= {"verify-many": verify_many, "scrub-one": scrub_one, **bench_fetch.MEASUREMENTS}
+    measurements |= {"verify-many": verify_many, "scrub-one": scrub_one, **bench_fetch.MEASUREMENTS, **bench_copy.MEASUREMENTS}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--larder", type=Path, required=True, help="the program to measure")
     parser.add_argument("--only", choices=measurements, action="append", help="this measurement; may be repeated")
     parser.add_argument("-n", "--rounds", type=int, default=5)
     parser.add_argument("--large", type=int, default=2048, metavar="MIB", help="size of the large file")
+    parser.add_argument("--copy", type=int, default=4096, metavar="MIB", help="size of the file that copy-ssh copies")
     parser.add_argument("--many", type=int, default=200, metavar="FILES", help="how many files of 10 MiB fetch-many has")
     parser.add_argument("--scrub-many", type=int, default=4096, metavar="MIB", help="size of the many files together")
     parser.add_argument("--scrub-one", type=int, default=8192, metavar="MIB", help="size of the file that is scrubbed")

@@ -101,6 +101,8 @@ enum Command {
     Prune(commands::prune::Args),
     /// Mend what was found wrong: only the wrong parts of a file, where they are known
     Repair(commands::repair::Args),
+    /// Sign the lock and the manifests with your ssh key, or say who did
+    Sign(commands::sign::Args),
     /// Try whether generators work: headers, parts, or a few steps
     Smoke(commands::smoke::Args),
     /// Serve this machine's artifacts to others, read-only
@@ -159,6 +161,7 @@ fn run(ui: &Ui, common: &Common, command: &Command) -> Result<Exit, CliError> {
         Command::Dedupe(args) => commands::dedupe::run(ui, common, args),
         Command::Prune(args) => commands::prune::run(ui, common, args),
         Command::Repair(args) => commands::repair::run(ui, common, args),
+        Command::Sign(args) => commands::sign::run(ui, common, args),
         Command::Smoke(args) => commands::smoke::run(ui, common, args),
         Command::Serve(args) => commands::serve::run(ui, common, args),
         Command::Demo(args) => commands::demo::run(ui, common, args),

@@ -11,6 +11,7 @@ use url::Url;
 use crate::manifest::{Declared, InputError, Outline, Place, parse_toml};
 use crate::size::Bytes;
 use crate::span::Span;
+use crate::trust::TrustConfig;
 
 mod bucket;
 mod check;
@@ -51,6 +52,9 @@ pub struct Inventory {
     /// What is forbidden and required.
     #[serde(default)]
     pub policy: Policy,
+    /// Whose signatures count.
+    #[serde(default)]
+    pub trust: TrustConfig,
     /// Python environments whose packages are checked.
     #[serde(default)]
     pub python: PythonConfig,

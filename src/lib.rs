@@ -21,6 +21,7 @@ pub mod facts;
 pub mod inventory;
 pub mod lock;
 pub mod manifest;
+pub mod trust;
 // What the lab shares.
 pub mod bucket;
 pub mod fleet;

@@ -22,6 +22,7 @@ use crate::artifact::Artifact;
 use crate::facts::Facts;
 
 mod answer;
+mod bring;
 mod catalog;
 mod content;
 mod guests;
@@ -31,17 +32,22 @@ mod listing;
 mod metrics;
 mod plain;
 mod range;
+mod rates;
 mod registry;
 mod route;
 mod tls;
 
+pub use bring::Supply;
 pub use guests::{Guests, Token};
 pub use listen::{Limits, ServeError, Server, answer_at, answer_on};
 pub use metrics::Traffic;
+pub use rates::Rates;
 pub use tls::{Tls, TlsError};
 
 use answer::{empty, json};
+use bring::Bringing;
 use catalog::Catalog;
+use rates::Paces;
 use route::Route;
 
 /// What the server may hand out.
@@ -64,21 +70,49 @@ pub struct Served {
     pub content: Vec<Option<PathBuf>>,
 }
 
+/// To whom the server hands things out, and within what.
+#[derive(Clone, Default)]
+pub struct Terms {
+    /// Who may ask.
+    pub guests: Guests,
+    /// How fast contents go out.
+    pub rates: Rates,
+    /// Who brings what is asked for and not here; without it, nobody does.
+    pub supply: Option<Arc<dyn Supply>>,
+}
+
+impl From<Guests> for Terms {
+    fn from(guests: Guests) -> Self {
+        Self { guests, ..Self::default() }
+    }
+}
+
 /// What every answer needs.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Site {
     catalog: Arc<Catalog>,
     facts: Option<Arc<Facts>>,
     guests: Arc<Guests>,
+    paces: Arc<Paces>,
+    supply: Option<Arc<dyn Supply>>,
+    bringing: Arc<Bringing>,
     traffic: Arc<Traffic>,
 }
 
-/// The three faces over `index`, for `guests`. Counts in `traffic`, which tests and progress displays may read.
+/// The three faces over `index`, on `terms` such as [`Guests`]. Counts in `traffic`, which tests and progress displays may read.
 ///
 /// Looks at the sizes of files whose size the index does not know, once.
-pub fn router(mut index: Index, guests: Guests, traffic: Arc<Traffic>) -> Router {
-    let facts = index.facts.take();
-    let site = Site { catalog: Arc::new(Catalog::new(index)), facts, guests: Arc::new(guests), traffic };
+pub fn router(mut index: Index, terms: impl Into<Terms>, traffic: Arc<Traffic>) -> Router {
+    let (facts, terms) = (index.facts.take(), terms.into());
+    let site = Site {
+        catalog: Arc::new(Catalog::new(index)),
+        facts,
+        guests: Arc::new(terms.guests),
+        paces: Arc::new(Paces::new(terms.rates)),
+        supply: terms.supply,
+        bringing: Arc::default(),
+        traffic,
+    };
     Router::new().fallback(answer_request).with_state(site)
 }
 
@@ -119,7 +153,8 @@ async fn dispatch(site: &Site, request: Request) -> Response {
         Route::Registry { repository, item } => registry::answer(site, &repository, &item, request).await,
         Route::File { artifact, path } => plain::file(site, &artifact, &path, request).await,
         Route::Blob { content } => plain::blob(site, &content, request).await,
-        Route::Have => json(StatusCode::OK, &plain::have(&site.catalog)),
+        Route::Have => json(StatusCode::OK, &plain::have(site)),
+        Route::Bring { content } => bring::answer(site, &content).await,
         Route::Home => json(StatusCode::OK, &plain::home(&site.catalog)),
         Route::Lock => plain::lock(&site.catalog),
         Route::Chunks { digest } => plain::chunks(site, &digest).await,

@@ -37,7 +37,7 @@ pub use http::{HttpConfig, HttpSource};
 pub use hub::{HubConfig, HubSource, ParseTreeError, file_address, parse_tree};
 pub use network::{Manners, Network};
 pub use ollama::{OllamaConfig, OllamaSource};
-pub use peer::{PeerConfig, PeerSource};
+pub use peer::{Holdings, PeerConfig, PeerSource};
 pub use set::{PUBLIC_HUB, SourceSettings, Sources, Timeouts};
 pub use tunnel::Tunnel;
 

@@ -10,6 +10,7 @@ mod program;
 #[path = "support/skip.rs"]
 mod skip;
 #[path = "support/sshd.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
 mod sshd;
 
 use program::{INVENTORY, Lab, Said};

@@ -10,7 +10,7 @@ const FLOORS: &[&[&str]] = &[
     &["digest", "relpath", "size", "span", "monitor"],
     &["artifact", "pace", "retry", "weights"],
     &["fsio"],
-    &["manifest"],
+    &["manifest", "trust"],
     &["inventory", "lock", "facts"],
     &["bucket", "fleet"],
     &["stores", "sources", "ollama_api"],

@@ -116,7 +116,7 @@ async fn a_peer_with_another_certificate_or_token_gives_nothing() {
     let error = guessing.peers().holdings("pc2").await.unwrap_err();
     assert!(matches!(error, SourceError::TokenRefused { .. }) && !error.to_string().contains("guess"), "{error}");
     let held = sources(config(&mirror, Some("s3cret"), Some(right))).peers().holdings("pc2").await.unwrap();
-    assert!(held.contains(&by_sha256(&bytes)));
+    assert!(held.here.contains(&by_sha256(&bytes)));
 }
 
 const LARGE: &[u8] = b"weights, named by their sha256";

@@ -96,6 +96,13 @@ impl Lab {
         Ok(lab)
     }
 
+    /// The files that say what is wanted: the manifests, and the lock where there is one.
+    pub(super) fn signed_files(&self) -> Result<Vec<PathBuf>, CliError> {
+        let lock = fs_err::exists(&self.lock_path)?.then(|| self.lock_path.clone());
+        let manifests = manifest_files(&self.inventory_path, &self.inventory)?;
+        Ok(lock.into_iter().chain(manifests).collect())
+    }
+
     /// The name of the machine's profile.
     pub(super) fn profile(&self) -> Option<&str> {
         self.inventory.profile_of(&self.machine).map(|(name, _)| name)

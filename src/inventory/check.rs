@@ -5,7 +5,7 @@ use std::path::Path;
 
 use url::Url;
 
-use super::{Inventory, Layout, Profile, Selector};
+use super::{Inventory, Layout, Profile, Selector, parse_rate};
 use crate::manifest::{InputError, Outline, did_you_mean};
 
 /// A mistake and its advice, told with the keys that lead to it.
@@ -22,6 +22,7 @@ pub(super) fn check(inventory: &Inventory, outline: &Outline) -> Vec<InputError>
     check_profiles(inventory, &mut wrong);
     check_sources(inventory, &mut wrong);
     check_serve(inventory, &mut wrong);
+    check_trust(inventory, &mut wrong);
     check_notify(inventory, &mut wrong);
     errors
 }
@@ -39,6 +40,11 @@ fn check_serve(inventory: &Inventory, wrong: &mut Report<'_>) {
     }
     for (key, path) in [("token-file", &serve.token_file), ("certificate", &serve.certificate), ("key", &serve.key)] {
         path.iter().for_each(|path| check_path(&["serve", key], path, wrong));
+    }
+    for (key, rate) in [("max-rate", &serve.max_rate), ("max-rate-per-client", &serve.max_rate_per_client)] {
+        if let Some(Err(message)) = rate.as_deref().map(parse_rate) {
+            wrong(&["serve", key], format!("`{key}`: {message}"), "write for example \"80 MB/s\"");
+        }
     }
 }
 
@@ -146,6 +152,13 @@ fn check_peers(inventory: &Inventory, wrong: &mut Report<'_>) {
         }
         check_address(&keys("url"), Some(&peer.url), wrong);
         peer.token_file.iter().for_each(|path| check_path(&keys("token-file"), path, wrong));
+    }
+}
+
+fn check_trust(inventory: &Inventory, wrong: &mut Report<'_>) {
+    if inventory.trust.require_signature && inventory.trust.keys.is_empty() {
+        let message = "`require-signature` stands without `keys`: nobody could sign anything".to_owned();
+        wrong(&["trust", "require-signature"], message, "add keys = [\"ssh-ed25519 AAAA… anna@lab\"]");
     }
 }
 

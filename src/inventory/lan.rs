@@ -34,6 +34,15 @@ pub struct ServeConfig {
     /// Also hand out artifacts whose licence every user must accept himself.
     #[serde(default)]
     pub gated: bool,
+    /// Bring what others of the lab ask for and this machine lacks, so that it comes from upstream once.
+    #[serde(default)]
+    pub fetch_missing: bool,
+    /// How fast contents go out to all clients together, such as `80 MB/s`.
+    #[serde(default)]
+    pub max_rate: Option<String>,
+    /// How fast they go out to one client.
+    #[serde(default)]
+    pub max_rate_per_client: Option<String>,
 }
 
 /// A machine that serves its artifacts.

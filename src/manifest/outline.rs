@@ -1,8 +1,8 @@
 //! Where the keys of a TOML text stand: looked up only when there is a mistake to report.
 
-use std::cell::OnceCell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -14,7 +14,7 @@ use super::Place;
 pub struct Outline {
     path: PathBuf,
     text: String,
-    values: OnceCell<Vec<Entry>>,
+    values: OnceLock<Vec<Entry>>,
 }
 
 #[derive(Debug)]
@@ -26,7 +26,7 @@ struct Entry {
 impl Outline {
     /// Keeps `text` to be asked later; `path` is only named.
     pub fn new(path: &Path, text: &str) -> Self {
-        Self { path: path.to_owned(), text: text.to_owned(), values: OnceCell::new() }
+        Self { path: path.to_owned(), text: text.to_owned(), values: OnceLock::new() }
     }
 
     /// Where the value under `keys` begins: the deepest of them that is there. Items of lists count from 0.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -12,13 +12,30 @@ use crate::digest::{ContentName, Digests, GitSha1, Sha256};
 use crate::serve::{Index, Served};
 
 /// One file that an artifact has, whether its bytes are here or not.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Item {
     /// Artifact and path, for people.
     pub(crate) name: String,
     pub(crate) size: Option<u64>,
     pub(crate) digests: Digests,
-    pub(crate) content: Option<PathBuf>,
+    /// The artifact, and the file's number in it.
+    pub(crate) whose: (String, usize),
+    /// Whether it could be had from where it was published.
+    pub(crate) has_upstream: bool,
+    pub(crate) content: OnceLock<PathBuf>,
+}
+
+impl Item {
+    /// Where its bytes are, if they are here.
+    pub(crate) fn content(&self) -> Option<&PathBuf> {
+        self.content.get()
+    }
+
+    /// It has arrived, and lies there.
+    pub(crate) fn arrived(&self, path: PathBuf) {
+        // Two arrivals of one content are as good as one.
+        let _ = self.content.set(path);
+    }
 }
 
 /// A hub repository, as far as artifacts come from it.
@@ -126,7 +143,7 @@ impl Catalog {
             };
             let repository = self.hub.entry(place.claim.repo.clone()).or_default();
             let snapshot = repository.snapshots.entry(place.claim.commit.clone()).or_default();
-            let known = snapshot.get(&place.path).is_some_and(|known| known.item.content.is_some());
+            let known = snapshot.get(&place.path).is_some_and(|known| known.item.content().is_some());
             if !known {
                 snapshot.insert(place.path, HubFile { item: Arc::clone(item), size, id });
             }
@@ -165,7 +182,7 @@ impl Catalog {
 /// One name is enough for many copies: the first one that is here.
 fn keep_better<Name: Hash + Eq>(known: &mut HashMap<Name, Arc<Item>>, name: Name, item: &Arc<Item>) {
     let entry = known.entry(name).or_insert_with(|| Arc::clone(item));
-    if entry.content.is_none() {
+    if entry.content().is_none() {
         *entry = Arc::clone(item);
     }
 }
@@ -173,13 +190,21 @@ fn keep_better<Name: Hash + Eq>(known: &mut HashMap<Name, Arc<Item>>, name: Name
 fn items(served: &Served) -> Vec<Arc<Item>> {
     let contents = served.content.iter().cloned().chain(std::iter::repeat(None));
     let files = served.artifact.files.iter().zip(contents);
-    files.map(|(file, content)| Arc::new(item(&served.artifact, file, content))).collect()
+    files.enumerate().map(|(index, (_, content))| Arc::new(item(&served.artifact, index, content))).collect()
 }
 
-fn item(artifact: &Artifact, file: &File, content: Option<PathBuf>) -> Item {
+fn item(artifact: &Artifact, index: usize, content: Option<PathBuf>) -> Item {
+    let file = &artifact.files[index];
     let on_disk = || fs_err::metadata(content.as_ref()?).ok().map(|found| found.len());
     let size = file.size.or_else(on_disk);
-    Item { name: format!("{}/{}", artifact.name, file.path), size, digests: file.digests, content }
+    Item {
+        name: format!("{}/{}", artifact.name, file.path),
+        size,
+        digests: file.digests,
+        whose: (artifact.name.clone(), index),
+        has_upstream: !artifact.remotes(file).is_empty(),
+        content: content.map(OnceLock::from).unwrap_or_default(),
+    }
 }
 
 fn summary(served: &Served) -> Summary {

@@ -1,12 +1,14 @@
 //! The content of one file: conditions, ranges, and a stream from the disk in bounded memory.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
     IF_NONE_MATCH, IF_RANGE, RANGE, X_CONTENT_TYPE_OPTIONS,
@@ -40,7 +42,7 @@ pub(crate) async fn send(
     request: &Parts,
 ) -> Response {
     let etag = etag.and_then(|etag| HeaderValue::from_str(&format!("\"{etag}\"")).ok());
-    let Some(path) = item.content.clone() else {
+    let Some(path) = item.content().cloned() else {
         return not_here(&item.name);
     };
     let opened = match spawn_blocking(move || open(&path)).await {
@@ -59,7 +61,7 @@ pub(crate) async fn send(
             set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{len}"));
             return response;
         }
-        Outcome::Send { range, status } => body(site, &request.method, opened, range, status),
+        Outcome::Send { range, status } => body(site, request, opened, range, status),
     };
     if let Some(etag) = etag {
         response.headers_mut().insert(ETAG, etag);
@@ -116,7 +118,7 @@ fn matches_any(known: &str, etag: Option<&str>) -> bool {
     known.split(',').map(str::trim).any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == etag)
 }
 
-fn body(site: &Site, method: &Method, opened: Opened, range: Range<u64>, status: StatusCode) -> Response {
+fn body(site: &Site, request: &Parts, opened: Opened, range: Range<u64>, status: StatusCode) -> Response {
     let mut response = empty(status);
     let headers = response.headers_mut();
     set(headers, CONTENT_LENGTH, &(range.end - range.start).to_string());
@@ -126,8 +128,17 @@ fn body(site: &Site, method: &Method, opened: Opened, range: Range<u64>, status:
     if status == StatusCode::PARTIAL_CONTENT {
         set(headers, CONTENT_RANGE, &format!("bytes {}-{}/{}", range.start, range.end - 1, opened.len));
     }
-    if method != Method::HEAD {
-        *response.body_mut() = Body::from_stream(read(opened.file, range, Arc::clone(&site.traffic)));
+    if request.method != Method::HEAD {
+        let client = request.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+        let pace = site.paces.of(client.map(|client| client.to_canonical()));
+        let paced = read(opened.file, range, Arc::clone(&site.traffic)).then(move |chunk| {
+            let pace = pace.clone();
+            async move {
+                pace.pass(chunk.as_ref().map_or(0, Bytes::len)).await;
+                chunk
+            }
+        });
+        *response.body_mut() = Body::from_stream(paced);
     }
     response
 }

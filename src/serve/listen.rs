@@ -188,7 +188,8 @@ pub async fn answer_on(
 ) -> std::io::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| router.clone().call(request.map(Body::new)));
     let stream = TokioIo::new(tokio::io::join(input, output));
-    let ended = protocol().header_read_timeout(None).serve_connection(stream, service).await;
+    // Whoever asks through a pipe may close his end once he has asked.
+    let ended = protocol().half_close(true).header_read_timeout(None).serve_connection(stream, service).await;
     ended.map_err(std::io::Error::other)
 }
 

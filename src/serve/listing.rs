@@ -153,13 +153,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::digest::{Digests, Sha256};
+    use crate::digest::Sha256;
     use crate::serve::catalog::Item;
 
     fn file(content: &[u8], lfs: bool) -> HubFile {
         let size = content.len() as u64;
         let id = if lfs { ContentId::Lfs(Sha256::of(content)) } else { ContentId::Git(blob_id(content)) };
-        let item = Item { name: "x".into(), size: Some(size), digests: Digests::default(), content: None };
+        let item = Item { name: "x".into(), size: Some(size), ..Item::default() };
         HubFile { item: Arc::new(item), size, id }
     }
 

@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 use crate::digest::{CHUNK_LEN, ChunkDigests, ContentName, GitSha1, Sha256};
 use crate::serve::answer::{error, json as json_answer, typed};
 use crate::serve::catalog::{Catalog, Item};
-use crate::serve::{Site, content};
+use crate::serve::{Site, bring, content};
+
+/// Says that the content is not here, and that asking for it by `bring` changes that.
+const CAN_BE_BROUGHT: &str = "CanBeBrought";
 
 /// What this is and what it has.
 pub(crate) fn home(catalog: &Catalog) -> Value {
@@ -42,21 +45,42 @@ pub(crate) async fn file(site: &Site, artifact: &str, path: &str, request: &Part
 
 pub(crate) async fn blob(site: &Site, name: &ContentName, request: &Parts) -> Response {
     match site.catalog.blobs.get(name) {
+        Some(item) if bring::can_be_brought(site, item) => error(
+            StatusCode::NOT_FOUND,
+            Some(CAN_BE_BROUGHT),
+            &format!("{} is not here yet, but can be brought", item.name),
+        ),
         Some(item) => send(site, item, request).await,
-        None => error(StatusCode::NOT_FOUND, None, &format!("There is no content {name}")),
+        None => no_content(name),
     }
 }
 
-/// The names of all content that is here: what another larder asks before it plans.
-pub(crate) fn have(catalog: &Catalog) -> Value {
-    let here = || catalog.blobs.iter().filter(|(_, item)| item.content.is_some()).map(|(name, _)| *name);
-    let sha256: BTreeSet<Sha256> = here()
+/// Nobody here knows a content of this name.
+pub(crate) fn no_content(name: &ContentName) -> Response {
+    error(StatusCode::NOT_FOUND, None, &format!("There is no content {name}"))
+}
+
+/// The names of all content that is here, and of what can be brought: what another larder asks before it plans.
+pub(crate) fn have(site: &Site) -> Value {
+    let blobs = &site.catalog.blobs;
+    let here = blobs.iter().filter(|(_, item)| item.content().is_some()).map(|(name, _)| *name);
+    let mut told = names(here);
+    if site.supply.is_some() {
+        let brought = blobs.iter().filter(|(_, item)| bring::can_be_brought(site, item)).map(|(name, _)| *name);
+        told["brings"] = names(brought);
+    }
+    told
+}
+
+fn names(names: impl Iterator<Item = ContentName> + Clone) -> Value {
+    let sha256: BTreeSet<Sha256> = names
+        .clone()
         .filter_map(|name| match name {
             ContentName::Sha256(digest) => Some(digest),
             ContentName::GitSha1(_) => None,
         })
         .collect();
-    let git_sha1: BTreeSet<GitSha1> = here()
+    let git_sha1: BTreeSet<GitSha1> = names
         .filter_map(|name| match name {
             ContentName::Sha256(_) => None,
             ContentName::GitSha1(digest) => Some(digest),

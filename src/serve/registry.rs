@@ -55,7 +55,7 @@ async fn send_blob(site: &Site, images: &Images, wanted: &str, request: &Parts) 
     let Some((digest, item)) = digest(wanted).and_then(|digest| Some((digest, images.blobs.get(&digest)?))) else {
         return refused("BLOB_UNKNOWN", "blob unknown to registry", wanted);
     };
-    if item.content.is_none() {
+    if item.content().is_none() {
         return refused("BLOB_UNKNOWN", "blob unknown to registry: this machine does not have it", wanted);
     }
     let mut headers = HeaderMap::new();

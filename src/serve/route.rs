@@ -28,6 +28,9 @@ pub(crate) enum Route {
     Blob {
         content: ContentName,
     },
+    Bring {
+        content: ContentName,
+    },
     Chunks {
         digest: String,
     },
@@ -56,7 +59,7 @@ pub(crate) enum RegistryItem {
 }
 
 impl Route {
-    /// Reads a path. The words `api`, `v2`, `files`, `blobs`, `chunks`, `have`, `lock` and `metrics` at its beginning are never a repository.
+    /// Reads a path. The words `api`, `v2`, `files`, `blobs`, `bring`, `chunks`, `have`, `lock` and `metrics` at its beginning are never a repository.
     pub(crate) fn parse(path: &str) -> Self {
         parse(path).unwrap_or(Route::Nothing)
     }
@@ -68,6 +71,7 @@ impl Route {
     pub(crate) fn methods(&self) -> &'static [&'static str] {
         match self {
             Route::Hub(asked) if asked.iter().any(|asked| matches!(asked.ask, HubAsk::PathsInfo { .. })) => &["POST"],
+            Route::Bring { .. } => &["POST"],
             _ => &["GET", "HEAD"],
         }
     }
@@ -92,8 +96,10 @@ fn parse(path: &str) -> Option<Route> {
         ["have"] => Route::Have,
         ["blobs", "sha256", digest] => Route::Blob { content: ContentName::Sha256(digest.parse().ok()?) },
         ["blobs", "git-sha1", digest] => Route::Blob { content: ContentName::GitSha1(digest.parse().ok()?) },
+        ["bring", "sha256", digest] => Route::Bring { content: ContentName::Sha256(digest.parse().ok()?) },
+        ["bring", "git-sha1", digest] => Route::Bring { content: ContentName::GitSha1(digest.parse().ok()?) },
         ["chunks", "sha256", digest] => Route::Chunks { digest: digest.to_owned() },
-        ["api" | "v2" | "files" | "blobs" | "chunks" | "have" | "lock" | "metrics", ..] => return None,
+        ["api" | "v2" | "files" | "blobs" | "bring" | "chunks" | "have" | "lock" | "metrics", ..] => return None,
         ["datasets", ref rest @ ..] => Route::Hub(resolve_requests(HubKind::Dataset, rest)?),
         ref rest => Route::Hub(resolve_requests(HubKind::Model, rest)?),
     })

@@ -11,10 +11,11 @@ use async_trait::async_trait;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde::Deserialize;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::artifact::{Reference, Remote};
-use crate::digest::{Blake3, CHUNK_LEN, ChunkDigests, ContentName, Sha256};
+use crate::digest::{Blake3, CHUNK_LEN, ChunkDigests, ContentName, GitSha1, Sha256};
 use crate::sources::body::{empty_body, into_body, is_empty, number, range_header, refusal, size_change, unreachable};
 use crate::sources::gate::Budget;
 use crate::sources::network::{Answer, Network};
@@ -27,6 +28,17 @@ use crate::sources::{Body, ByteRange, Listing, Source, SourceError, Timeouts};
 const LONGEST_LIST: usize = 128 << 20;
 /// How long a peer may take for a list. It knows it by heart.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The shortest time between two questions whether a content has been brought.
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
+
+/// Content that a peer has, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// What is there.
+    pub here: HashSet<ContentName>,
+    /// What it would bring from upstream if asked for it.
+    pub brings: HashSet<ContentName>,
+}
 
 /// How one peer is reached.
 #[derive(Clone)]
@@ -95,17 +107,17 @@ impl PeerSource {
         self.peers.keys().map(String::as_str)
     }
 
-    /// Everything that `peer` has, by digest.
-    pub async fn holdings(&self, peer: &str) -> Result<HashSet<ContentName>, SourceError> {
+    /// Everything that `peer` has or would bring, by digest.
+    pub async fn holdings(&self, peer: &str) -> Result<Holdings, SourceError> {
         #[derive(Deserialize)]
-        #[serde(rename_all = "kebab-case")]
-        struct Holdings {
-            sha256: Vec<Sha256>,
-            git_sha1: Vec<crate::digest::GitSha1>,
+        struct Told {
+            #[serde(flatten)]
+            here: Names,
+            #[serde(default)]
+            brings: Names,
         }
-        let held: Holdings = self.peer(peer)?.object("have").await?;
-        let (large, small) = (held.sha256.into_iter(), held.git_sha1.into_iter());
-        Ok(large.map(ContentName::Sha256).chain(small.map(ContentName::GitSha1)).collect())
+        let told: Told = self.peer(peer)?.object("have").await?;
+        Ok(Holdings { here: told.here.into_set(), brings: told.brings.into_set() })
     }
 
     /// The chunk digests that `peer` took of a content; they are that peer's word until the whole is proven.
@@ -148,6 +160,9 @@ impl Source for PeerSource {
     async fn check(&self, remote: &Remote) -> Result<(), SourceError> {
         let (peer, content) = self.content(&remote.reference)?;
         let response = peer.ask(Method::HEAD, &peer.blob(content)?, HeaderMap::new()).await?;
+        if can_be_brought(&response) {
+            return Ok(());
+        }
         if response.status() != StatusCode::OK {
             return Err(peer.refusal(&response));
         }
@@ -160,8 +175,13 @@ impl Source for PeerSource {
             return Ok(empty_body(range.start, remote.size));
         }
         let allowed = peer.network.allowed(range, remote.size, &peer.what())?;
-        let headers = range_header(allowed.range).map(|range| (RANGE, range)).into_iter().collect();
-        let response = peer.ask(Method::GET, &peer.blob(content)?, headers).await?;
+        let headers: HeaderMap = range_header(allowed.range).map(|range| (RANGE, range)).into_iter().collect();
+        let mut response = peer.ask(Method::GET, &peer.blob(content)?, headers.clone()).await?;
+        if can_be_brought(&response) {
+            drop(response);
+            peer.bring(content).await?;
+            response = peer.ask(Method::GET, &peer.blob(content)?, headers).await?;
+        }
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
                 let lane = peer.network.lane(&[&peer.config.name, peer.config.url.host_str().unwrap_or("")]);
@@ -191,10 +211,33 @@ impl Peer {
     }
 
     fn blob(&self, content: &ContentName) -> Result<Url, SourceError> {
+        self.named("blobs", content)
+    }
+
+    fn named(&self, what: &str, content: &ContentName) -> Result<Url, SourceError> {
         self.address(&match content {
-            ContentName::Sha256(digest) => format!("blobs/sha256/{digest}"),
-            ContentName::GitSha1(digest) => format!("blobs/git-sha1/{digest}"),
+            ContentName::Sha256(digest) => format!("{what}/sha256/{digest}"),
+            ContentName::GitSha1(digest) => format!("{what}/git-sha1/{digest}"),
         })
+    }
+
+    /// Waits until the peer has brought `content` to itself, however long that takes.
+    async fn bring(&self, content: &ContentName) -> Result<(), SourceError> {
+        let address = self.named("bring", content)?;
+        let mut asked_at = Instant::now();
+        loop {
+            let response = self.ask(Method::POST, &address, HeaderMap::new()).await?;
+            match response.status() {
+                StatusCode::OK => return Ok(()),
+                StatusCode::ACCEPTED => tracing::info!(%content, "{} is still fetching it for us", self.what()),
+                // That it cannot get the content either is final for it, though a gateway's errors pass elsewhere.
+                StatusCode::BAD_GATEWAY => return Err(SourceError::NoUpstream { what: self.what() }),
+                _ => return Err(self.refusal(&response)),
+            }
+            // A peer that answers without having waited is not asked more often than this.
+            tokio::time::sleep_until(asked_at + BETWEEN_QUESTIONS).await;
+            asked_at = Instant::now();
+        }
     }
 
     /// Redirects are answers like others here: a larder never redirects.
@@ -236,4 +279,25 @@ impl Peer {
             (status, _) => refusal(status, response.headers(), &self.what()),
         }
     }
+}
+
+/// Names as a peer lists them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Names {
+    sha256: Vec<Sha256>,
+    git_sha1: Vec<GitSha1>,
+}
+
+impl Names {
+    fn into_set(self) -> HashSet<ContentName> {
+        let (large, small) = (self.sha256.into_iter(), self.git_sha1.into_iter());
+        large.map(ContentName::Sha256).chain(small.map(ContentName::GitSha1)).collect()
+    }
+}
+
+/// Whether the peer says that it does not have the content yet, but would bring it.
+fn can_be_brought(response: &Response) -> bool {
+    let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
+    response.status() == StatusCode::NOT_FOUND && code == Some("CanBeBrought")
 }

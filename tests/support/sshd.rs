@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 /// A running server, ended when dropped.
 pub(crate) struct Sshd {
     folder: tempfile::TempDir,
+    port: u16,
     server: Child,
 }
 
@@ -55,7 +56,7 @@ impl Sshd {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let sshd = Self { folder, server };
+        let sshd = Self { folder, port, server };
         sshd.wait_until_it_listens(port);
         Some(sshd)
     }
@@ -63,6 +64,16 @@ impl Sshd {
     /// The client's command line.
     pub(crate) fn client(&self) -> String {
         format!("ssh -F {}", self.folder.path().join("ssh_config").display())
+    }
+
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The same by another port of this machine, which leads there.
+    pub(crate) fn client_by(&self, port: u16) -> String {
+        format!("{} -p {port}", self.client())
     }
 
     fn wait_until_it_listens(&self, port: u16) {

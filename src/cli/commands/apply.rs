@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::plan;
+use super::{plan, sign};
 use crate::apply::{self, Means, Outcome};
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, Limits, now};
@@ -54,6 +54,7 @@ pub(super) fn carry_out(ui: &Ui, common: &Common, lab: &Lab, plan: &Plan, comman
         ui.object(command.name, &Outcome::default());
         return Ok(if plan.is_settled() { Exit::InOrder } else { Exit::Partly });
     }
+    sign::require(lab)?;
     if !command.yes && !agreed(ui, command.name)? {
         return Ok(Exit::InOrder);
     }
@@ -89,6 +90,8 @@ pub(super) fn agreed(ui: &Ui, command: &str) -> Result<bool, CliError> {
 }
 
 pub(super) fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources::Sources>) -> Result<Means, CliError> {
+    // Whoever gets here changes stores, whichever command it is.
+    sign::require(lab)?;
     let config = lab.inventory.sources_of(&lab.machine);
     let max_rate = config.max_rate().map_err(CliError::usage)?;
     Ok(Means {
@@ -109,6 +112,10 @@ pub(super) fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources
 /// Digests of first fetches go into the lock, so that they are pinned from now on.
 pub(super) fn keep_what_was_learned(lab: &Lab, outcome: &Outcome) -> Result<(), CliError> {
     let Some(stored) = &lab.stored else { return Ok(()) };
+    // What somebody signed is not larder's to change.
+    if lab.inventory.trust.require_signature {
+        return Ok(());
+    }
     let mut lock: Lock = stored.clone();
     for learned in &outcome.learned {
         if let Some(entry) = lock.artifacts.iter_mut().find(|entry| entry.name == learned.name) {

@@ -12,6 +12,7 @@ use crate::size::Bytes;
 
 use super::apply::{self, Command};
 use super::plan;
+use super::remote::Way;
 
 mod folder;
 mod machine;
@@ -45,13 +46,8 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     max_rate: Option<Bytes>,
 
-    /// The program that leads to the other machine, with its options
-    #[arg(long, value_name = "COMMAND", default_value = "ssh")]
-    ssh: String,
-
-    /// larder as it is started on the other machine, with its options
-    #[arg(long, value_name = "COMMAND", default_value = "larder")]
-    remote_larder: String,
+    #[command(flatten)]
+    way: Way,
 
     /// Take through this socket: how `copy --to` runs on the other machine
     #[arg(long, value_name = "PATH", hide = true, conflicts_with_all = ["from", "to"])]

@@ -12,6 +12,8 @@ use crate::fleet::{Copies, Report, Seen, State, copies};
 use crate::report::fleet::table;
 use crate::sweep::{self, SweepError};
 
+pub(in crate::cli) mod machines;
+
 /// One machine in the object of `status --fleet`.
 #[derive(Serialize)]
 struct Line<'a> {

@@ -11,12 +11,12 @@ use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, Limits, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
-use crate::digest::ContentName;
+use crate::digest::{ContentName, Sha256};
 use crate::inventory::SourceKind;
 use crate::observe::{Access, Sighting};
 use crate::plan::{self, Outlook, Plan, Refusal};
 use crate::report::plan::{Heading, ending, text};
-use crate::sources::{BucketSource, PeerSource, SourceError, Sources, find_in_drive};
+use crate::sources::{BucketSource, Holdings, PeerSource, SourceError, Sources, find_in_drive};
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -86,11 +86,11 @@ fn make_for(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits, mut outlook: O
     let sources = lab.sources(common, limits)?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        if may_ask_peers {
-            outlook.on_peers = on_peers(ui, lab, sources.peers()).await;
-        }
         if may_ask_buckets {
             outlook.on_buckets = on_buckets(ui, lab, sources.buckets()).await;
+        }
+        if may_ask_peers {
+            outlook.on_peers = on_peers(ui, lab, sources.peers(), &outlook.on_buckets).await;
         }
         if may_ask_peers || may_ask_buckets {
             draft = plan::plan(&sightings, &outlook);
@@ -105,8 +105,14 @@ fn wants_content(draft: &Plan) -> bool {
     draft.artifacts.iter().any(|entry| !entry.obstacles.is_empty() || entry.steps.iter().any(lacks))
 }
 
-/// What each peer has, in the order of the inventory. A peer that does not answer has nothing today.
-async fn on_peers(ui: &Ui, lab: &Lab, peers: &PeerSource) -> HashMap<ContentName, Vec<String>> {
+/// What each peer has, in the order of the inventory; and who brings what is neither there nor `elsewhere` in the lab.
+/// A peer that does not answer has nothing today.
+async fn on_peers(
+    ui: &Ui,
+    lab: &Lab,
+    peers: &PeerSource,
+    elsewhere: &HashMap<ContentName, Vec<String>>,
+) -> HashMap<ContentName, Vec<String>> {
     let wanted = wanted_contents(lab);
     let names = lab.inventory.sources_of(&lab.machine).peers.into_iter().map(|peer| peer.name);
     let asked = names.filter(|name| peers.names().any(|known| known == name)).map(|name| async {
@@ -114,16 +120,31 @@ async fn on_peers(ui: &Ui, lab: &Lab, peers: &PeerSource) -> HashMap<ContentName
         (name, holdings)
     });
     let mut found: HashMap<ContentName, Vec<String>> = HashMap::new();
+    let mut bringers: HashMap<ContentName, Vec<String>> = HashMap::new();
+    let is_wanted = |content: &ContentName| wanted.contains_key(content);
     for (name, holdings) in futures_util::future::join_all(asked).await {
-        match holdings {
-            Ok(holdings) => holdings
-                .into_iter()
-                .filter(|content| wanted.contains_key(content))
-                .for_each(|content| found.entry(content).or_default().push(name.clone())),
-            Err(error) => ui.warn(&format!("{error}; nothing is taken from there")),
-        }
+        let Holdings { here, brings } = match holdings {
+            Ok(holdings) => holdings,
+            Err(error) => {
+                ui.warn(&format!("{error}; nothing is taken from there"));
+                continue;
+            }
+        };
+        here.into_iter().filter(is_wanted).for_each(|content| found.entry(content).or_default().push(name.clone()));
+        brings
+            .into_iter()
+            .filter(is_wanted)
+            .for_each(|content| bringers.entry(content).or_default().push(name.clone()));
+    }
+    for (content, bringers) in bringers.into_iter().filter(|(content, _)| !elsewhere.contains_key(content)) {
+        found.entry(content).or_insert_with(|| whose_turn(&content, bringers).into_iter().collect());
     }
     found
+}
+
+/// Who brings a content that no peer has: every machine of the lab comes to the same answer, so that one asks upstream.
+fn whose_turn(content: &ContentName, bringers: Vec<String>) -> Option<String> {
+    bringers.into_iter().max_by_key(|peer| *Sha256::of(format!("{peer} {content}").as_bytes()).as_bytes())
 }
 
 /// The contents that this machine must have, with their lengths where these are known.

@@ -7,27 +7,30 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use listenfd::ListenFd;
 
+mod supply;
+
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, read_token};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit, env};
-use crate::inventory::{ServeConfig, expand_home};
+use crate::inventory::{ServeConfig, expand_home, parse_rate};
 use crate::observe::{Proof, Sighting};
 use crate::report::table::count;
-use crate::serve::{Guests, Index, Served, Server, Tls, Token, Traffic, answer_on, router};
+use crate::serve::{Guests, Index, Rates, Served, Server, Supply, Terms, Tls, Token, Traffic, answer_on, router};
 use crate::stores::FileState;
 
 /// Where to listen when nobody says it: reachable from this machine only.
 const USUAL_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8014);
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "options of a command line")]
 pub(in crate::cli) struct Args {
     /// Where to listen; port 0 lets the system choose [default: 127.0.0.1:8014]
     #[arg(long, value_name = "IP:PORT")]
     address: Option<SocketAddr>,
 
     /// Serve one client on standard input and output, as larder copy does over ssh
-    #[arg(long, conflicts_with_all = ["address", "allow", "token_file", "tls", "certificate", "key", "gated"])]
+    #[arg(long, conflicts_with_all = ["address", "allow", "token_file", "tls", "certificate", "key", "gated", "fetch_missing"])]
     stdio: bool,
 
     /// Network whose machines may read without a token, such as 192.168.7.0/24; may be repeated
@@ -53,6 +56,18 @@ pub(in crate::cli) struct Args {
     /// Also hand out artifacts whose licence every user must accept himself
     #[arg(long)]
     gated: bool,
+
+    /// Fetch what others of the lab ask for and this machine lacks: upstream is asked once for all of them
+    #[arg(long)]
+    fetch_missing: bool,
+
+    /// Send at most at this rate to all clients together, such as 200MB/s
+    #[arg(long, value_name = "RATE")]
+    max_rate: Option<String>,
+
+    /// Send at most at this rate to one client
+    #[arg(long, value_name = "RATE")]
+    max_rate_per_client: Option<String>,
 }
 
 impl Args {
@@ -67,17 +82,20 @@ impl Args {
             certificate: given(&self.certificate, &config.certificate),
             key: given(&self.key, &config.key),
             gated: self.gated || config.gated,
+            fetch_missing: self.fetch_missing || config.fetch_missing,
+            max_rate: self.max_rate.clone().or_else(|| config.max_rate.clone()),
+            max_rate_per_client: self.max_rate_per_client.clone().or_else(|| config.max_rate_per_client.clone()),
         }
     }
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
-    let lab = Lab::read(ui, common)?;
+    let lab = Arc::new(Lab::read(ui, common)?);
     if args.stdio {
         return serve_stdio(&lab);
     }
     let config = args.over(&lab.inventory.serve);
-    let guests = guests(&config, &lab.home)?;
+    let terms = terms(ui, common, &lab, &config)?;
     let sightings = lab.sight(false)?;
     let withheld = if config.gated { Vec::new() } else { gated(&lab, &sightings) };
     let lock = lab.stored.as_ref().map(crate::lock::Lock::to_text);
@@ -87,7 +105,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let tls = tls(&config, &lab, &env::state_dir(&lab.home))?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        let mut server = listen(&config, &guests).await?;
+        let mut server = listen(&config, &terms.guests).await?;
         let address = server.local_addr();
         let scheme = if tls.is_some() { "https" } else { "http" };
         ui.note(&format!(
@@ -103,7 +121,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
             ui.note(&format!("withheld, because each user must accept the licence himself: {}", withheld.join(", ")));
         }
         let shutdown = super::stop_signal()?;
-        server.run(router(index, guests, Arc::new(Traffic::default())), shutdown).await;
+        server.run(router(index, terms, Arc::new(Traffic::default())), shutdown).await;
         Ok::<_, CliError>(())
     })?;
     Ok(Exit::InOrder)
@@ -124,6 +142,14 @@ pub(super) fn index(lab: &Lab) -> Result<Index, CliError> {
     let lock = lab.stored.as_ref().map(crate::lock::Lock::to_text);
     let artifacts = artifacts(&lab.sight(false)?, &[]);
     Ok(Index { lock, facts: Some(Arc::clone(&lab.facts)), artifacts })
+}
+
+fn terms(ui: &Ui, common: &Common, lab: &Arc<Lab>, config: &ServeConfig) -> Result<Terms, CliError> {
+    let rate = |text: &Option<String>| text.as_deref().map(parse_rate).transpose().map_err(CliError::usage);
+    let rates = Rates { total: rate(&config.max_rate)?, per_client: rate(&config.max_rate_per_client)? };
+    let upstream = || supply::Upstream::new(ui, common, lab).map(|upstream| Arc::new(upstream) as Arc<dyn Supply>);
+    let supply = config.fetch_missing.then(upstream).transpose()?;
+    Ok(Terms { guests: guests(config, &lab.home)?, rates, supply })
 }
 
 fn guests(config: &ServeConfig, home: &Path) -> Result<Guests, CliError> {
@@ -182,7 +208,7 @@ fn artifacts(sightings: &[Sighting<'_>], withheld: &[String]) -> Vec<Served> {
         let files = sighting.observed.files.iter().zip(&sighting.proofs);
         let content = files.map(|(state, proof)| match (state, proof) {
             (_, Proof::Refuted { .. }) => None,
-            (FileState::Present(found), _) => Some(found.path.clone()),
+            (FileState::Present(found) | FileState::Staged(found), _) => Some(found.path.clone()),
             _ => None,
         });
         Served { artifact: sighting.artifact.clone(), content: content.collect() }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Args;
 use crate::cli::commands::apply::agreed;
+use crate::cli::commands::sign;
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, expand};
 use crate::cli::ui::Ui;
@@ -30,6 +31,7 @@ pub(super) fn give(ui: &Ui, common: &Common, args: &Args, folder: &Path) -> Resu
     if !folder.is_dir() {
         return Err(CliError::usage(format!("{} is no folder", folder.display())).hint("is the drive mounted?"));
     }
+    sign::require(&lab)?;
     let load = drive::load(&lab.sight(false)?, &folder);
     let free = free_space(&folder)?.bytes;
     ui.text(&text(&load, &folder, free));

@@ -24,8 +24,8 @@ const CONNECTIONS: usize = 4;
 /// Takes from `machine` what this one lacks.
 pub(super) fn take(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Result<Exit, CliError> {
     let mut lab = Lab::read(ui, common)?;
-    let mut command = ssh(args, &lab, machine);
-    command.push(format!("{} serve --stdio", args.remote_larder).into());
+    let mut command = args.way.to(&lab, machine);
+    command.push(format!("{} serve --stdio", args.way.remote_larder).into());
     let runtime = tokio::runtime::Runtime::new()?;
     let tunnel = {
         let _within = runtime.enter();
@@ -37,7 +37,8 @@ pub(super) fn take(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Resu
     runtime.block_on(greeting.peers().holdings(machine)).map_err(|error| {
         let said = tunnel.last_words();
         let failed = if said.is_empty() { CliError::failed(&error) } else { CliError::failed(&error).context(said) };
-        failed.hint(format!("larder must be there: try {} {machine} {} --version", args.ssh, args.remote_larder))
+        failed
+            .hint(format!("larder must be there: try {} {machine} {} --version", args.way.ssh, args.way.remote_larder))
     })?;
     carry_out(ui, common, args, &lab)
 }
@@ -82,12 +83,12 @@ impl Remote<'_> {
         // The same random name as on this machine: it is ours on that one too.
         let name = self.name.file_name().unwrap_or_default().to_string_lossy();
         let there = format!("/tmp/{name}-{}.socket", how.trim_start_matches('-'));
-        let mut words = vec![self.args.remote_larder.clone(), "copy".to_owned(), how.to_owned()];
+        let mut words = vec![self.args.way.remote_larder.clone(), "copy".to_owned(), how.to_owned()];
         words.extend(["--from-socket".to_owned(), there.clone()]);
         words.extend(self.common.only.iter().flat_map(|only| ["--only".to_owned(), quoted(only)]));
         words.extend(self.common.json.then(|| "--json".to_owned()));
         words.extend(self.common.quiet.then(|| "--quiet".to_owned()));
-        let mut command = ssh(self.args, self.lab, self.machine);
+        let mut command = self.args.way.to(self.lab, self.machine);
         let forward = OsString::from(format!("{there}:{}", self.here.display()));
         // Before the destination, which is the last word so far.
         let at = command.len() - 2;
@@ -98,14 +99,6 @@ impl Remote<'_> {
         status
             .map_err(|error| CliError::from(error).context(format!("{} cannot be started", program.to_string_lossy())))
     }
-}
-
-/// ssh with the user's options and the destination; the remote command is still to be added.
-fn ssh(args: &Args, lab: &Lab, machine: &str) -> Vec<OsString> {
-    let destination = lab.inventory.machines.get(machine).and_then(|machine| machine.ssh.as_deref()).unwrap_or(machine);
-    let options = ["-T", "-oServerAliveInterval=5", "-oServerAliveCountMax=6"];
-    let words = args.ssh.split_whitespace().chain(options).chain(["--", destination]);
-    words.map(OsString::from).collect()
 }
 
 /// A word that the remote shell takes as it is.
@@ -120,8 +113,9 @@ fn exit(args: &Args, machine: &str, status: ExitStatus) -> Result<Exit, CliError
         Some(3) => Ok(Exit::Differences),
         Some(4) => Ok(Exit::Partly),
         Some(130) => Ok(Exit::Interrupted),
-        Some(127) => Err(CliError::failed(&std::io::Error::other(format!("there is no larder on {machine}")))
-            .hint(format!("put the program there, or name it with --remote-larder; it is started by: {}", args.ssh))),
+        Some(127) => Err(CliError::failed(&std::io::Error::other(format!("there is no larder on {machine}"))).hint(
+            format!("put the program there, or name it with --remote-larder; it is started by: {}", args.way.ssh),
+        )),
         Some(1 | 2) => Ok(Exit::Failed),
         _ => Err(CliError::failed(&std::io::Error::other(format!("the connection to {machine} ended early")))
             .hint("what arrived stays; running it again continues from there")),

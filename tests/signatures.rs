@@ -1,0 +1,164 @@
+//! Whose word the lock and the manifests have: real keys of ssh-keygen, and everything that is not signed as it should be.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use larder::digest::Sha256;
+
+#[path = "support/program.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod program;
+
+use program::{INVENTORY, Lab, Said};
+
+const CONTENT: &[u8] = b"weights that somebody vouched for";
+
+/// A new key in a folder of its own, with this comment.
+fn key(lab: &Lab, name: &str) -> String {
+    lab.write("keys/.keep", b"");
+    let path = lab.path(&format!("keys/{name}"));
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(&path).status();
+    assert!(made.unwrap().success());
+    std::fs::read_to_string(path.with_extension("pub")).unwrap().trim().to_owned()
+}
+
+fn manifest(lab: &Path) -> String {
+    format!(
+        "[[artifact]]\nname = \"tiny\"\nstore = \"plain\"\nsource = \"{}\"\n\
+         [[artifact.file]]\npath = \"tiny.bin\"\nsize = {}\nsha256 = \"{}\"\n",
+        url::Url::from_directory_path(lab.join("source")).unwrap(),
+        CONTENT.len(),
+        Sha256::of(CONTENT)
+    )
+}
+
+/// A lab that takes nothing but what `trusted` signed, and can have everything from a folder.
+fn lab(trusted: &[&str]) -> Lab {
+    let lab = Lab::new(INVENTORY, "");
+    lab.write("source/tiny.bin", CONTENT);
+    lab.write("manifests/lab.toml", manifest(&lab.path("")));
+    let keys: Vec<String> = trusted.iter().map(|name| format!("{:?}", key(&lab, name))).collect();
+    lab.write(
+        "inventory.toml",
+        format!("{INVENTORY}\n[trust]\nrequire-signature = true\nkeys = [{}]\n", keys.join(", ")),
+    );
+    lab
+}
+
+fn run(lab: &Lab, arguments: &[&str]) -> Said {
+    let mut command = lab.command(arguments);
+    program::said(command.env("PATH", "/usr/bin:/bin").stdin(Stdio::null()), &lab.path(""))
+}
+
+fn sign(lab: &Lab, name: &str) -> Said {
+    run(lab, &["sign", "--key", &format!("keys/{name}")])
+}
+
+fn has_it(lab: &Lab) -> bool {
+    lab.path("home/plain/tiny.bin").exists()
+}
+
+#[test]
+fn what_a_trusted_key_signed_is_carried_out() {
+    let lab = lab(&["anna", "berta"]);
+    let unsigned = run(&lab, &["apply", "--yes"]);
+    assert_eq!((unsigned.code, has_it(&lab)), (1, false), "{}", unsigned.err);
+    assert!(
+        unsigned.err.contains("manifests/lab.toml is not signed") && unsigned.err.contains("larder sign"),
+        "{}",
+        unsigned.err
+    );
+    assert_eq!(run(&lab, &["plan"]).code, 0, "looking needs nobody's word");
+    assert_eq!(run(&lab, &["sign", "--check"]).code, 3);
+    let signed = sign(&lab, "berta");
+    assert_eq!(signed.code, 0, "{}", signed.err);
+    assert!(signed.out.contains("signed by berta"), "{}", signed.out);
+    assert_eq!(run(&lab, &["sign", "--check"]).code, 0);
+    let applied = run(&lab, &["apply", "--yes"]);
+    assert_eq!((applied.code, has_it(&lab)), (0, true), "{}{}", applied.out, applied.err);
+}
+
+#[test]
+fn the_signature_is_one_that_ssh_itself_accepts_and_the_other_way_round() {
+    let lab = lab(&["anna"]);
+    assert_eq!(sign(&lab, "anna").code, 0);
+    let public = std::fs::read_to_string(lab.path("keys/anna.pub")).unwrap();
+    lab.write("allowed", format!("anna {public}"));
+    let file = lab.path("manifests/lab.toml");
+    let mut verify = Command::new("ssh-keygen");
+    verify.args(["-Y", "verify", "-n", "larder", "-I", "anna", "-f"]).arg(lab.path("allowed"));
+    verify.arg("-s").arg(lab.path("manifests/lab.toml.sig")).stdin(fs_err::File::open(&file).unwrap().into_parts().0);
+    let output = verify.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    larder::fsio::remove_file(&lab.path("manifests/lab.toml.sig")).unwrap();
+    let by_hand = Command::new("ssh-keygen")
+        .args(["-q", "-Y", "sign", "-n", "larder", "-f"])
+        .arg(lab.path("keys/anna"))
+        .arg(&file)
+        .output();
+    assert!(by_hand.unwrap().status.success());
+    assert_eq!(run(&lab, &["apply", "--yes"]).code, 0);
+}
+
+#[test]
+fn nothing_else_is_carried_out_by_any_command() {
+    for (name, damage, expected) in [
+        ("changed", "change", "is not what anna signed"),
+        ("a stranger's", "stranger", "which [trust] keys does not have"),
+        ("for something else", "namespace", "is not what anna signed"),
+        ("no signature", "garbage", "is no signature of ssh"),
+        ("endless", "endless", "is no signature of ssh"),
+        ("another file's", "other", "is not what anna signed"),
+        ("a lock that nobody signed", "lock", "inventory.lock is not signed"),
+    ] {
+        let lab = lab(&["anna"]);
+        let stranger = key(&lab, "mallory");
+        assert!(!stranger.is_empty());
+        assert_eq!(sign(&lab, "anna").code, 0);
+        let signature = lab.path("manifests/lab.toml.sig");
+        let text = std::fs::read_to_string(&signature).unwrap();
+        match damage {
+            "change" => lab.write("manifests/lab.toml", manifest(&lab.path("")) + "# and more\n"),
+            "stranger" => assert_eq!(sign(&lab, "mallory").code, 0),
+            "garbage" => lab.write("manifests/lab.toml.sig", text.replace("SSH SIGNATURE", "SSH NATURE")),
+            "endless" => lab.write("manifests/lab.toml.sig", text.repeat(1000)),
+            "other" | "namespace" => {
+                let (file, namespace) =
+                    if damage == "other" { ("inventory.toml", "larder") } else { ("manifests/lab.toml", "git") };
+                let signing = Command::new("ssh-keygen")
+                    .args(["-q", "-Y", "sign", "-n", namespace, "-f"])
+                    .arg(lab.path("keys/anna"))
+                    .stdin(fs_err::File::open(lab.path(file)).unwrap().into_parts().0)
+                    .output();
+                lab.write("manifests/lab.toml.sig", signing.unwrap().stdout);
+            }
+            _ => assert_eq!(run(&lab, &["lock"]).code, 0),
+        }
+        for arguments in
+            [&["apply", "--yes"][..], &["copy", "--from", "source", "--yes"], &["copy", "--to", "keys", "--yes"]]
+        {
+            let said = run(&lab, arguments);
+            assert_eq!((said.code, has_it(&lab)), (1, false), "{name} {arguments:?}: {}{}", said.out, said.err);
+            assert!(said.err.contains(expected), "{name} {arguments:?}: {}", said.err);
+        }
+    }
+}
+
+#[test]
+fn keys_that_cannot_be_used_are_explained_where_they_stand() {
+    let lab = lab(&["anna"]);
+    let trust = |keys: &str| format!("{INVENTORY}\n[trust]\nrequire-signature = true\nkeys = [{keys}]\n");
+    for (keys, expected) in
+        [("", "stands without `keys`"), ("\"ssh-ed25519 AAAA\"", "no public key of ssh"), ("\"\"", "no public key")]
+    {
+        lab.write("inventory.toml", trust(keys));
+        let said = run(&lab, &["plan"]);
+        assert_eq!(said.code, 2, "{}", said.err);
+        assert!(said.err.contains(expected) && said.err.contains("inventory.toml:"), "{}", said.err);
+    }
+    lab.write("inventory.toml", INVENTORY);
+    let none = run(&lab, &["sign", "--key", "keys/nobody"]);
+    assert_eq!(none.code, 1, "{}", none.err);
+    assert!(none.err.contains("lab.toml cannot be signed with keys/nobody"), "{}", none.err);
+}
