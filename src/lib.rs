@@ -17,13 +17,14 @@ pub mod pace;
 pub mod retry;
 pub mod weights;
 // Floor 2: what is wanted, what is known.
-pub mod bucket;
 pub mod facts;
-pub mod fleet;
 pub mod inventory;
 pub mod lock;
 pub mod manifest;
 pub mod trust;
+// What the lab shares.
+pub mod bucket;
+pub mod fleet;
 // Floor 3: ports.
 pub mod ollama_api;
 pub mod sources;

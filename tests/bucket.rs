@@ -124,6 +124,59 @@ fn a_killed_push_sends_only_what_is_missing() {
 }
 
 #[test]
+fn a_server_that_dies_and_comes_back_is_gone_on_with() {
+    let Some(mut s3) = S3::start(&["fleet"]) else { return };
+    let files = large_file();
+    let (from, to) = (full("pc1", &s3, &files), machine("pc2", &s3, &["fleet"], &tiny(&files)));
+    s3.stop_after(Some(20 * MIB), None);
+    let mut pushing = command(&from, &["push", "--yes"]);
+    let mut pushing = pushing.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    s3.wait_for_stop();
+    s3.kill();
+    s3.count_anew();
+    assert_eq!(pushing.wait().unwrap().code(), Some(1));
+    s3.restart();
+    s3.count_anew();
+    must_be(&run(&from, &["push", "--yes"]), 0);
+    assert!(s3.bytes().0 < LARGE - 7 * MIB, "{} bytes: at least one part was there", s3.bytes().0);
+    s3.stop_after(None, Some(30 * MIB));
+    let mut taking = command(&to, &["apply", "--yes"]);
+    let mut taking = taking.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    s3.wait_for_stop();
+    s3.kill();
+    s3.count_anew();
+    assert_ne!(taking.wait().unwrap().code(), Some(0));
+    s3.restart();
+    s3.count_anew();
+    must_be(&run(&to, &["apply", "--yes"]), 0);
+    assert!(s3.bytes().1 < 10 * MIB + 2 * 7 * MIB + MIB, "{} bytes", s3.bytes().1);
+    assert!(has_all(&to, &files));
+}
+
+#[test]
+fn an_upload_of_what_is_not_wanted_any_more_is_given_up() {
+    let Some(s3) = S3::start(&["fleet"]) else { return };
+    let files = large_file();
+    let lab = full("pc1", &s3, &files);
+    s3.stop_after(Some(20 * MIB), None);
+    let mut pushing = command(&lab, &["push", "--yes"]);
+    let mut pushing = pushing.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    s3.wait_for_stop();
+    pushing.kill().unwrap();
+    pushing.wait().unwrap();
+    s3.count_anew();
+    let other: Files = vec![("other.bin", noise(5000, 8))];
+    lab.write("manifests/lab.toml", tiny(&files) + &artifact("other", "local", "", &other));
+    fill(&lab, &other);
+    must_be(&run(&lab, &["push", "--yes", "--only", "other"]), 0);
+    assert_eq!(count(&s3, "DELETE", "/blobs/"), 0, "it may still be gone on with");
+    lab.write("manifests/lab.toml", artifact("other", "local", "", &other));
+    must_be(&run(&lab, &["push", "--yes"]), 0);
+    assert_eq!(count(&s3, "DELETE", "/blobs/"), 1);
+    assert!(std::fs::read_dir(lab.path("state/uploads")).unwrap().count() == 1, "only the lock is left");
+}
+
+#[test]
 fn an_upload_that_the_server_forgot_begins_anew() {
     let Some(s3) = S3::start(&["fleet"]) else { return };
     let files = large_file();
@@ -161,6 +214,24 @@ fn a_killed_apply_takes_only_what_is_missing() {
     must_be(&run(&to, &["apply", "--yes"]), 0);
     // Two connections lose the chunk under way, and what is between the server and the disk.
     assert!(s3.bytes().1 < 10 * MIB + 2 * 7 * MIB + MIB, "{} bytes", s3.bytes().1);
+    assert!(has_all(&to, &files));
+}
+
+#[test]
+fn a_bucket_mends_only_what_is_wrong() {
+    let Some(s3) = S3::start(&["fleet"]) else { return };
+    let files = large_file();
+    let (from, to) = (full("pc1", &s3, &files), machine("pc2", &s3, &["fleet"], &tiny(&files)));
+    must_be(&run(&from, &["push", "--yes"]), 0);
+    must_be(&run(&to, &["apply", "--yes"]), 0);
+    let place = to.path("home/plain/large.bin");
+    let file = std::fs::OpenOptions::new().write(true).open(&place).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rotten", 21 * MIB).unwrap();
+    drop(file);
+    must_be(&run(&to, &["verify", "--full"]), 3);
+    s3.count_anew();
+    must_be(&run(&to, &["repair", "--yes"]), 0);
+    assert!(s3.bytes().1 < 6 * MIB, "one chunk of 4 MiB came: {} bytes", s3.bytes().1);
     assert!(has_all(&to, &files));
 }
 

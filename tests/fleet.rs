@@ -95,6 +95,16 @@ fn machines_are_seen_side_by_side() {
 }
 
 #[test]
+fn the_nightly_units_tell_the_bucket() {
+    let Some(s3) = S3::start(&["fleet"]) else { return };
+    let lab = filled("pc1", &s3);
+    let shown = run(&lab, &["schedule", "--push", "fleet"]);
+    must_be(&shown, 0);
+    assert!(shown.out.contains("push fleet --report"), "{}", shown.out);
+    must_be(&run(&lab, &["schedule", "--push", "nowhere"]), 2);
+}
+
+#[test]
 fn a_machine_with_another_version_differs_though_both_are_in_order() {
     let Some(s3) = S3::start(&["fleet"]) else { return };
     let first = filled("pc1", &s3);

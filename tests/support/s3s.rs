@@ -16,6 +16,8 @@ pub(crate) const SECRET: &str = "larder-test-secret-0123456789";
 /// A running server; ends when dropped.
 pub(crate) struct S3 {
     child: Child,
+    program: PathBuf,
+    port: u16,
     root: tempfile::TempDir,
     relay: Arc<Relay>,
     /// Where it is asked, through the relay.
@@ -63,7 +65,18 @@ impl S3 {
                 pump(&accepting, &server, &client, false);
             }
         });
-        Some(Self { child, root, relay, endpoint })
+        Some(Self { child, program, port, root, relay, endpoint })
+    }
+
+    /// Ends the server as kill -9 does.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again where it was.
+    pub(crate) fn restart(&mut self) {
+        self.child = serve_at(&self.program, self.root.path(), self.port).expect("its port is still free");
     }
 
     /// Where the server keeps an object on its disk.
@@ -117,6 +130,10 @@ impl Drop for S3 {
 /// A server on a port that nobody had; `None` where somebody was faster.
 fn serve(program: &Path, root: &Path) -> Option<(Child, u16)> {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    serve_at(program, root, port).map(|child| (child, port))
+}
+
+fn serve_at(program: &Path, root: &Path, port: u16) -> Option<Child> {
     let mut command = Command::new(program);
     command.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--access-key", KEY, "--secret-key", SECRET]);
     let mut child = command.arg(root).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -125,7 +142,7 @@ fn serve(program: &Path, root: &Path) -> Option<(Child, u16)> {
             return None;
         }
         if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return Some((child, port));
+            return Some(child);
         }
         std::thread::yield_now();
     }

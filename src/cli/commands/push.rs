@@ -27,6 +27,7 @@ use crate::size::Bytes;
 const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(in crate::cli) struct Args {
     /// The bucket, as [sources] buckets calls it [default: the only one]
     #[arg(value_name = "BUCKET")]
@@ -94,6 +95,10 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let ledgers = lab.state.join("uploads");
     let _alone = alone(ui, &ledgers)?;
     let means = means(ui, &lab, args, (&bucket, &load, ledgers))?;
+    // What was not selected this time may still be gone on with.
+    if common.only.is_empty() {
+        runtime.block_on(push::forget_stale(&load.parcels, &means));
+    }
     let (sent, failures) = runtime.block_on(carry_out(&means, &load, &message, &key)).map_err(failed)?;
     let outcome = pushed(&bucket, &load, sent, failures, true);
     ui.text(&ending(&outcome));
@@ -121,7 +126,6 @@ async fn carry_out(
         });
     }
     push::tell(message, key, &means.bucket).await?;
-    push::forget_stale(&load.parcels, means).await;
     let mut failures = push::carry_out(&load.parcels, means).await;
     let vanished: Vec<Parcel> = push::vanished(load, &means.bucket).await?;
     failures.extend(push::carry_out(&vanished, means).await);

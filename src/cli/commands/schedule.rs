@@ -43,6 +43,9 @@ pub(in crate::cli) struct Args {
     /// Write a page here after every run
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Tell this bucket what the machine has after every run: `larder push BUCKET --report`, with keys from a profile
+    #[arg(long, value_name = "BUCKET")]
+    push: Option<String>,
     /// Write the units to where systemd reads them, and start the timer
     #[arg(long)]
     install: bool,
@@ -148,13 +151,20 @@ fn schedule(lab: &Lab, common: &Common, args: &Args) -> Result<Schedule, CliErro
     };
     Ok(Schedule {
         verify: with(verify),
-        afterwards: reports.iter().map(report).collect(),
+        afterwards: reports.iter().map(report).chain(telling(lab, args)?.map(with)).collect(),
         calendar: args.calendar.clone().unwrap_or_else(|| format!("*-*-* {}:00", args.at)),
         state: PathBuf::from(absolute(&lab.state)?),
         writes: reports.iter().filter_map(|(_, file)| file.parent().map(Path::to_owned)).collect(),
         network: network(lab, args),
         scope,
     })
+}
+
+/// The command that tells a bucket, where one is named.
+fn telling(lab: &Lab, args: &Args) -> Result<Option<Vec<String>>, CliError> {
+    let Some(name) = &args.push else { return Ok(None) };
+    let bucket = super::push::configured(lab, Some(name))?;
+    Ok(Some(vec!["push".to_owned(), bucket.name, "--report".to_owned()]))
 }
 
 /// What every command of the units begins with: the program, and the lab that it is asked about now.
@@ -185,7 +195,7 @@ fn network(lab: &Lab, args: &Args) -> Network {
         None => true,
     };
     let stores = lab.stores.iter().filter_map(|(_, open)| open.config.api.as_ref()).all(is_local);
-    if lab.inventory.notify.is_none() && probe && stores { Network::Local } else { Network::Any }
+    if lab.inventory.notify.is_none() && args.push.is_none() && probe && stores { Network::Local } else { Network::Any }
 }
 
 fn absolute(path: &Path) -> Result<String, CliError> {
