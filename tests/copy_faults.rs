@@ -18,12 +18,11 @@ mod program;
 mod python;
 #[path = "support/relay.rs"]
 mod relay;
-#[path = "support/skip.rs"]
-mod skip;
 #[path = "support/sshd.rs"]
 mod sshd;
 
 use disk::{Disk, Kind};
+use parts::skip;
 use program::{INVENTORY, Lab, Said};
 use relay::Relay;
 use sshd::{Sshd, remote_words};

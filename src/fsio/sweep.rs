@@ -61,7 +61,7 @@ fn is_dead(path: &Path, dead_after: Duration) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fsio::{WriteOptions, write_atomic};
+    use crate::fsio::{WriteOptions, symlink_atomic, write_atomic};
 
     #[test]
     fn only_what_is_named_like_ours_is_old_and_is_nobodys_goes() {
@@ -70,7 +70,7 @@ mod tests {
         let (dead, alive) = (".store.toml.1f.tmp", ".blob.2e.tmp");
         let others = ["model.tmp", "x.1f.tmp", ".store.toml.xyz.tmp", "a.partial", "store.toml"];
         [dead, alive, "twin.3d.tmp"].into_iter().chain(others).for_each(write);
-        std::os::unix::fs::symlink("nowhere", dir.path().join(".link.4c.tmp")).unwrap();
+        symlink_atomic("nowhere".as_ref(), &dir.path().join(".link.4c.tmp"), None).unwrap();
         let held = fs_err::File::open(dir.path().join(alive)).unwrap();
         held.file().try_lock().unwrap();
         assert_eq!(sweep(dir.path(), DEAD_AFTER).unwrap(), 0, "they may be being written");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 #[path = "skip.rs"]
-mod skip;
+pub(crate) mod skip;
 
 /// The program at `relative` below the folder of test parts, for example `hf-latest/bin/python`.
 ///
