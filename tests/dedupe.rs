@@ -67,7 +67,12 @@ fn blocks_are_shared_and_files_stay_independent() {
 
     let done = lab.run(&["dedupe", "--apply", "--yes"]);
     assert!(done.code == 0 && done.out.ends_with("11.4 MiB won\n"), "{done:?}");
-    assert!(used(&place) + (11 << 20) <= before.0, "{} is not less than {}", used(&place), before.0);
+    // The file system gives back what nobody holds any more in its own time, which a sync hurries.
+    let is_won = || {
+        assert!(Command::new("sync").arg("-f").arg(&place).status().unwrap().success());
+        used(&place) + (11 << 20) <= before.0
+    };
+    assert!((0..500).any(|_| is_won()), "{} is not less than {}", used(&place), before.0);
     let after = fs_err::metadata(place.join("two/b.bin")).unwrap();
     assert_eq!((after.mode(), after.mtime_nsec(), after.nlink()), (before.1.mode(), before.1.mtime_nsec(), 1));
     let again = lab.run(&["dedupe"]);
