@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 
 use larder::digest::Sha256;
 use larder::fsio::{WriteOptions, running_as, write_atomic};
