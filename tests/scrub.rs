@@ -127,6 +127,19 @@ fn within_the_greatest_age_nothing_is_read_twice_and_a_wrong_clock_costs_a_readi
 }
 
 #[test]
+fn what_was_read_years_ahead_does_not_wait_for_that_year() {
+    let vault = Vault::filled();
+    let facts = rusqlite::Connection::open(vault.facts()).unwrap();
+    let ahead = "UPDATE measured SET at = unixepoch() + 300000000 WHERE size = (SELECT min(size) FROM measured)";
+    assert!(facts.execute(ahead, []).unwrap() > 0);
+    let said = vault.larder(&["verify", "--budget", "5MB", "--json"]).must_be(0);
+    assert!(number(&said, "unread") > 0, "the budget is too small for everything");
+    let wrong = "SELECT count(*) FROM measured WHERE at > unixepoch()";
+    let left: i64 = facts.query_row(wrong, [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0, "its turn came first");
+}
+
+#[test]
 fn a_budget_is_kept_and_the_next_run_goes_on_inside_the_file() {
     let vault = Vault::filled();
     let all = all_bytes(&vault);

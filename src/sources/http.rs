@@ -102,8 +102,9 @@ impl HttpSource {
     fn remember(&self, url: &Url, headers: &HeaderMap) {
         let strong = headers.get(ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
         let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
-        match strong {
-            Some(tag) => tags.insert(url.clone(), tag.clone()),
+        // A copy: the value shares the memory of everything that was received with it.
+        match strong.and_then(|tag| HeaderValue::from_bytes(tag.as_bytes()).ok()) {
+            Some(tag) => tags.insert(url.clone(), tag),
             None => tags.remove(url),
         };
     }

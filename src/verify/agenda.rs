@@ -77,14 +77,16 @@ pub(super) struct Agenda<'a> {
 
 /// Every file that is here and not fresh, once; those whose last reading is oldest first.
 ///
-/// With `whole`, all of them are hashed as a whole. `is_fresh` judges when a file was read.
+/// With `whole`, all of them are hashed as a whole. `is_fresh` judges when a file was read; a reading later than
+/// `now` was noted by a clock that was wrong, and counts as none, lest the file wait until that day.
 pub(super) fn agenda<'a>(
     sightings: &'a [Sighting<'_>],
     facts: &Facts,
     whole: bool,
+    now: i64,
     is_fresh: impl Fn(i64) -> bool,
 ) -> Result<Agenda<'a>, FactsError> {
-    let (mut items, fresh) = items(sightings, is_fresh);
+    let (mut items, fresh) = items(sightings, now, is_fresh);
     if !items.is_empty() {
         recall(&mut items, facts)?;
     }
@@ -97,13 +99,13 @@ pub(super) fn agenda<'a>(
     Ok(Agenda { whole, chunks, fresh })
 }
 
-fn items<'a>(sightings: &'a [Sighting<'_>], is_fresh: impl Fn(i64) -> bool) -> (Vec<Item<'a>>, usize) {
+fn items<'a>(sightings: &'a [Sighting<'_>], now: i64, is_fresh: impl Fn(i64) -> bool) -> (Vec<Item<'a>>, usize) {
     let (mut items, mut fresh): (Vec<Item<'a>>, usize) = (Vec::new(), 0);
     let mut by_inode: HashMap<(u64, u64), usize> = HashMap::new();
     for (place, sighting) in sightings.iter().enumerate() {
         for (index, state) in sighting.observed.files.iter().enumerate() {
             let (FileState::Present(found) | FileState::Staged(found)) = state else { continue };
-            let last_read = last_read(&sighting.proofs[index]);
+            let last_read = last_read(&sighting.proofs[index]).filter(|at| *at <= now);
             if last_read.is_some_and(&is_fresh) {
                 fresh += 1;
                 continue;

@@ -121,9 +121,8 @@ pub(super) type Done<'a> = &'a (dyn Fn(usize, Outcome) + Sync);
 pub fn contents(sightings: &[Sighting<'_>], reading: &Reading<'_>) -> Result<Verdict, FactsError> {
     let now = (reading.now)();
     let since = reading.max_age.map(|age| now.saturating_sub(age));
-    // What was read in the future was read by a clock that is wrong.
-    let is_fresh = |at: i64| since.is_some_and(|since| (since..=now).contains(&at));
-    let agenda = agenda(sightings, reading.facts, reading.whole, is_fresh)?;
+    let is_fresh = |at: i64| since.is_some_and(|since| at >= since);
+    let agenda = agenda(sightings, reading.facts, reading.whole, now, is_fresh)?;
     let mut verdict = quick(sightings);
     verdict.fresh = agenda.fresh;
     let course = Course::new(reading);
