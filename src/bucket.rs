@@ -83,6 +83,7 @@ pub struct Place {
 pub struct Bucket {
     place: Place,
     base: Url,
+    client: Client,
     store: Option<AmazonS3>,
 }
 
@@ -122,8 +123,8 @@ impl Bucket {
     /// Prepares the bucket; nobody is asked. Everything but [`Bucket::signed`] goes by `client`.
     pub fn open(place: Place, client: Client) -> Result<Self, BucketError> {
         let base = base(&place)?;
-        let store = place.credentials.as_ref().map(|who| store(&place, &base, who, client)).transpose()?;
-        Ok(Self { place, base, store })
+        let store = place.credentials.as_ref().map(|who| store(&place, &base, who, client.clone())).transpose()?;
+        Ok(Self { place, base, client, store })
     }
 
     /// What people call it.
@@ -143,8 +144,12 @@ impl Bucket {
 
     /// Address and headers of a request for `key` without a body. Headers may be added, those that are there not changed.
     pub fn signed(&self, method: Method, key: &Key) -> Result<(Url, HeaderMap), BucketError> {
+        self.signed_with_query(method, key, "")
+    }
+
+    fn signed_with_query(&self, method: Method, key: &Key, query: &str) -> Result<(Url, HeaderMap), BucketError> {
         let who = self.place.credentials.as_ref().ok_or_else(|| self.no_credentials())?;
-        let url = format!("{}/{}", self.base.as_str().trim_end_matches('/'), self.path(key));
+        let url = format!("{}/{}{query}", self.base.as_str().trim_end_matches('/'), self.path(key));
         let nonsense = |reason: String| BucketError::Nonsense { what: self.what(), reason };
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.method_mut() = method;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use object_store::PutMultipartOptions;
 use object_store::multipart::{MultipartStore as _, PartId};
+use reqwest::{Method, StatusCode};
 
 use super::{Bucket, BucketError, Key, told};
 use crate::digest::Sha256;
@@ -41,6 +42,23 @@ impl Bucket {
     pub async fn part(&self, upload: &Upload, number: usize, content: Bytes) -> Result<String, BucketError> {
         let sent = self.store()?.put_part(&self.at(&upload.key), &upload.id, number, content.into()).await;
         sent.map(|part| part.content_id).map_err(|error| self.explain(&error))
+    }
+
+    /// Whether the server still has parts of an upload; `true` also where it does not say.
+    ///
+    /// A server that does not know the upload may answer a part before it has read it, and the connection then breaks
+    /// before the answer is seen. So this asks without a body, by listing no more than one part.
+    pub async fn has_parts(&self, upload: &Upload) -> Result<bool, BucketError> {
+        let id: String = url::form_urlencoded::byte_serialize(upload.id.as_bytes()).collect();
+        let query = format!("?max-parts=1&uploadId={id}");
+        let (url, headers) = self.signed_with_query(Method::GET, &upload.key, &query)?;
+        let Ok(answer) = self.client.get(url).headers(headers).send().await else { return Ok(true) };
+        match answer.status() {
+            // Some say that an upload which they do not know is forbidden.
+            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Ok(false),
+            StatusCode::OK => Ok(answer.text().await.map_or(true, |text| text.contains("<PartNumber>"))),
+            _ => Ok(true),
+        }
     }
 
     /// Makes the object visible: `parts` are the server's names for all of its parts, in order.

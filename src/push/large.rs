@@ -51,7 +51,7 @@ async fn put_once(parcel: &Parcel, means: &Means) -> Result<(), PushError> {
     let parts: Vec<String> = ledger.parts.iter().flatten().map(|part| part.name.clone()).collect();
     let completed = match sent {
         Ok(()) => means.bucket.complete(&upload, parts).await.map_err(PushError::from),
-        Err(error) => Err(error),
+        Err(error) => Err(why_really(error, &ledger, means).await),
     };
     match completed {
         Ok(()) => {}
@@ -72,6 +72,18 @@ async fn put_once(parcel: &Parcel, means: &Means) -> Result<(), PushError> {
         return Ok(());
     }
     Err(PushError::NotThere { what: means.bucket.what(), key: parcel.key.clone() })
+}
+
+/// A connection that broke may be all that is seen of a server which does not know the upload.
+async fn why_really(error: PushError, ledger: &Ledger, means: &Means) -> PushError {
+    let is_broken = matches!(error, PushError::Bucket(BucketError::Unreachable { .. }));
+    if !is_broken || ledger.parts.iter().all(Option::is_none) {
+        return error;
+    }
+    match means.bucket.has_parts(&ledger.upload).await {
+        Ok(false) => BucketError::NoSuchUpload { what: means.bucket.what() }.into(),
+        _ => error,
+    }
 }
 
 async fn is_there(parcel: &Parcel, bucket: &Bucket) -> Result<bool, PushError> {
