@@ -17,6 +17,7 @@ from pathlib import Path
 
 import bench_copy
 import bench_fetch
+import bench_repair
 from bench_parts import (
     COMMIT,
     MIB,
@@ -350,7 +351,7 @@ def cached() -> int:
 
 def main() -> None:
     measurements = {"status": status, "plan": plan, "small": small, "large": large}
-    measurements |= {"verify-many": verify_many, "scrub-one": scrub_one, **bench_fetch.MEASUREMENTS, **bench_copy.MEASUREMENTS}
+    measurements |= {"verify-many": verify_many, "scrub-one": scrub_one, **bench_fetch.MEASUREMENTS, **bench_copy.MEASUREMENTS, **bench_repair.MEASUREMENTS}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--larder", type=Path, required=True, help="the program to measure")
     parser.add_argument("--only", choices=measurements, action="append", help="this measurement; may be repeated")

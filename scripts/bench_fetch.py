@@ -215,12 +215,6 @@ def from_urls(address: str, remotes: list[Remote]) -> str:
     )
 
 
-def from_hub(remotes: list[Remote]) -> str:
-    """A manifest of the same files as a repository, pinned and complete."""
-    head = f'[[artifact]]\nname = "files"\nstore = "models"\nsource = "hf:{REPOSITORY}@{COMMIT}"\n'
-    return head + "".join(f'[[artifact.file]]\npath = "{remote.path}"\n{pins(remote)}' for remote in remotes)
-
-
 def pins(remote: Remote) -> str:
     return f'size = {remote.size}\nsha256 = "{remote.sha256}"\n'
 
@@ -294,8 +288,9 @@ def many_files(options: argparse.Namespace, address: str, remotes: list[Remote])
 
 def repository(options: argparse.Namespace, address: str, remotes: list[Remote]) -> list[Contestant]:
     lab = larder(options, "fetch-hub-client", "hf-cache")
-    lab.define(from_hub(remotes))
-    env = {**lab.env, "HF_ENDPOINT": address}
+    lab.env["HF_ENDPOINT"] = address
+    lab.declare([("files", f"{REPOSITORY}@{COMMIT}")])
+    lab.call("lock", "--update", "files")
     clean = cleaner(options, lab.store, lab.folder / "state", options.work / "hf-latest")
     download = hf_download(options, "hf-latest", address, REPOSITORY)
     snapshot = f"models--{REPOSITORY.replace('/', '--')}/snapshots/{COMMIT}"
@@ -304,7 +299,7 @@ def repository(options: argparse.Namespace, address: str, remotes: list[Remote])
         for cache in (lab.store, options.work / "hf-latest/hub")
     )
     return [
-        Contestant("larder apply, hub cache (proves)", lab.command("apply", "--yes"), env, clean, in_ours),
+        Contestant("larder apply, hub cache (proves)", lab.command("apply", "--yes"), lab.env, clean, in_ours),
         download._replace(before=clean, made=in_theirs),
     ]
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -213,7 +214,14 @@ class Serve:
         line = self.process.stderr.readline().decode()
         if " at http://" not in line:
             sys.exit(f"larder serve: {line}")
-        return line.rsplit(" at ", 1)[1].strip()
+        self.address = line.rsplit(" at ", 1)[1].strip()
+        return self.address
+
+    def sent(self) -> int:
+        """Bytes of answers since it began, as it counts them itself."""
+        with urllib.request.urlopen(f"{self.address}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return int(sum(float(line.split()[-1]) for line in lines if line.startswith("larder_serve_sent_bytes_total")))
 
     def __exit__(self, *_: object) -> None:
         self.process.send_signal(signal.SIGTERM)

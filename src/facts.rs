@@ -201,6 +201,17 @@ impl Facts {
         })
     }
 
+    /// The content that has these chunk digests, where they were taken once.
+    pub fn content_with(&self, chunks: &ChunkDigests) -> Result<Option<Sha256>, FactsError> {
+        let ask = "SELECT sha256 FROM chunks WHERE size = ?1 AND chunk_len = ?2 AND digests = ?3";
+        let (size, chunk_len) = (as_stored(chunks.content_len()), as_stored(CHUNK_LEN));
+        self.database(|connection| {
+            let read = |row: &Row<'_>| row.get::<_, [u8; 32]>(0);
+            let row = connection.query_row(ask, params![size, chunk_len, chunks.to_bytes()], read).optional()?;
+            Ok(row.map(Sha256::from_bytes))
+        })
+    }
+
     /// The id of the mark that the store at `root` had when larder last wrote there.
     pub fn store_mark(&self, root: &Path) -> Result<Option<String>, FactsError> {
         self.database(|connection| {

@@ -18,6 +18,12 @@ mod vault;
 
 use vault::{CHUNK, FILES, Fault, Kept, Vault, chunk_of, flip, noise, rot};
 
+/// Longer than what is read between two notes of how far a reading came.
+const LONG: u64 = 3 << 29;
+
+/// What was read since everything was made to look old.
+const NEWEST: &str = "SELECT count(*) FROM measured WHERE at > unixepoch() - 500000";
+
 fn number(said: &vault::Said, key: &str) -> u64 {
     said.json()[key].as_u64().unwrap()
 }
@@ -318,12 +324,8 @@ fn a_signal_ends_it_at_once_and_what_was_read_is_remembered() {
         drop(facts);
         let slowly = ["verify", "--json", "--max-age", "7d", "--max-rate", "20MB/s"];
         let child = vault.command(&[&slowly, way].concat()).spawn().unwrap();
-        let begin = Instant::now();
-        // The first results are written after a second.
-        let some = || Facts::open(&vault.facts()).unwrap().stopped_readings().is_ok();
-        while begin.elapsed() < Duration::from_millis(700) || !some() {
-            std::thread::yield_now();
-        }
+        let facts = rusqlite::Connection::open(vault.facts()).unwrap();
+        until(|| facts.query_row(NEWEST, [], |row| row.get::<_, i64>(0)).unwrap() > 0);
         let told = Instant::now();
         kill_process(Pid::from_child(&child), signal).unwrap();
         let said = vault::Said::of(&child.wait_with_output().unwrap()).must_be(130);
@@ -332,6 +334,96 @@ fn a_signal_ends_it_at_once_and_what_was_read_is_remembered() {
         assert!(before > 0 && before < all, "{before} of {all}");
         let rest = vault.larder(&[&["verify", "--json", "--max-age", "7d"], way].concat()).must_be(0);
         assert_eq!(before + number(&rest, "bytes_read"), all, "{way:?}");
+    }
+}
+
+/// Waits for something that another process does.
+fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn after_a_kill_it_goes_on_inside_the_file_and_what_it_finds_is_the_same() {
+    let vault = Vault::filled();
+    vault.larder(&["verify", "--full"]).must_be(0);
+    let own = vault.machine.join("plain/lora/long.bin");
+    write_atomic(&own, &noise(1 << 20, 5), &WriteOptions::default()).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&own).unwrap();
+    file.write_all_at(&noise(CHUNK as usize, 6), LONG - CHUNK).unwrap();
+    drop(file);
+    let sha256 = larder::fsio::hash_file(&own, ContentHasher::new()).unwrap().0.sha256.unwrap();
+    let manifest = vault.root().join("lab/manifests/models.toml");
+    let entry = format!(
+        "\n[[artifact]]\nname = \"long\"\nsource = \"local\"\nstore = \"plain\"\n  [[artifact.file]]\n  path = \"lora/long.bin\"\n  size = {LONG}\n  sha256 = \"{sha256}\"\n"
+    );
+    let text = fs_err::read_to_string(&manifest).unwrap() + &entry;
+    write_atomic(&manifest, text.as_bytes(), &WriteOptions::default()).unwrap();
+    vault.larder(&["lock", "--update", "long"]).must_be(0);
+    vault.larder(&["verify", "--only", "long", "--full"]).must_be(0);
+    for way in [&["--full"][..], &[]] {
+        let slowly = ["verify", "--only", "long", "--json", "--max-rate", "500MB/s"];
+        let mut child = vault.command(&[&slowly, way].concat()).spawn().unwrap();
+        let facts = rusqlite::Connection::open(vault.facts()).unwrap();
+        let kept = "SELECT coalesce(max(done), 0) FROM progress";
+        let done = || facts.query_row(kept, [], |row| row.get::<_, i64>(0)).unwrap();
+        until(|| done() > 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        flip(&own, 8 * (LONG - 9));
+        let least = done().unsigned_abs();
+        let said = vault.larder(&[&["verify", "--only", "long", "--json"], way].concat()).must_be(3);
+        // A whole digest that is wrong is located by chunks, of which all are read.
+        let located = if way.is_empty() { 0 } else { LONG };
+        assert!(number(&said, "bytes_read") <= located + LONG - least, "{} and {least}", number(&said, "bytes_read"));
+        assert_eq!(said.faults()[0].kind, "rotted", "{way:?}");
+        flip(&own, 8 * (LONG - 9));
+        vault.larder(&["verify", "--only", "long", "--full"]).must_be(0);
+    }
+}
+
+#[test]
+fn facts_that_are_deleted_while_it_runs_cost_a_reading_and_nothing_else() {
+    let vault = Vault::filled();
+    let slowly = ["verify", "--full", "--json", "--max-rate", "20MB/s"];
+    let facts = rusqlite::Connection::open(vault.facts()).unwrap();
+    facts.execute("UPDATE measured SET at = at - 1000000", []).unwrap();
+    let child = vault.command(&slowly).spawn().unwrap();
+    until(|| facts.query_row(NEWEST, [], |row| row.get::<_, i64>(0)).unwrap() > 0);
+    drop(facts);
+    for ending in ["sqlite", "sqlite-wal", "sqlite-shm"] {
+        let _ = fs_err::remove_file(vault.facts().with_extension(ending));
+    }
+    let said = vault::Said::of(&child.wait_with_output().unwrap()).must_be(0);
+    let all = number(&said, "bytes_read");
+    let again = vault.larder(&["verify", "--max-age", "7d", "--json"]).must_be(0);
+    assert_eq!(number(&again, "bytes_read"), all, "nothing is known any more, and everything is read");
+    assert_eq!(number(&vault.larder(&["verify", "--max-age", "7d", "--json"]).must_be(0), "bytes_read"), 0);
+}
+
+#[test]
+fn the_content_of_another_file_is_told_the_same_by_chunks_and_as_a_whole() {
+    let vault = Vault::filled();
+    vault.larder(&["verify"]).must_be(0);
+    let manifest = vault.root().join("lab/manifests/models.toml");
+    let text = fs_err::read_to_string(&manifest).unwrap();
+    // Two files of the same length whose contents are both known.
+    let other = noise(Kept::Plain.len() as usize, 99);
+    let (old, new) = (Kept::Plain.sha256().to_string(), larder::digest::Sha256::of(&other).to_string());
+    let (before, twin) = text.split_at(text.find("name = \"twin\"").unwrap());
+    let mended = format!("{before}{}", twin.replacen(&old, &new, 1));
+    write_atomic(&manifest, mended.as_bytes(), &WriteOptions::default()).unwrap();
+    vault.larder(&["lock", "--update", "twin"]).must_be(0);
+    write_atomic(&vault.place(Kept::Twin), &other, &WriteOptions::default()).unwrap();
+    vault.larder(&["verify"]).must_be(0);
+    write_atomic(&vault.place(Kept::Twin), &Kept::Plain.bytes(), &WriteOptions::default()).unwrap();
+    write_atomic(&vault.place(Kept::Plain), &other, &WriteOptions::default()).unwrap();
+    for way in [&[][..], &["--full"], &[]] {
+        let said = vault.larder(&[&["verify", "--json"], way].concat()).must_be(3);
+        let kinds: Vec<String> = said.faults().into_iter().map(|fault| fault.kind).collect();
+        assert_eq!(kinds, ["upgraded", "upgraded"], "{way:?}: {}", said.out);
+        assert!(said.out.contains("that of twin/twin/same.pth"), "{}", said.out);
     }
 }
 

@@ -1,12 +1,12 @@
 //! Why a file could not be brought.
 
-use std::error::Error;
 use std::io;
 
 use crate::fsio::ProofError;
 use crate::ollama_api::OllamaApiError;
 use crate::sources::SourceError;
 use crate::stores::StoreError;
+use crate::text::chain;
 
 /// One file could not be brought.
 #[derive(Debug, thiserror::Error)]
@@ -64,18 +64,7 @@ impl JobError {
 
     /// The message with all its causes on one line.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let next = error.to_string();
-            // Wrappers of the standard library repeat their cause's words.
-            if !text.contains(&next) {
-                text.push_str(": ");
-                text.push_str(&next);
-            }
-            cause = error.source();
-        }
-        text
+        chain(self)
     }
 
     /// What a sysadmin can do about it.

@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use super::Exit;
 use crate::manifest::InputError;
+use crate::text::chain;
 
 /// A command could not do what it was asked.
 #[derive(Debug)]
@@ -79,19 +80,4 @@ impl From<crate::facts::FactsError> for CliError {
     fn from(error: crate::facts::FactsError) -> Self {
         Self::failed(&error).hint("delete the file: it is only a cache, and files are then read again")
     }
-}
-
-/// An error with all its causes on one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

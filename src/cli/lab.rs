@@ -427,7 +427,7 @@ fn open_facts(ui: &Ui, state: &Path) -> Facts {
     let path = state.join("facts.sqlite");
     Facts::open(&path)
         .or_else(|error| {
-            ui.warn(&format!("{}; nothing will be remembered of this run", super::error::chain(&error)));
+            ui.warn(&format!("{}; nothing will be remembered of this run", crate::text::chain(&error)));
             Facts::in_memory()
         })
         .expect("a database in memory needs no disk")

@@ -15,6 +15,7 @@ use crate::fsio::{self, ContentReader, FileLock, Overwrite, PIECE, Partial, Piec
 use crate::lock::Lock;
 use crate::monitor::Event;
 use crate::stores::{Store, StoreError};
+use crate::text::chain;
 
 /// Chunks that are asked for at once: what is kept in memory.
 const AT_ONCE: usize = 4;
@@ -281,19 +282,6 @@ fn runs(chunks: &[u64]) -> Vec<Vec<u64>> {
         }
     }
     runs
-}
-
-fn chain(error: &PatchError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(&format!(": {next}"));
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn hint(error: &PatchError) -> Option<String> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::agenda::Item;
 use super::contents::{BadChunk, Read};
 use super::{Fault, FaultKind};
-use crate::digest::{Blake3, CHUNK_LEN, Digests, Sha256, chunk_range};
+use crate::digest::{Blake3, CHUNK_LEN, ChunkDigests, Digests, Sha256, chunk_range};
 use crate::facts::{Damage, Facts, Happening, Verified};
 use crate::observe::Sighting;
 
@@ -165,7 +165,7 @@ fn kind(
         let why = "it rotted: it was right before, and nobody has written it since";
         return (FaultKind::Rotted, why.to_owned());
     }
-    let content = digests.and_then(|digests| digests.sha256);
+    let content = digests.and_then(|digests| digests.sha256).or_else(|| by_chunks(item, bad, facts));
     if let Some(whose) = content.and_then(|content| known_as(&content, sightings, facts)) {
         return (FaultKind::Upgraded, format!("it is another known content, {whose}"));
     }
@@ -173,6 +173,17 @@ fn kind(
         return (FaultKind::Replaced, "somebody replaced it: it was right before, and was written since".to_owned());
     }
     told_before(item, content, facts).unwrap_or((FaultKind::Corrupt, "its content is wrong".to_owned()))
+}
+
+/// The content that a file with these wrong chunks is as a whole, where its chunks were seen before.
+fn by_chunks(item: &Item<'_>, bad: &[BadChunk], facts: &Facts) -> Option<Sha256> {
+    let (_, expected) = item.chunks.as_ref()?;
+    let mut actual = expected.digests().to_vec();
+    for chunk in bad {
+        *actual.get_mut(usize::try_from(chunk.number).ok()?)? = chunk.actual;
+    }
+    let actual = ChunkDigests::new(expected.content_len(), actual)?;
+    facts.content_with(&actual).ok()?
 }
 
 /// Under which name this content is, or once was, right.

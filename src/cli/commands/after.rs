@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cli::error::{CliError, chain};
+use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
 use crate::facts::Depth;
 use crate::nightly::{self, Busy, Change, Probe};
+use crate::text::chain;
 use crate::verify::{Fault, Verdict};
 
 /// How often somebody busy is asked again.

@@ -76,7 +76,7 @@ fn read(ui: &Ui, state: State) -> Option<Seen> {
     match Report::of(state.report) {
         Ok(report) => Some(Seen { report, lock: None }),
         Err(error) => {
-            ui.warn(&format!("{}: {}; left out", state.machine, crate::cli::error::chain(&error)));
+            ui.warn(&format!("{}: {}; left out", state.machine, crate::text::chain(&error)));
             None
         }
     }

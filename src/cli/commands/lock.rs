@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::artifact::{Artifact, Origin};
-use crate::cli::error::{self, CliError};
+use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, Limits, selector};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
@@ -109,7 +109,7 @@ async fn look_up(
     ui.note(&format!("looking up {}", declared.name));
     resolve::resolve(declared, lab.layout(declared), sources).await.map_err(|error| Failed {
         artifact: declared.name.clone(),
-        reason: error::chain(&error),
+        reason: crate::text::chain(&error),
         hint: error.hint(),
     })
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bucket::{Bucket, BucketError, Key};
 use crate::cli::commands::apply::agreed;
 use crate::cli::commands::report::overview;
-use crate::cli::error::{CliError, chain};
+use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, Limits, manifest_files, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
@@ -22,6 +22,7 @@ use crate::pace::Pacer;
 use crate::push::{self, Load, Means, Message, Parcel, PushError};
 use crate::report::table::count;
 use crate::size::Bytes;
+use crate::text::chain;
 
 /// How long another push of this machine is waited for.
 const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use crate::cli::error::{CliError, chain};
+use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, expand, now};
 use crate::cli::ui::{Ui, envelope};
 use crate::cli::{Common, Exit};
@@ -13,6 +13,7 @@ use crate::fsio::{self, WriteOptions};
 use crate::report::overview::{Overview, Subject};
 use crate::report::{html, markdown, plain, prometheus};
 use crate::smoke::LastTests;
+use crate::text::chain;
 use crate::verify;
 
 #[derive(Debug, clap::Args)]

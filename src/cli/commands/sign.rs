@@ -98,7 +98,7 @@ pub(super) fn require(lab: &Lab) -> Result<(), CliError> {
     match errors.first() {
         None => Ok(()),
         Some(first) => {
-            let said: Vec<String> = errors.iter().map(|error| crate::cli::error::chain(error)).collect();
+            let said: Vec<String> = errors.iter().map(|error| crate::text::chain(error)).collect();
             Err(CliError::failed(&std::io::Error::other(format!("Nothing is carried out: {}", said.join("; "))))
                 .hint(first.hint()))
         }

@@ -62,7 +62,7 @@ fn pack(ui: &Ui, load: &Load, folder: &Path) -> Vec<(String, String)> {
     let mut failures = Vec::new();
     for parcel in &load.parcels {
         if let Err(error) = drive::pack(parcel, folder, monitor.as_ref()) {
-            let reason = crate::cli::error::chain(&error);
+            let reason = crate::text::chain(&error);
             monitor.event(crate::monitor::Event::Failed { item: &parcel.item, reason: &reason });
             failures.push((parcel.item.clone(), reason));
         }

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use crate::apply::{self, Means, Outcome};
 use crate::cli::Common;
 use crate::cli::commands::apply::means;
-use crate::cli::error::{CliError, chain};
+use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, Limits};
 use crate::cli::ui::Ui;
 use crate::inventory::SourceKind;
@@ -19,6 +19,7 @@ use crate::plan::{self, ArtifactPlan, Plan, Step};
 use crate::serve::Supply;
 use crate::sources::Sources;
 use crate::stores::FileState;
+use crate::text::chain;
 
 /// Fetches with this machine's own engine: proven on arrival, and here for this machine too.
 pub(super) struct Upstream {
