@@ -5,6 +5,10 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 
 use crate::weights::WeightsError;
 
+mod types;
+
+pub use types::{block_of, type_name};
+
 /// The first four bytes.
 pub const MAGIC: &[u8; 4] = b"GGUF";
 
@@ -96,84 +100,6 @@ impl Header {
     /// Numbers of element types that larder does not know, so that these tensors' lengths were not checked.
     pub fn unknown_types(&self) -> BTreeSet<u32> {
         self.tensors.iter().filter(|tensor| tensor.size.is_none()).map(|tensor| tensor.kind).collect()
-    }
-}
-
-/// Elements of one block and its bytes; `None` for a type that larder does not know.
-pub fn block_of(kind: u32) -> Option<(u64, u64)> {
-    Some(match kind {
-        0 | 26 => (1, 4),      // F32, I32
-        1 | 25 | 30 => (1, 2), // F16, I16, BF16
-        24 => (1, 1),          // I8
-        27 | 28 => (1, 8),     // I64, F64
-        2 | 20 => (32, 18),    // Q4_0, IQ4_NL
-        3 => (32, 20),         // Q4_1
-        6 => (32, 22),         // Q5_0
-        7 => (32, 24),         // Q5_1
-        8 => (32, 34),         // Q8_0
-        9 => (32, 36),         // Q8_1
-        10 => (256, 84),       // Q2_K
-        11 | 21 => (256, 110), // Q3_K, IQ3_S
-        12 => (256, 144),      // Q4_K
-        13 => (256, 176),      // Q5_K
-        14 => (256, 210),      // Q6_K
-        15 => (256, 292),      // Q8_K
-        16 | 35 => (256, 66),  // IQ2_XXS, TQ2_0
-        17 => (256, 74),       // IQ2_XS
-        18 => (256, 98),       // IQ3_XXS
-        19 => (256, 50),       // IQ1_S
-        22 => (256, 82),       // IQ2_S
-        23 => (256, 136),      // IQ4_XS
-        29 => (256, 56),       // IQ1_M
-        34 => (256, 54),       // TQ1_0
-        39 => (32, 17),        // MXFP4
-        40 => (64, 36),        // NVFP4
-        41 => (128, 18),       // Q1_0
-        _ => return None,
-    })
-}
-
-/// ggml's name of an element type; its number for one that larder does not know.
-pub fn type_name(kind: u32) -> String {
-    const NAMES: [(u32, &str); 34] = [
-        (0, "F32"),
-        (1, "F16"),
-        (2, "Q4_0"),
-        (3, "Q4_1"),
-        (6, "Q5_0"),
-        (7, "Q5_1"),
-        (8, "Q8_0"),
-        (9, "Q8_1"),
-        (10, "Q2_K"),
-        (11, "Q3_K"),
-        (12, "Q4_K"),
-        (13, "Q5_K"),
-        (14, "Q6_K"),
-        (15, "Q8_K"),
-        (16, "IQ2_XXS"),
-        (17, "IQ2_XS"),
-        (18, "IQ3_XXS"),
-        (19, "IQ1_S"),
-        (20, "IQ4_NL"),
-        (21, "IQ3_S"),
-        (22, "IQ2_S"),
-        (23, "IQ4_XS"),
-        (24, "I8"),
-        (25, "I16"),
-        (26, "I32"),
-        (27, "I64"),
-        (28, "F64"),
-        (29, "IQ1_M"),
-        (30, "BF16"),
-        (34, "TQ1_0"),
-        (35, "TQ2_0"),
-        (39, "MXFP4"),
-        (40, "NVFP4"),
-        (41, "Q1_0"),
-    ];
-    match NAMES.iter().find(|(number, _)| *number == kind) {
-        Some((_, name)) => (*name).to_owned(),
-        None => format!("type {kind}"),
     }
 }
 
@@ -536,6 +462,20 @@ mod tests {
             changes.iter().for_each(|(at, byte)| bytes[*at] = *byte);
             bytes.truncate(keep);
             let _ = read(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_block_of_every_type_is_as_long_as_it_is() {
+        let known = (0..64).filter_map(|kind| block_of(kind).map(|block| (kind, block)));
+        for (kind, (elements, bytes)) in known {
+            let read = |bytes: u64| {
+                let whole = file(&[("one", &[elements], kind, 0)], bytes as usize);
+                read_gguf(&mut Cursor::new(&whole), whole.len() as u64)
+            };
+            let tensors = read(bytes).unwrap().tensors;
+            assert_eq!(tensors[0].size, Some(bytes), "{}", type_name(kind));
+            assert!(read(bytes - 1).is_err(), "{}", type_name(kind));
         }
     }
 }
