@@ -393,7 +393,7 @@ fn facts_that_are_deleted_while_it_runs_cost_a_reading_and_nothing_else() {
     until(|| facts.query_row(NEWEST, [], |row| row.get::<_, i64>(0)).unwrap() > 0);
     drop(facts);
     for ending in ["sqlite", "sqlite-wal", "sqlite-shm"] {
-        let _ = fs_err::remove_file(vault.facts().with_extension(ending));
+        let _ = larder::fsio::remove_file(&vault.facts().with_extension(ending));
     }
     let said = vault::Said::of(&child.wait_with_output().unwrap()).must_be(0);
     let all = number(&said, "bytes_read");

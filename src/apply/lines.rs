@@ -1,4 +1,7 @@
 //! How many connections there are to each host, by all files together.
+//!
+//! `sources` lets no more answers be under way than the same number, whoever asks. This count is kept before that: a
+//! connection that only waited there for its turn would look slow to the tempo of its file.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
