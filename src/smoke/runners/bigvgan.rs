@@ -1,13 +1,13 @@
-//! BigVGAN: a chord becomes a spectrogram, that a sound, and its spectrogram must be that of the chord.
+//! BigVGAN: two chords become spectrograms, these sounds, and each sound's spectrogram must be that of its chord.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use larder_generators::models::bigvgan::{Config, Vocoder};
-use larder_generators::weights::{Checkpoint, Placement, Scoped, WeightSource, build, without_weight_norm};
+use larder_generators::weights::{Checkpoint, Inspection, Placement, Scoped, WeightSource, build, without_weight_norm};
 
-use crate::smoke::runners::judging::{broke, causes, is_nearer, is_same, numbers, sane, unfit};
+use crate::smoke::runners::judging::{broke, causes, is_nearer, is_same, numbers, read_weights, sane, unfit};
 use crate::smoke::runners::mel::{self, chord, distance};
 use crate::smoke::runners::watching::stoppable;
 use crate::smoke::runners::{placement, wav};
@@ -42,10 +42,10 @@ impl Runner for BigVgan {
     fn run(&self, job: &Job<'_>) -> Run {
         let checks = |checks| Run { checks, ..Run::default() };
         let placement = match placement(job, &self.need(job)) {
-            Ok(placement) => placement,
+            Ok(placement) => placement.inspected(Inspection::default()),
             Err(check) => return checks(vec![*check]),
         };
-        (job.told)("reading headers", 0, 3);
+        (job.told)("reading headers", 0, 4);
         let (settings, vocoder) = match open(job, placement.clone()) {
             Ok(opened) => opened,
             Err(check) => return checks(vec![*check]),
@@ -93,22 +93,33 @@ fn round_trip(
     vocoder: &Vocoder,
     placement: &Placement,
 ) -> candle_core::Result<Run> {
-    let [own, other] = CHORDS.map(|tones| settings.spectrogram(&chord(settings.sampling_rate, tones, SECONDS)));
-    let frames = own.len() / settings.num_mels;
-    let shown = Tensor::from_vec(own.clone(), (1, settings.num_mels, frames), &placement.device)?;
-    (job.told)("making a sound", 1, 3);
-    let wave = numbers(&vocoder.forward(&shown)?)?;
-    let again = if (job.stopped)() { wave.clone() } else { numbers(&vocoder.forward(&shown)?)? };
-    (job.told)("listening to it", 2, 3);
-    let heard = settings.spectrogram(&wave);
+    let right = CHORDS.map(|tones| settings.spectrogram(&chord(settings.sampling_rate, tones, SECONDS)));
+    let frames = right[0].len() / settings.num_mels;
+    let sound = |spectrogram: &Vec<f32>| {
+        let shape = (1, settings.num_mels, frames);
+        let shown = Tensor::from_vec(spectrogram.clone(), shape, &placement.device)?;
+        numbers(&vocoder.forward(&shown)?)
+    };
+    (job.told)("making a sound", 1, 4);
+    let wave = sound(&right[0])?;
+    let again = if (job.stopped)() { wave.clone() } else { sound(&right[0])? };
+    (job.told)("making another sound", 2, 4);
+    let other = sound(&right[1])?;
+    (job.told)("listening to them", 3, 4);
+    let heard = [&wave, &other].map(|wave| settings.spectrogram(wave));
     let mut checks = sane(job, "sound", &wave);
     checks.push(is_as_long(job, wave.len(), frames * settings.hop_size));
     checks.push(is_same(job, "sound", [&wave, &again]));
-    checks.push(is_nearer(job, [distance(&heard, &own), distance(&heard, &other)]));
+    let far = |sound_of: usize, from: usize| distance(&heard[sound_of], &right[from]);
+    checks.push(is_nearer(job, "round trip", [far(0, 0), far(0, 1)]));
+    checks.push(is_nearer(job, "round trip of another chord", [far(1, 1), far(1, 0)]));
+    checks.extend(placement.inspection.as_ref().map(|inspection| read_weights(job, inspection)));
     let path = job.out.join("chord.wav");
     wav::write(&path, settings.sampling_rate, &[&wave])?;
     let outputs = vec![Output { title: "a chord of three tones".to_owned(), path }];
-    Ok(Run { checks, outputs, summaries: vec![Summary::of("sound of a chord", &wave)] })
+    let summaries = [("sound of a chord", &wave), ("sound of another chord", &other)];
+    let summaries = summaries.map(|(name, wave)| Summary::of(name, wave)).into();
+    Ok(Run { checks, outputs, summaries })
 }
 
 fn is_as_long(job: &Job<'_>, found: usize, right: usize) -> Check {

@@ -172,13 +172,13 @@ pub(super) fn is_same(job: &Job<'_>, what: &str, [one, other]: [&[f32]; 2]) -> C
 }
 
 /// Whether a sound came back as its own chord and not as another.
-pub(super) fn is_nearer(job: &Job<'_>, [own, other]: [f32; 2]) -> Check {
+pub(super) fn is_nearer(job: &Job<'_>, name: &str, [own, other]: [f32; 2]) -> Check {
     let measured = format!("{own:.3} from its own spectrogram, {other:.3} from another chord's");
     let wrong =
         if own < NEARER * other { Vec::new() } else { vec!["the sound is not that of the spectrogram".to_owned()] };
     let wanted = format!("less than {NEARER} times as far");
     let basis = "larder's choice: random weights are as far from both; not yet compared with a trusted machine's run";
-    Check::of("round trip", measured, [&wanted, basis], wrong).at(job.level)
+    Check::of(name, measured, [&wanted, basis], wrong).at(job.level)
 }
 
 /// Whether the weights that were read are numbers, and none of the matrices is blank.
