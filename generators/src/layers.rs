@@ -1,8 +1,8 @@
 //! The layers that models are made of. Each claims its tensors when it is made and decodes them when it runs.
 
-use candle_core::{D, Module as _, Result, Tensor};
-use candle_nn::ops::softmax_last_dim;
+use candle_core::{Module as _, Result, Tensor};
 
+use crate::elementwise::{normalised, softmax, unit_mean_square};
 use crate::weights::{Param, Weights};
 
 /// Rows of attention scores that are held at a time, so that a long sequence does not need its whole square.
@@ -100,9 +100,7 @@ impl LayerNorm {
 
     /// (…, width) to the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let normed = centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?;
+        let normed = normalised(x, self.eps)?;
         let Some((weight, bias)) = &self.affine else { return Ok(normed) };
         let scaled = normed.broadcast_mul(&weight.tensor()?)?;
         bias.as_ref().map_or(Ok(scaled.clone()), |bias| scaled.broadcast_add(&bias.tensor()?))
@@ -123,8 +121,7 @@ impl RmsNorm {
 
     /// (…, width) to the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mean = (x.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?;
-        x.broadcast_div(&mean.sqrt()?)?.broadcast_mul(&self.weight.tensor()?)
+        unit_mean_square(x, self.eps)?.broadcast_mul(&self.weight.tensor()?)
     }
 }
 
@@ -316,17 +313,18 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> R
     let (batch, heads, length, width) = q.dims4()?;
     let keys = k.t()?.contiguous()?;
     let values = v.contiguous()?;
-    let scale = 1.0 / (width as f64).sqrt();
+    // Queries are fewer than scores.
+    let q = (q * (1.0 / (width as f64).sqrt()))?;
     let step = (SCORES / (batch * heads * k.dim(2)?).max(1)).clamp(1, length.max(1));
     let pieces = (0..length).step_by(step).map(|start| {
         let rows = step.min(length - start);
-        let scores = (q.narrow(2, start, rows)?.contiguous()?.matmul(&keys)? * scale)?;
+        let scores = q.narrow(2, start, rows)?.contiguous()?.matmul(&keys)?;
         let scores = match mask {
             Some(mask) if mask.dim(2)? == length => scores.broadcast_add(&mask.narrow(2, start, rows)?)?,
             Some(mask) => scores.broadcast_add(mask)?,
             None => scores,
         };
-        softmax_last_dim(&scores)?.matmul(&values)
+        softmax(&scores)?.matmul(&values)
     });
     let pieces: Vec<Tensor> = pieces.collect::<Result<_>>()?;
     if pieces.len() == 1 { Ok(pieces[0].clone()) } else { Tensor::cat(&pieces, 2) }

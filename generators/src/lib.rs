@@ -81,6 +81,7 @@
 //! # }
 //! ```
 
+pub mod elementwise;
 pub mod layers;
 pub mod models;
 pub mod pipelines;

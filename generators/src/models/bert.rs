@@ -6,6 +6,7 @@
 use candle_core::{DType, Result, Tensor};
 use serde::Deserialize;
 
+use crate::elementwise::gelu;
 use crate::layers::{Embedding, LayerNorm, Linear, attention, merge_heads, split_heads};
 use crate::weights::{Param, Weights};
 
@@ -161,7 +162,7 @@ impl Layer {
         let inner = self.inner.forward(&x)?;
         let inner = match self.activation {
             Activation::Gelu => inner.gelu_erf()?,
-            Activation::GeluNew => inner.gelu()?,
+            Activation::GeluNew => gelu(&inner)?,
             Activation::Relu => inner.relu()?,
         };
         self.norm2.forward(&(&x + self.outer.forward(&inner)?)?)

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::ops::softmax_last_dim;
 
+use crate::elementwise::softmax;
 use crate::layers::{Embedding, Linear, RmsNorm, merge_heads, split_heads};
 pub use crate::models::llama_config::{Config, FrequencyScaling, Turning, Unsupported};
 use crate::weights::{Param, Renamed, View, WeightSource, Weights};
@@ -213,7 +213,7 @@ fn grouped_attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor) -> Resul
     let together = (batch, kv_heads, heads / kv_heads * length, ());
     let scores = (q.reshape(together)?.matmul(&k.t()?)? / (width as f64).sqrt())?;
     let scores = scores.reshape((batch, heads, length, others))?.broadcast_add(mask)?;
-    let weights = softmax_last_dim(&scores)?.reshape(together)?;
+    let weights = softmax(&scores)?.reshape(together)?;
     weights.matmul(v)?.reshape((batch, heads, length, width))
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use serde::Deserialize;
 
+use crate::elementwise::gelu;
 use crate::layers::{Conv2d, LayerNorm, Linear, RmsNorm, Steps, attention, merge_heads, sinusoid, split_heads};
 use crate::weights::{Param, Renamed, View, WeightSource, Weights};
 
@@ -174,7 +175,7 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.second.forward(&self.first.forward(x)?.gelu()?)
+        self.second.forward(&gelu(&self.first.forward(x)?)?)
     }
 }
 

@@ -7,6 +7,7 @@
 use candle_core::{DType, Result, Tensor};
 use serde::Deserialize;
 
+use crate::elementwise::gelu;
 use crate::layers::{Embedding, Linear, RmsNorm, attention, merge_heads, split_heads};
 use crate::weights::{Param, Weights};
 
@@ -210,7 +211,7 @@ impl FeedForward {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let first = self.first.forward(x)?;
         let inner = match &self.gated {
-            Some(gated) => (first.gelu()? * gated.forward(x)?)?,
+            Some(gated) => (gelu(&first)? * gated.forward(x)?)?,
             None => first.relu()?,
         };
         self.second.forward(&inner)
