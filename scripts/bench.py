@@ -18,6 +18,7 @@ from pathlib import Path
 import bench_copy
 import bench_fetch
 import bench_repair
+import bench_smoke
 from bench_parts import (
     COMMIT,
     MIB,
@@ -352,6 +353,7 @@ def cached() -> int:
 def main() -> None:
     measurements = {"status": status, "plan": plan, "small": small, "large": large}
     measurements |= {"verify-many": verify_many, "scrub-one": scrub_one, **bench_fetch.MEASUREMENTS, **bench_copy.MEASUREMENTS, **bench_repair.MEASUREMENTS}
+    measurements |= bench_smoke.MEASUREMENTS
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--larder", type=Path, required=True, help="the program to measure")
     parser.add_argument("--only", choices=measurements, action="append", help="this measurement; may be repeated")
@@ -361,6 +363,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=200, metavar="FILES", help="how many files of 10 MiB fetch-many has")
     parser.add_argument("--scrub-many", type=int, default=4096, metavar="MIB", help="size of the many files together")
     parser.add_argument("--scrub-one", type=int, default=8192, metavar="MIB", help="size of the file that is scrubbed")
+    parser.add_argument("--steps", type=int, default=3, help="how many steps each process of the measurement steps takes")
     parser.add_argument("--cold", action="store_true", help="also measure with empty caches (root)")
     parser.add_argument("--work", type=Path, default=ROOT / "target/bench", help="where the files to measure with go")
     options = parser.parse_args()
