@@ -226,7 +226,7 @@ def make_large(lab: Lab, size: int) -> None:
 
 
 def verify_many(options: argparse.Namespace) -> None:
-    """`verify --full` of many files: whole digests, two streams on each processor."""
+    """`verify --full` of many files: whole digests, several streams on each processor."""
     lab = verify_lab(options, "verify-many", options.scrub_many, 64)
     blobs = sorted(str(path) for path in (lab.store / "models--bench--many/blobs").iterdir())
     lab.call("verify")  # Chunk digests are taken by the first reading.

@@ -328,12 +328,16 @@ impl ContentHasher {
         self.update_others(bytes);
     }
 
-    /// Takes the next bytes of two independent contents: faster than one after the other where the processor
-    /// has SHA instructions.
-    pub fn update_pair(first: (&mut Self, &[u8]), second: (&mut Self, &[u8])) {
-        larder_metal::update_pair(&mut first.0.sha256, first.1, &mut second.0.sha256, second.1);
-        first.0.update_others(first.1);
-        second.0.update_others(second.1);
+    /// Takes the next bytes of independent contents: faster than one after the other, see [`ContentHasher::at_once`].
+    pub fn update_together(contents: &mut [(&mut Self, &[u8])]) {
+        let mut streams: Vec<_> = contents.iter_mut().map(|(hasher, bytes)| (&mut hasher.sha256, *bytes)).collect();
+        larder_metal::update_together(&mut streams);
+        contents.iter_mut().for_each(|(hasher, bytes)| hasher.update_others(bytes));
+    }
+
+    /// How many contents one processor takes at once at best.
+    pub fn at_once() -> usize {
+        larder_metal::streams_at_once()
     }
 
     fn update_others(&mut self, bytes: &[u8]) {

@@ -5,6 +5,27 @@ use sha2::block_api::compress256;
 /// Bytes of one block.
 pub const BLOCK: usize = 64;
 
+/// The round constants, four rounds a line.
+#[rustfmt::skip]
+pub(crate) const K: [[u32; 4]; 16] = [
+    [0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5],
+    [0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5],
+    [0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3],
+    [0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174],
+    [0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc],
+    [0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da],
+    [0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7],
+    [0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967],
+    [0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13],
+    [0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85],
+    [0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3],
+    [0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070],
+    [0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5],
+    [0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3],
+    [0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208],
+    [0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2],
+];
+
 const START: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
@@ -80,12 +101,21 @@ impl Sha256 {
         digest
     }
 
+    pub(crate) fn state(&mut self) -> &mut [u32; 8] {
+        &mut self.state
+    }
+
+    /// Notes that so many whole blocks were taken, by who changed the state.
+    pub(crate) fn took(&mut self, blocks: usize) {
+        self.len += (blocks * BLOCK) as u64;
+    }
+
     fn filled(&self) -> usize {
         (self.len % BLOCK as u64) as usize
     }
 
     /// Completes the block that was begun; returns what is left of `bytes`.
-    fn fill_up<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+    pub(crate) fn fill_up<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let filled = self.filled();
         if filled == 0 {
             return bytes;
@@ -108,28 +138,4 @@ impl Sha256 {
         self.rest[filled..filled + tail.len()].copy_from_slice(tail);
         self.len += tail.len() as u64;
     }
-}
-
-/// Takes the next bytes of two independent streams, both at once where the processor can.
-///
-/// The same as two calls of [`Sha256::update`], whatever the lengths.
-pub fn update_pair(first: &mut Sha256, bytes: &[u8], second: &mut Sha256, others: &[u8]) {
-    let (bytes, others) = (first.fill_up(bytes), second.fill_up(others));
-    let both = bytes.len().min(others.len()) / BLOCK;
-    let (blocks, other_blocks) = (&bytes.as_chunks::<BLOCK>().0[..both], &others.as_chunks::<BLOCK>().0[..both]);
-    let done = if compress_pair(&mut first.state, blocks, &mut second.state, other_blocks) { both * BLOCK } else { 0 };
-    first.len += done as u64;
-    second.len += done as u64;
-    first.update(&bytes[done..]);
-    second.update(&others[done..]);
-}
-
-#[cfg(target_arch = "x86_64")]
-fn compress_pair(a: &mut [u32; 8], a_blocks: &[[u8; BLOCK]], b: &mut [u32; 8], b_blocks: &[[u8; BLOCK]]) -> bool {
-    crate::sha_ni::compress_pair(a, a_blocks, b, b_blocks)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn compress_pair(_: &mut [u32; 8], _: &[[u8; BLOCK]], _: &mut [u32; 8], _: &[[u8; BLOCK]]) -> bool {
-    false
 }

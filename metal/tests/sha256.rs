@@ -4,8 +4,9 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use larder_metal::{BLOCK, Sha256, update_pair};
-use proptest::prelude::{any, prop_assert_eq, proptest};
+use larder_metal::{BLOCK, Sha256, streams_at_once, update_together};
+use proptest::collection::vec;
+use proptest::prelude::{any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use sha2::Digest as _;
 
 fn hex(digest: [u8; 32]) -> String {
@@ -54,7 +55,7 @@ fn the_published_vectors() {
     }
     let (mut million, mut other) = (Sha256::new(), Sha256::new());
     for _ in 0..1000 {
-        update_pair(&mut million, &[b'a'; 1000], &mut other, &[b'b'; 700]);
+        update_together(&mut [(&mut million, &[b'a'; 1000]), (&mut other, &[b'b'; 700])]);
     }
     assert_eq!(hex(million.finish()), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
     assert_eq!(hex(other.finish()), reference(&[b'b'; 700_000]));
@@ -68,7 +69,7 @@ fn every_pair_of_lengths_around_the_borders_of_blocks() {
         for &b in &lengths {
             let (one, two) = (noise(a, 1), noise(b, 2));
             let (mut first, mut second) = (Sha256::new(), Sha256::new());
-            update_pair(&mut first, &one, &mut second, &two);
+            update_together(&mut [(&mut first, &one), (&mut second, &two)]);
             assert_eq!((hex(first.finish()), hex(second.finish())), (reference(&one), reference(&two)), "{a} and {b}");
         }
     }
@@ -76,21 +77,29 @@ fn every_pair_of_lengths_around_the_borders_of_blocks() {
 
 proptest! {
     #[test]
-    fn two_streams_in_any_pieces_are_two_streams(
-        pieces in proptest::collection::vec((0_usize..300, 0_usize..300), 0..20), seed in any::<u64>(),
+    fn streams_in_any_pieces_are_what_each_is_alone(
+        pieces in vec(vec(prop_oneof![0_usize..300, 0_usize..5000], 0..40), 0..12), seed in any::<u64>(),
     ) {
-        let one = noise(pieces.iter().map(|piece| piece.0).sum(), seed);
-        let two = noise(pieces.iter().map(|piece| piece.1).sum(), !seed);
-        let (mut first, mut second) = (Sha256::new(), Sha256::new());
-        let (mut a, mut b) = (0, 0);
-        for (more, others) in pieces {
-            update_pair(&mut first, &one[a..a + more], &mut second, &two[b..b + others]);
-            a += more;
-            b += others;
+        let most = pieces.iter().map(Vec::len).max().unwrap_or(0);
+        let contents: Vec<Vec<u8>> = (0..most)
+            .map(|n| noise(pieces.iter().filter_map(|lens| lens.get(n)).sum(), seed.wrapping_add(n as u64)))
+            .collect();
+        let mut hashers = vec![(Sha256::new(), 0); most];
+        for lens in &pieces {
+            let given = hashers.iter_mut().zip(&contents).zip(lens);
+            let mut streams: Vec<(&mut Sha256, &[u8])> = given
+                .map(|(((hasher, at), content), len)| {
+                    *at += len;
+                    (hasher, &content[*at - len..*at])
+                })
+                .collect();
+            update_together(&mut streams);
+            prop_assert!(streams.iter().all(|(_, left)| left.is_empty()));
         }
-        prop_assert_eq!(first.len(), a as u64);
-        prop_assert_eq!(hex(first.finish()), reference(&one));
-        prop_assert_eq!(hex(second.finish()), reference(&two));
+        for ((hasher, at), content) in hashers.into_iter().zip(&contents) {
+            prop_assert_eq!(hasher.len(), at as u64);
+            prop_assert_eq!(hex(hasher.finish()), reference(content));
+        }
     }
 
     #[test]
@@ -124,40 +133,49 @@ fn openssl_says_the_same() {
     };
     let bytes = noise(3_000_001, 7);
     let (mut first, mut second) = (Sha256::new(), Sha256::new());
-    update_pair(&mut first, &bytes, &mut second, &noise(2_999_999, 8));
+    update_together(&mut [(&mut first, &bytes), (&mut second, &noise(2_999_999, 8))]);
     child.stdin.take().unwrap().write_all(&bytes).unwrap();
     let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
     assert_eq!(said.split_whitespace().next().unwrap(), hex(first.finish()));
 }
 
-/// What is promised on processors with SHA instructions; printed, because a busy machine says little.
+/// From one stream to more than the processor takes at once, with every length around the borders of blocks among them.
+#[test]
+fn every_number_of_streams_with_unequal_lengths() {
+    for count in 0..=2 * streams_at_once().max(16) + 1 {
+        let contents: Vec<Vec<u8>> =
+            (0..count).map(|n| noise((n * 61) % (3 * BLOCK) + n % 5 * BLOCK, n as u64)).collect();
+        let mut hashers = vec![Sha256::new(); count];
+        let mut streams: Vec<(&mut Sha256, &[u8])> =
+            hashers.iter_mut().zip(&contents).map(|(hasher, content)| (hasher, content.as_slice())).collect();
+        update_together(&mut streams);
+        for (hasher, content) in hashers.into_iter().zip(&contents) {
+            assert_eq!(hex(hasher.finish()), reference(content), "{count} streams, {} bytes", content.len());
+        }
+    }
+}
+
+/// What more streams cost; printed, because a busy machine says little.
 #[test]
 #[ignore = "a measurement: run it alone, optimised"]
-fn two_streams_take_little_longer_than_one() {
-    let (one, two) = (noise(64 << 20, 1), noise(64 << 20, 2));
-    let seconds = |work: &dyn Fn()| {
-        let times = (0..5).map(|_| {
+fn more_streams_take_little_longer_than_one() {
+    const LEN: usize = 1 << 20;
+    let contents: Vec<Vec<u8>> = (0..16).map(|n| noise(LEN, n)).collect();
+    let rate = |count: usize| {
+        let times = (0..9).map(|_| {
+            let mut hashers = vec![Sha256::new(); count];
             let begin = std::time::Instant::now();
-            work();
-            begin.elapsed().as_secs_f64()
+            let streams = hashers.iter_mut().zip(&contents);
+            update_together(&mut streams.map(|(hasher, content)| (hasher, content.as_slice())).collect::<Vec<_>>());
+            let took = begin.elapsed().as_secs_f64();
+            std::hint::black_box(hashers);
+            took
         });
-        times.fold(f64::INFINITY, f64::min)
+        (count * LEN) as f64 / 1e9 / times.fold(f64::INFINITY, f64::min)
     };
-    let single = seconds(&|| {
-        let mut hasher = Sha256::new();
-        hasher.update(&one);
-        std::hint::black_box(hasher.finish());
-    });
-    let pair = seconds(&|| {
-        let (mut first, mut second) = (Sha256::new(), Sha256::new());
-        update_pair(&mut first, &one, &mut second, &two);
-        std::hint::black_box((first.finish(), second.finish()));
-    });
-    let gigabytes = (64 << 20) as f64 / 1e9;
-    eprintln!(
-        "one: {:.2} GB/s, two: {:.2} GB/s, {:.2} x",
-        gigabytes / single,
-        2.0 * gigabytes / pair,
-        2.0 * single / pair
-    );
+    let single = rate(1);
+    for count in [1, 2, 3, 4, 6, 8, 12, 16] {
+        eprintln!("{count:2} streams: {:.2} GB/s, {:.2} x", rate(count), rate(count) / single);
+    }
+    eprintln!("at once at best: {}", streams_at_once());
 }

@@ -68,20 +68,27 @@ fn cached_pieces(file: &File, size: u64) -> Vec<Cached> {
 pub struct PieceBuffer {
     bytes: Vec<u8>,
     start: usize,
+    len: usize,
 }
 
 impl Default for PieceBuffer {
     fn default() -> Self {
-        let bytes = vec![0; PIECE + ALIGNMENT];
-        let start = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Self { bytes, start }
+        Self::with_room(PIECE)
     }
 }
 
 impl PieceBuffer {
+    /// Room for `len` bytes at a time: at least a page, at most [`PIECE`].
+    pub fn with_room(len: usize) -> Self {
+        let len = len.clamp(ALIGNMENT, PIECE).next_multiple_of(ALIGNMENT);
+        let bytes = vec![0; len + ALIGNMENT];
+        let start = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        Self { bytes, start, len }
+    }
+
     /// The first `len` bytes of what was read.
     pub fn filled(&self, len: usize) -> &[u8] {
-        &self.bytes[self.start..self.start + len.min(PIECE)]
+        &self.bytes[self.start..self.start + len.min(self.len)]
     }
 
     fn room(&mut self, len: usize) -> &mut [u8] {
@@ -113,11 +120,11 @@ impl ContentReader {
         Ok(now == self.found)
     }
 
-    /// Reads up to `len` bytes (at most [`PIECE`]) from `offset` on; fewer only at the file's end.
+    /// Reads up to `len` bytes from `offset` on, at most what the buffer has room for; fewer only at the file's end.
     ///
     /// Fails as soon as a part cannot be read: [`unreadable_parts`] tells which.
     pub fn read(&self, buffer: &mut PieceBuffer, offset: u64, len: usize) -> io::Result<usize> {
-        let len = len.min(PIECE);
+        let len = len.min(buffer.len);
         let cached = self.cached.get((offset / PIECE as u64) as usize).copied().unwrap_or(Cached::Unknown);
         // What is not known to be cached is read past the cache unless the kernel sorts it out itself.
         let is_cold = match cached {

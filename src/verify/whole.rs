@@ -1,4 +1,4 @@
-//! Hashes whole files: two at once on each processor, while others read ahead for it.
+//! Hashes whole files: several at once on each processor, while others read ahead for it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -11,33 +11,61 @@ use crate::facts::{Half, Stopped};
 use crate::fsio::{ContentReader, PIECE, PieceBuffer, unreadable_parts};
 use crate::monitor::Event;
 
-/// Processors that hash, at most: together they are faster than any disk, and each needs room for pieces.
+/// Streams that are hashed, at most: together they are faster than any disk.
+const MOST_LANES: usize = 64;
+/// Processors that hash, at most.
 const MOST_PROCESSORS: usize = 8;
 /// Pieces that each lane has: one is hashed while the next is read.
 const PIECES: usize = 3;
+/// What all pieces may take together, in bytes.
+const ROOM: usize = 32 << 20;
+/// A lane goes on alone with what it has up to this, in bytes, instead of stopping where another's file ends.
+const STRIDE: usize = 32 << 10;
 /// After so many bytes, how far a reading came is remembered.
 const KEEP_EVERY: u64 = 1 << 30;
-/// After so many pieces in a row of which nothing could be read, the rest of a file is given up.
-const HOPELESS: usize = 64;
+/// After so many bytes in a row of which nothing could be read, the rest of a file is given up.
+const HOPELESS: u64 = 64 << 20;
 
 /// Reads and hashes `items`, in their order.
 pub(super) fn read(items: &[Item<'_>], course: &Course<'_>, done: Done<'_>) {
     let next = AtomicUsize::new(0);
-    let processors = std::thread::available_parallelism().map_or(2, usize::from);
-    let workers = processors.min(MOST_PROCESSORS).min(items.len().div_ceil(2));
+    let crew = Crew::of(items.len());
     std::thread::scope(|scope| {
-        for _ in 0..workers {
-            let lanes = [(), ()].map(|()| {
+        for _ in 0..crew.processors {
+            let lanes = (0..crew.lanes).map(|_| {
                 let (say, said) = sync_channel(PIECES);
                 let (give, free) = channel();
-                (0..PIECES).for_each(|_| drop(give.send(PieceBuffer::default())));
-                let next = &next;
-                scope.spawn(move || Feeder { items, course, done, say, free }.feed(next));
+                (0..PIECES).for_each(|_| drop(give.send(PieceBuffer::with_room(crew.piece))));
+                let (next, piece) = (&next, crew.piece);
+                scope.spawn(move || Feeder { items, course, done, say, free, piece }.feed(next));
                 Lane { items, course, done, said, give, hashing: None, piece: None }
             });
+            let lanes: Vec<_> = lanes.collect();
             scope.spawn(move || hash(lanes));
         }
     });
+}
+
+/// Who works on how much.
+struct Crew {
+    processors: usize,
+    /// Streams on each processor.
+    lanes: usize,
+    /// Bytes that are read at a time.
+    piece: usize,
+}
+
+impl Crew {
+    fn of(items: usize) -> Self {
+        let at_once = ContentHasher::at_once();
+        let most = MOST_PROCESSORS.min(MOST_LANES / at_once);
+        let processors = std::thread::available_parallelism().map_or(2, usize::from).min(most).min(items);
+        let lanes = items.div_ceil(processors.max(1)).min(at_once);
+        let pieces = (processors * lanes * PIECES).max(1);
+        // Halves of the longest piece, so that pieces begin where the disk can be read past the cache.
+        let piece = (0..).map(|halved| PIECE >> halved).find(|piece| piece * pieces <= ROOM).unwrap_or(PIECE);
+        Self { processors, lanes, piece }
+    }
 }
 
 /// From the one who reads to the one who hashes.
@@ -61,6 +89,8 @@ struct Feeder<'a> {
     done: Done<'a>,
     say: SyncSender<Said>,
     free: Receiver<PieceBuffer>,
+    /// Bytes of one piece.
+    piece: usize,
 }
 
 /// The one who hashes is gone.
@@ -107,7 +137,7 @@ impl Feeder<'_> {
             }
             while offset < end {
                 let mut buffer = self.free.recv().map_err(|_| Gone)?;
-                let len = PIECE.min((end - offset) as usize);
+                let len = self.piece.min((end - offset) as usize);
                 match reader.read(&mut buffer, offset, len) {
                     Ok(got) if got == len => hopeless = 0,
                     Ok(_) => return Ok(Ending::Outcome(Outcome::Changed)),
@@ -116,13 +146,13 @@ impl Feeder<'_> {
                         match unreadable_parts(reader, range.clone(), error) {
                             Err(error) => return Ok(Ending::Outcome(Outcome::Failed(error.to_string()))),
                             Ok((parts, error)) => {
-                                hopeless = if parts == [range] { hopeless + 1 } else { 0 };
+                                hopeless = if parts == [range] { hopeless + len as u64 } else { 0 };
                                 unreadable.add(parts, &error);
                             }
                         }
                     }
                 }
-                if hopeless == HOPELESS {
+                if hopeless >= HOPELESS {
                     unreadable.ranges.push(offset..size);
                     return Ok(Ending::Whole(unreadable));
                 }
@@ -160,7 +190,7 @@ fn begin(item: &Item<'_>, now: i64) -> (ContentHasher, i64, u64) {
     before.unwrap_or((hasher, now, 0))
 }
 
-/// One of the two streams of a processor.
+/// One of the streams of a processor.
 struct Lane<'a> {
     items: &'a [Item<'a>],
     course: &'a Course<'a>,
@@ -179,25 +209,16 @@ struct Hashing {
     offset: u64,
 }
 
-/// Hashes what both lanes bring: in lockstep while both have something.
-fn hash([mut first, mut second]: [Lane<'_>; 2]) {
+/// Hashes what the lanes bring, in lockstep, until none brings anything.
+fn hash(mut lanes: Vec<Lane<'_>>) {
     loop {
-        match (first.has_piece(), second.has_piece()) {
-            (true, true) => both(&mut first, &mut second),
-            (true, false) => first.alone(),
-            (false, true) => second.alone(),
-            (false, false) => return,
-        }
+        lanes.retain_mut(Lane::has_piece);
+        let Some(least) = lanes.iter().map(Lane::left).min() else { return };
+        let len = least.max(STRIDE);
+        let mut contents: Vec<_> = lanes.iter_mut().filter_map(|lane| lane.next(len)).collect();
+        ContentHasher::update_together(&mut contents);
+        lanes.iter_mut().for_each(|lane| lane.took(len));
     }
-}
-
-fn both(first: &mut Lane<'_>, second: &mut Lane<'_>) {
-    let len = first.left().min(second.left());
-    if let (Some((a, bytes)), Some((b, others))) = (first.next(len), second.next(len)) {
-        ContentHasher::update_pair((a, bytes), (b, others));
-    }
-    first.took(len);
-    second.took(len);
 }
 
 impl Lane<'_> {
@@ -223,24 +244,17 @@ impl Lane<'_> {
         self.piece.as_ref().map_or(0, |(_, range)| range.len())
     }
 
+    /// The next bytes of the piece, at most `len`.
     fn next(&mut self, len: usize) -> Option<(&mut ContentHasher, &[u8])> {
         let (buffer, range) = self.piece.as_ref()?;
-        let bytes = &buffer.filled(range.end)[range.start..range.start + len];
-        Some((&mut self.hashing.as_mut()?.hasher, bytes))
+        let bytes = &buffer.filled(range.end)[range.start..];
+        Some((&mut self.hashing.as_mut()?.hasher, &bytes[..len.min(bytes.len())]))
     }
 
-    fn alone(&mut self) {
-        let len = self.left();
-        if let Some((hasher, bytes)) = self.next(len) {
-            hasher.update(bytes);
-        }
-        self.took(len);
-    }
-
-    /// Notes that so many bytes of the piece were hashed.
+    /// Notes that the next bytes of the piece, at most `len`, were hashed.
     fn took(&mut self, len: usize) {
         let Some((buffer, mut range)) = self.piece.take() else { return };
-        range.start += len;
+        range.start += len.min(range.len());
         if !range.is_empty() {
             self.piece = Some((buffer, range));
             return;
