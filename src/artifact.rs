@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{Digests, Sha256};
+use crate::digest::{Digests, Sha256, XetHash};
 use crate::relpath::RelPath;
 
 mod image;
@@ -32,6 +32,9 @@ pub struct File {
     /// Whether the hub stores the file by LFS (and names its content by sha256) or in git.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lfs: Option<bool>,
+    /// What the hub names the content by in Xet. Other programs ask for it by this name; it proves nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xet: Option<XetHash>,
     /// What an Ollama layer is: `config`, or the end of its media type such as `model`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
@@ -52,6 +55,7 @@ impl File {
             digests: Digests::default(),
             first_use: false,
             lfs: None,
+            xet: None,
             role: None,
             source: None,
             mirrors: Vec::new(),

@@ -108,6 +108,14 @@ digest_type!(
     Blake3, 32, "blake3"
 );
 
+digest_type!(
+    /// What the hub names a file by in Xet: the root of a tree of hashes over chunks of its own cutting.
+    ///
+    /// larder does not compute it, so it proves nothing; two files that are the same have the same one.
+    /// It is written as the hub writes it, which is not the order of its bytes.
+    XetHash, 32, "xet"
+);
+
 impl Blake3 {
     /// The digest of bytes already in memory.
     pub fn of(bytes: &[u8]) -> Self {

@@ -15,7 +15,9 @@ use crate::manifest::{InputError, Place};
 /// The format that this larder writes; one with another number cannot be read.
 pub const VERSION: u32 = 1;
 /// Grows when fields are added. A reader refuses a field that it does not know, and names it.
-pub const REVISION: u32 = 1;
+///
+/// A lock that does without the newest fields is of the revision before them, and stays as it was.
+pub const REVISION: u32 = 2;
 
 /// What `inventory.lock` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,13 +75,20 @@ impl Lock {
 
     /// The text as it is written to disk.
     pub fn to_text(&self) -> String {
-        let mut text = format!("{{\"version\": {VERSION}, \"revision\": {REVISION}, \"artifacts\": [");
+        let revision = self.revision();
+        let mut text = format!("{{\"version\": {VERSION}, \"revision\": {revision}, \"artifacts\": [");
         for (index, artifact) in self.artifacts.iter().enumerate() {
             text.push_str(if index == 0 { "\n" } else { ",\n" });
             push_artifact(&mut text, artifact);
         }
         text.push_str("\n]}\n");
         text
+    }
+
+    /// Revision 2 brought `xet`.
+    fn revision(&self) -> u32 {
+        let mut files = self.artifacts.iter().flat_map(|artifact| &artifact.files);
+        if files.any(|file| file.xet.is_some()) { REVISION } else { 1 }
     }
 
     /// Writes the lock atomically.

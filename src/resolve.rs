@@ -164,6 +164,15 @@ pub fn keep_first_use(artifact: &mut Artifact, previous: &Artifact) {
     }
 }
 
+/// Keeps what the hub named contents by in Xet, where the contents are the same and nobody says it now: mirrors need not.
+pub fn keep_xet(artifact: &mut Artifact, previous: &Artifact) {
+    let named = previous.files.iter().filter(|file| file.xet.is_some());
+    let known: HashMap<_, _> = named.filter_map(|file| Some((file.digests.sha256?, file.xet))).collect();
+    for file in artifact.files.iter_mut().filter(|file| file.xet.is_none()) {
+        file.xet = file.digests.sha256.and_then(|digest| *known.get(&digest)?);
+    }
+}
+
 fn pinned_revision(source: &Reference) -> Option<String> {
     match source {
         Reference::Hub { revision: Some(revision), .. } if is_commit(revision) => Some(revision.clone()),
@@ -202,6 +211,7 @@ fn pinned_file(declared: &Declared, artifact: &Artifact, file: &DeclaredFile) ->
         digests: file.digests(),
         first_use: false,
         lfs: None,
+        xet: None,
         role: file.role.clone(),
         source: file.source.clone(),
         mirrors: file.mirrors.iter().cloned().chain(mirrored).collect(),
@@ -328,6 +338,7 @@ fn merge(file: &mut File, listed: &File) {
     file.size = listed.size.or(file.size);
     file.digests = listed.digests.or(file.digests);
     file.lfs = listed.lfs.or(file.lfs);
+    file.xet = listed.xet.or(file.xet);
     file.role = listed.role.clone().or_else(|| file.role.take());
 }
 

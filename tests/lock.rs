@@ -77,3 +77,38 @@ fn a_lock_of_an_older_larder_means_the_same() {
     assert_eq!(origins(&old.artifacts[0]), [format!("hf:acme/set@{COMMIT}/a.bin")]);
     assert_eq!(parse(&old.to_text()), old, "nothing is lost when it is written again");
 }
+
+/// An older larder can still read a lock that has nothing new in it, and git shows no change.
+#[test]
+fn only_a_lock_that_names_content_in_xet_is_of_the_newest_revision() {
+    let (pins, mut artifact) = locked(&manifest("", "{ path = \"a.bin\" }"), Layout::HfCache);
+    assert!(pins.starts_with("{\"version\": 1, \"revision\": 1, "), "{pins}");
+    assert!(!pins.contains("xet"), "{pins}");
+    let name = "0123456789abcdef".repeat(4);
+    artifact.files[0].xet = Some(name.parse().unwrap());
+    let lock = Lock { artifacts: vec![artifact] };
+    let text = lock.to_text();
+    assert!(text.starts_with("{\"version\": 1, \"revision\": 2, "), "{text}");
+    assert!(text.contains(&format!("{{\"path\":\"a.bin\",\"xet\":\"{name}\"}}")), "{text}");
+    assert_eq!(parse(&text), lock);
+}
+
+#[test]
+fn the_name_in_xet_stays_while_the_content_is_the_same() {
+    let (_, mut before) = locked(&manifest("", "{ path = \"a.bin\" }, { path = \"b.bin\" }"), Layout::HfCache);
+    for (file, digit) in before.files.iter_mut().zip(["1", "2"]) {
+        file.digests.sha256 = Some(digit.repeat(64).parse().unwrap());
+        file.xet = Some(digit.repeat(64).parse().unwrap());
+    }
+    let mut now = before.clone();
+    now.files.iter_mut().for_each(|file| file.xet = None);
+    now.files[1].digests.sha256 = Some("3".repeat(64).parse().unwrap());
+    now.files[0].path = "moved.bin".parse().unwrap();
+    resolve::keep_xet(&mut now, &before);
+    assert_eq!(now.files[0].xet, before.files[0].xet, "the content is known by its digest, not by its path");
+    assert_eq!(now.files[1].xet, None, "another content has another name");
+    let newer = Some("4".repeat(64).parse().unwrap());
+    now.files[0].xet = newer;
+    resolve::keep_xet(&mut now, &before);
+    assert_eq!(now.files[0].xet, newer, "what is said now counts");
+}

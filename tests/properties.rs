@@ -43,14 +43,16 @@ fn digests() -> impl Strategy<Value = Digests> {
 
 fn file() -> impl Strategy<Value = File> {
     let what = (clean_path(), prop::option::of(0..1u64 << 40), digests());
-    let flags = (any::<bool>(), prop::option::of(any::<bool>()), prop::option::of("[a-z]{1,8}"));
+    let xet = prop::option::of(any::<[u8; 32]>().prop_map(larder::digest::XetHash::from_bytes));
+    let flags = (any::<bool>(), (prop::option::of(any::<bool>()), xet), prop::option::of("[a-z]{1,8}"));
     (what, flags, prop::option::of(reference()), vec(reference(), 0..2)).prop_map(
-        |((path, size, digests), (first_use, lfs, role), source, mirrors)| File {
+        |((path, size, digests), (first_use, (lfs, xet), role), source, mirrors)| File {
             path,
             size,
             digests,
             first_use,
             lfs,
+            xet,
             role,
             source,
             mirrors,

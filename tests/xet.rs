@@ -398,6 +398,22 @@ fn the_program_uses_the_store_and_keeps_nothing_of_its_own_there() {
 }
 
 #[test]
+fn the_lock_keeps_the_name_in_xet_for_whole_repositories_and_single_files() {
+    let content = noise(70_000, 21);
+    let world = World::with(&[("model.bin", &content)]);
+    let row = format!("\"xet\":\"{}\"", world.hashes[&hub::sha256(&content)]);
+    let locked = |machine: &Machine| fs_err::read_to_string(machine.path("inventory.lock")).unwrap();
+    let machine = machine(&world, "");
+    assert_eq!(locked(&machine).matches(&row).count(), 1, "{}", locked(&machine));
+    machine.write(
+        "manifests/lab.toml",
+        "[[artifact]]\nname = \"one\"\nstore = \"cache\"\n  [[artifact.file]]\n  path = \"model.bin\"\n  source = \"hf:acme/tiny/model.bin\"\n",
+    );
+    machine.larder(&["lock"]).must_be(0);
+    assert_eq!(locked(&machine).matches(&row).count(), 1, "{}", locked(&machine));
+}
+
+#[test]
 fn the_program_leaves_the_store_alone_where_it_is_switched_off() {
     let content = noise(1 << 20, 13);
     let world = World::with(&[("model.bin", &content)]);

@@ -87,6 +87,7 @@ async fn lock(
         let mut entry = entry;
         if let Some(previous) = previous {
             resolve::keep_first_use(&mut entry, previous);
+            resolve::keep_xet(&mut entry, previous);
         }
         note(&mut changes, previous, &entry);
         lock.artifacts.push(entry);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use crate::artifact::File;
-use crate::digest::{Digests, GitSha1, ParseDigestError, Sha256};
+use crate::digest::{Digests, GitSha1, ParseDigestError, Sha256, XetHash};
 use crate::relpath::{RelPath, UnsafePath};
 use crate::sources::body::ABSURD_LENGTH;
 
@@ -94,6 +94,8 @@ struct Entry {
     oid: String,
     size: Option<u64>,
     lfs: Option<Lfs>,
+    #[serde(rename = "xetHash")]
+    xet: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -119,7 +121,9 @@ fn file(entry: Entry) -> Result<File, ParseTreeError> {
     if let Some(size) = size.filter(|size| *size >= ABSURD_LENGTH) {
         return Err(ParseTreeError::Size { path, size });
     }
-    Ok(File { size, digests, lfs: Some(lfs), ..File::named(path) })
+    // Nothing depends on this name, so nonsense counts as none.
+    let xet: Option<XetHash> = entry.xet.and_then(|name| name.as_str()?.parse().ok()).filter(|_| lfs);
+    Ok(File { size, digests, lfs: Some(lfs), xet, ..File::named(path) })
 }
 
 #[cfg(test)]
@@ -145,6 +149,23 @@ mod tests {
         assert_eq!((files[0].size, files[0].lfs), (Some(3), Some(true)));
         assert_eq!(files[1].digests.git_sha1, Some(OID.parse().unwrap()));
         assert_eq!((files[1].digests.sha256, files[1].lfs), (None, Some(false)));
+    }
+
+    #[test]
+    fn the_name_in_xet_is_kept_and_nonsense_is_none() {
+        let listed = |xet: &str| {
+            let text = format!(
+                r#"[{{"type":"file","path":"m.bin","oid":"{OID}","size":3,"lfs":{{"oid":"{SHA256}","size":3}}{xet}}}]"#
+            );
+            parse_tree(text.as_bytes()).unwrap().remove(0).xet.map(|name| name.to_string())
+        };
+        let name = "0123456789abcdef".repeat(4);
+        assert_eq!(listed(&format!(r#","xetHash":"{name}""#)), Some(name.clone()));
+        for nonsense in ["", r#","xetHash":null"#, r#","xetHash":"""#, r#","xetHash":7"#, r#","xetHash":"../../x""#] {
+            assert_eq!(listed(nonsense), None, "{nonsense}");
+        }
+        let in_git = format!(r#"[{{"type":"file","path":"a","oid":"{OID}","size":3,"xetHash":"{name}"}}]"#);
+        assert_eq!(parse_tree(in_git.as_bytes()).unwrap()[0].xet, None, "what lies in git does not lie in Xet");
     }
 
     #[test]
