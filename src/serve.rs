@@ -1,8 +1,9 @@
 //! The LAN server: read-only, over what lies in this machine's stores.
 //!
-//! One router with three faces: the Hugging Face hub's API (`HF_ENDPOINT=http://HOST:PORT`), the Ollama
-//! registry's API (`ollama pull --insecure HOST:PORT/library/qwen3:4b`), and larder's own: files by
-//! artifact and path, content and chunk digests by digest, what there is, and the lock.
+//! One router with three faces: the Hugging Face hub's API (`HF_ENDPOINT=http://HOST:PORT`) with the store behind
+//! it that its clients read large files from, the Ollama registry's API (`ollama pull --insecure
+//! HOST:PORT/library/qwen3:4b`), and larder's own: files by artifact and path, content and chunk digests by digest,
+//! what there is, and the lock.
 //!
 //! What can be asked for is decided by an [`Index`] that the caller makes. A name in a request is looked
 //! up there and nowhere else: no part of a request ever becomes a path on the disk.
@@ -36,6 +37,7 @@ mod rates;
 mod registry;
 mod route;
 mod tls;
+mod xet;
 
 pub use bring::Supply;
 pub use guests::{Guests, Token};
@@ -43,6 +45,7 @@ pub use listen::{Limits, ServeError, Server, answer_at, answer_on};
 pub use metrics::Traffic;
 pub use rates::Rates;
 pub use tls::{Tls, TlsError};
+pub use xet::Seal;
 
 use answer::{empty, json};
 use bring::Bringing;
@@ -79,6 +82,8 @@ pub struct Terms {
     pub rates: Rates,
     /// Who brings what is asked for and not here; without it, nobody does.
     pub supply: Option<Arc<dyn Supply>>,
+    /// What passes and links are sealed with, together with the guests' token.
+    pub seal: Seal,
 }
 
 impl From<Guests> for Terms {
@@ -96,6 +101,7 @@ struct Site {
     paces: Arc<Paces>,
     supply: Option<Arc<dyn Supply>>,
     bringing: Arc<Bringing>,
+    seal: Arc<Seal>,
     traffic: Arc<Traffic>,
 }
 
@@ -104,6 +110,7 @@ struct Site {
 /// Looks at the sizes of files whose size the index does not know, once.
 pub fn router(mut index: Index, terms: impl Into<Terms>, traffic: Arc<Traffic>) -> Router {
     let (facts, terms) = (index.facts.take(), terms.into());
+    let seal = terms.guests.token.map_or_else(|| terms.seal.clone(), |token| terms.seal.bound_to(token.digest()));
     let site = Site {
         catalog: Arc::new(Catalog::new(index)),
         facts,
@@ -111,6 +118,7 @@ pub fn router(mut index: Index, terms: impl Into<Terms>, traffic: Arc<Traffic>) 
         paces: Arc::new(Paces::new(terms.rates)),
         supply: terms.supply,
         bringing: Arc::default(),
+        seal: Arc::new(seal),
         traffic,
     };
     Router::new().fallback(answer_request).with_state(site)
@@ -121,8 +129,10 @@ async fn answer_request(State(site): State<Site>, request: Request) -> Response 
     // Queries may carry tokens, so only the path is logged. It is still percent-encoded.
     let path = request.uri().path().to_owned();
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
-    let response = match site.guests.admit(peer.map(|peer| peer.ip()), request.headers()) {
-        Ok(()) => dispatch(&site, request).await,
+    let route = Route::parse(&path);
+    let is_vouched_for = matches!(&route, Route::Xet(ask) if xet::vouches(&site, ask, request.headers()));
+    let response = match site.guests.admit(peer.map(|peer| peer.ip()), request.headers(), is_vouched_for) {
+        Ok(()) => dispatch(&site, route, request).await,
         Err(refusal) => *refusal,
     };
     site.traffic.count_answer(response.status());
@@ -139,15 +149,15 @@ fn head_only(mut response: Response) -> Response {
     response.map(|_| Body::empty())
 }
 
-async fn dispatch(site: &Site, request: Request) -> Response {
+async fn dispatch(site: &Site, route: Route, request: Request) -> Response {
     let (request, body) = request.into_parts();
     let request = &request;
-    let route = Route::parse(request.uri.path());
     if !route.allows(&request.method) {
         return answer::method_not_allowed(route.methods());
     }
     match route {
         Route::Hub(asked) => hub::answer(site, asked, request, body).await,
+        Route::Xet(ask) => xet::answer(site, &ask, request).await,
         Route::WhoAmI => hub::nobody(),
         Route::RegistryVersion => registry::version(),
         Route::Registry { repository, item } => registry::answer(site, &repository, &item, request).await,

@@ -21,7 +21,7 @@ use mirror::{COMMIT, Mirror, put, served};
 
 const CONTENT: &[u8] = b"weights that not everybody may read";
 /// Every face of the server, each by one question.
-const FACES: [&str; 8] = [
+const FACES: [&str; 10] = [
     "/",
     "/lock",
     "/metrics",
@@ -29,6 +29,8 @@ const FACES: [&str; 8] = [
     "/api/models/acme/tiny",
     "/acme/tiny/resolve/main/model.safetensors",
     "/v2/",
+    "/api/models/acme/tiny/xet-read-token/main",
+    "/api/xet/v2/reconstructions/0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
     "/nothing/at/all",
 ];
 

@@ -37,6 +37,9 @@ pub struct ServeConfig {
     /// Bring what others of the lab ask for and this machine lacks, so that it comes from upstream once.
     #[serde(default)]
     pub fetch_missing: bool,
+    /// Whether Hugging Face's tools are told what contents are called in Xet, and read them by it; yes unless said.
+    #[serde(default)]
+    pub xet: Option<bool>,
     /// How fast contents go out to all clients together, such as `80 MB/s`.
     #[serde(default)]
     pub max_rate: Option<String>,

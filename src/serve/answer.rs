@@ -1,11 +1,14 @@
 //! Answers that are not the content of a file.
 
 use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
+use axum::http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
 use axum::http::{Response as HttpResponse, StatusCode};
 use axum::response::Response;
 use serde::Serialize;
 
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 pub(crate) const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
 
@@ -51,4 +54,25 @@ pub(crate) fn method_not_allowed(allowed: &[&str]) -> Response {
         response.headers_mut().insert(ALLOW, allowed);
     }
     response
+}
+
+/// Goes with a request that came by https.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Encrypted;
+
+/// How the client calls this server, for addresses that it needs in full; `None` where it does not say.
+///
+/// A proxy that speaks https for this server says so. A client that claims to be one misleads itself alone.
+pub(crate) fn origin(request: &Parts) -> Option<String> {
+    let text = |name: HeaderName| request.headers.get(name)?.to_str().ok();
+    let host: Authority = text(HOST)?.parse().ok()?;
+    let told = text(FORWARDED_PROTO).and_then(|schemes| schemes.split(',').next());
+    let is_https = request.extensions.get::<Encrypted>().is_some() || told == Some("https");
+    let scheme = if is_https { "https" } else { "http" };
+    Some(format!("{scheme}://{host}"))
+}
+
+/// Addresses cannot be given to who does not say how to reach this server.
+pub(crate) fn no_origin() -> Response {
+    error(StatusCode::BAD_REQUEST, None, "The request does not say which host it is for")
 }

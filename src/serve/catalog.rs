@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::artifact::{Artifact, File, HubRepo, OLLAMA_HOST, OllamaName, Reference};
-use crate::digest::{ContentName, Digests, GitSha1, Sha256};
+use crate::digest::{ContentName, Digests, GitSha1, Sha256, XetHash};
 use crate::serve::{Index, Served};
 
 /// One file that an artifact has, whether its bytes are here or not.
@@ -53,6 +53,14 @@ pub(crate) struct HubFile {
     pub(crate) item: Arc<Item>,
     pub(crate) size: u64,
     pub(crate) id: ContentId,
+    pub(crate) xet: Option<XetHash>,
+}
+
+impl HubFile {
+    /// The name by which it can be had from Xet's face: what is not here is not mentioned there.
+    pub(crate) fn in_xet(&self) -> Option<XetHash> {
+        self.xet.filter(|_| self.item.content().is_some())
+    }
 }
 
 /// What the hub names a file's content by.
@@ -103,6 +111,7 @@ pub(crate) struct Catalog {
     pub(crate) files: HashMap<String, HashMap<String, Arc<Item>>>,
     pub(crate) blobs: HashMap<ContentName, Arc<Item>>,
     pub(crate) hub: HashMap<HubRepo, Repository>,
+    pub(crate) xet: HashMap<XetHash, Arc<Item>>,
     pub(crate) registry: HashMap<String, Images>,
 }
 
@@ -141,16 +150,32 @@ impl Catalog {
                 tracing::warn!(name = item.name, "is not served as a hub file: its size or digest is not known");
                 continue;
             };
+            let xet = self.name_in_xet(file, item);
             let repository = self.hub.entry(place.claim.repo.clone()).or_default();
             let snapshot = repository.snapshots.entry(place.claim.commit.clone()).or_default();
             let known = snapshot.get(&place.path).is_some_and(|known| known.item.content().is_some());
             if !known {
-                snapshot.insert(place.path, HubFile { item: Arc::clone(item), size, id });
+                snapshot.insert(place.path, HubFile { item: Arc::clone(item), size, id, xet });
             }
             if claims.last() != Some(&place.claim) {
                 claims.push(place.claim);
             }
         }
+    }
+
+    /// By which name clients find the file in Xet. They compare no digest, so a name stands for one content only.
+    fn name_in_xet(&mut self, file: &File, item: &Arc<Item>) -> Option<XetHash> {
+        let (name, digest) = (file.xet?, file.digests.sha256?);
+        if item.size.is_none_or(|size| size == 0) {
+            return None;
+        }
+        let known = self.xet.get(&name);
+        if known.is_some_and(|known| known.digests.sha256 != Some(digest) || known.size != item.size) {
+            tracing::warn!(name = item.name, "is not served by Xet: another file has the same name there");
+            return None;
+        }
+        keep_better(&mut self.xet, name, item);
+        Some(name)
     }
 
     /// A name that somebody locked has precedence over `main` for want of a name.

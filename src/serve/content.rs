@@ -23,6 +23,7 @@ use tokio::task::spawn_blocking;
 use crate::serve::answer::{empty, error};
 use crate::serve::catalog::Item;
 use crate::serve::range::{Part, part};
+use crate::serve::xet::Xorb;
 use crate::serve::{Site, Traffic};
 
 /// How much is read at a time.
@@ -41,26 +42,14 @@ pub(crate) async fn send(
     headers: HeaderMap,
     request: &Parts,
 ) -> Response {
+    let opened = match open(item).await {
+        Ok(opened) => opened,
+        Err(refusal) => return *refusal,
+    };
     let etag = etag.and_then(|etag| HeaderValue::from_str(&format!("\"{etag}\"")).ok());
-    let Some(path) = item.content().cloned() else {
-        return not_here(&item.name);
-    };
-    let opened = match spawn_blocking(move || open(&path)).await {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(cause)) => return unreadable(&item.name, &cause),
-        Err(_) => return error(StatusCode::INTERNAL_SERVER_ERROR, None, "Reading was interrupted"),
-    };
-    let len = opened.len;
-    if item.size.is_some_and(|size| size != len) {
-        return wrong_length(&item.name, item.size, len);
-    }
-    let mut response = match evaluate(request, etag.as_ref(), len) {
+    let mut response = match evaluate(request, etag.as_ref(), opened.len()) {
         Outcome::NotModified => empty(StatusCode::NOT_MODIFIED),
-        Outcome::Unsatisfiable => {
-            let mut response = empty(StatusCode::RANGE_NOT_SATISFIABLE);
-            set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{len}"));
-            return response;
-        }
+        Outcome::Unsatisfiable => return unsatisfiable(opened.len()),
         Outcome::Send { range, status } => body(site, request, opened, range, status),
     };
     if let Some(etag) = etag {
@@ -70,13 +59,67 @@ pub(crate) async fn send(
     response
 }
 
-struct Opened {
+/// Sends `item` as the xorb that Xet's clients put it together from, or a part of that.
+pub(crate) async fn send_xorb(site: &Site, item: &Item, request: &Parts) -> Response {
+    let opened = match open(item).await {
+        Ok(opened) => Opened { xorb: Some(Xorb::of(opened.len)), ..opened },
+        Err(refusal) => return *refusal,
+    };
+    match evaluate(request, None, opened.len()) {
+        Outcome::NotModified => empty(StatusCode::NOT_MODIFIED),
+        Outcome::Unsatisfiable => unsatisfiable(opened.len()),
+        Outcome::Send { range, status } => body(site, request, opened, range, status),
+    }
+}
+
+/// The answer to a request for bytes that a content of `len` bytes does not have.
+pub(crate) fn unsatisfiable(len: u64) -> Response {
+    let mut response = empty(StatusCode::RANGE_NOT_SATISFIABLE);
+    set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{len}"));
+    response
+}
+
+/// A content that can be sent.
+pub(crate) struct Opened {
     file: std::fs::File,
+    /// The file's length.
     len: u64,
+    /// What is sent in its stead.
+    xorb: Option<Xorb>,
+}
+
+impl Opened {
+    /// How many bytes there are to send.
+    pub(crate) fn len(&self) -> u64 {
+        self.xorb.map_or(self.len, Xorb::len)
+    }
+
+    fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        match self.xorb {
+            None => self.file.read_exact_at(bytes, at),
+            Some(xorb) => xorb.read(bytes, at, |bytes, at| self.file.read_exact_at(bytes, at)),
+        }
+    }
+}
+
+/// Opens the content of `item`, which must have the length that the index says; else answers why not.
+pub(crate) async fn open(item: &Item) -> Result<Opened, Box<Response>> {
+    let Some(path) = item.content().cloned() else {
+        return Err(Box::new(not_here(&item.name)));
+    };
+    let opened = match spawn_blocking(move || open_file(&path)).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(cause)) => return Err(Box::new(unreadable(&item.name, &cause))),
+        Err(_) => return Err(Box::new(error(StatusCode::INTERNAL_SERVER_ERROR, None, "Reading was interrupted"))),
+    };
+    if item.size.is_some_and(|size| size != opened.len) {
+        return Err(Box::new(wrong_length(&item.name, item.size, opened.len)));
+    }
+    Ok(opened)
 }
 
 /// Opens a regular file; a named pipe or a device would make the reader wait for ever.
-fn open(path: &Path) -> io::Result<Opened> {
+fn open_file(path: &Path) -> io::Result<Opened> {
     let found = fs_err::metadata(path)?;
     if !found.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a file", path.display())));
@@ -85,7 +128,7 @@ fn open(path: &Path) -> io::Result<Opened> {
     let len = file.metadata()?.len();
     // Only advice: reading works without it.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-    Ok(Opened { file, len })
+    Ok(Opened { file, len, xorb: None })
 }
 
 enum Outcome {
@@ -126,12 +169,12 @@ fn body(site: &Site, request: &Parts, opened: Opened, range: Range<u64>, status:
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if status == StatusCode::PARTIAL_CONTENT {
-        set(headers, CONTENT_RANGE, &format!("bytes {}-{}/{}", range.start, range.end - 1, opened.len));
+        set(headers, CONTENT_RANGE, &format!("bytes {}-{}/{}", range.start, range.end - 1, opened.len()));
     }
     if request.method != Method::HEAD {
         let client = request.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
         let pace = site.paces.of(client.map(|client| client.to_canonical()));
-        let paced = read(opened.file, range, Arc::clone(&site.traffic)).then(move |chunk| {
+        let paced = read(opened, range, Arc::clone(&site.traffic)).then(move |chunk| {
             let pace = pace.clone();
             async move {
                 pace.pass(chunk.as_ref().map_or(0, Bytes::len)).await;
@@ -144,16 +187,16 @@ fn body(site: &Site, request: &Parts, opened: Opened, range: Range<u64>, status:
 }
 
 /// Reads one chunk ahead of what the network has taken. A file that became shorter ends the answer with an error.
-fn read(file: std::fs::File, range: Range<u64>, traffic: Arc<Traffic>) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    let file = Arc::new(file);
+fn read(opened: Opened, range: Range<u64>, traffic: Arc<Traffic>) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    let opened = Arc::new(opened);
     let end = range.end;
     let starts = stream::iter((range.start..end).step_by(CHUNK as usize));
     let chunks = starts.map(move |start| {
-        let (file, len) = (Arc::clone(&file), CHUNK.min(end - start) as usize);
+        let (opened, len) = (Arc::clone(&opened), CHUNK.min(end - start) as usize);
         async move {
             let read = spawn_blocking(move || {
                 let mut bytes = vec![0; len];
-                file.read_exact_at(&mut bytes, start).map(|()| Bytes::from(bytes))
+                opened.read_exact_at(&mut bytes, start).map(|()| Bytes::from(bytes))
             });
             read.await.unwrap_or_else(|interrupted| Err(io::Error::other(interrupted)))
         }

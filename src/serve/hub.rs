@@ -1,12 +1,11 @@
 //! The Hugging Face hub's face: what `huggingface_hub` needs to list, download and verify a repository.
 //!
-//! Every file is answered at once with 200, its content's name as `ETag` and the commit; xet is never
-//! mentioned, so that clients take the bytes from here.
+//! Every file is answered at once with 200, its content's name as `ETag` and the commit. Where the file's name in
+//! Xet is known it is mentioned, and leads to Xet's face of this server: clients take the bytes from here either way.
 
 use axum::body::{Body, to_bytes};
-use axum::http::header::{HOST, HeaderMap, HeaderName, HeaderValue, LINK};
+use axum::http::header::{HeaderMap, HeaderName, HeaderValue, LINK};
 use axum::http::request::Parts;
-use axum::http::uri::Authority;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde::Deserialize;
@@ -14,11 +13,11 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use crate::artifact::HubRepo;
-use crate::serve::answer::{error, json as json_answer};
+use crate::serve::answer::{error, json as json_answer, origin};
 use crate::serve::catalog::Repository;
 use crate::serve::listing::{Snapshot, entry, list, sibling};
 use crate::serve::route::{HubAsk, HubRequest};
-use crate::serve::{Site, content};
+use crate::serve::{Site, content, xet};
 
 const REPO_COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
 /// Entries on one page of a listing, as on the hub.
@@ -51,6 +50,7 @@ pub(crate) async fn answer(site: &Site, asked: Vec<HubRequest>, request: &Parts,
             Ok(paths) => repository.with(&revision, |at| paths_info(at, &paths)),
             Err(reason) => error(StatusCode::BAD_REQUEST, None, &reason),
         },
+        HubAsk::XetPass { revision } => repository.with(&revision, |_| xet::pass(site, request)),
         HubAsk::Resolve { revision, path } => resolve(site, &repository, &revision, &path, request).await,
     }
 }
@@ -136,8 +136,7 @@ fn tree(at: &At<'_>, path: &str, request: &Parts) -> Response {
 /// The same question with another cursor. Clients need the whole address, so it is built from `Host`.
 fn next_page(request: &Parts, cursor: usize) -> Option<HeaderValue> {
     let uri = &request.uri;
-    let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-    let origin = host.map_or_else(String::new, |host| format!("http://{host}"));
+    let origin = origin(request).unwrap_or_default();
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(pairs(uri).filter(|(name, _)| name != "cursor"));
     query.append_pair("cursor", &cursor.to_string());
@@ -162,7 +161,11 @@ async fn resolve(site: &Site, known: &Known<'_>, revision: &str, path: &str, req
         return known.no_revision(revision);
     };
     match at.files.get(path) {
-        Some(file) => content::send(site, &file.item, Some(file.id.etag()), at.headers(), request).await,
+        Some(file) => {
+            let mut headers = at.headers();
+            headers.extend(xet::announcement(at.repo, at.commit, file, request));
+            content::send(site, &file.item, Some(file.id.etag()), headers, request).await
+        }
         None => at.no_entry(path),
     }
 }

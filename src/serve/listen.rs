@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service as _;
 
+use crate::serve::answer::Encrypted;
 use crate::serve::tls::Tls;
 
 /// How much of one client, and of all together, the server puts up with.
@@ -205,7 +206,7 @@ impl Connection {
     async fn serve_encrypted(self, tls: &Tls, stream: TcpStream) {
         self.set_up(&stream);
         match tokio::time::timeout(self.limits.head_patience, tls.acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => self.answer(stream).await,
+            Ok(Ok(stream)) => self.answer(stream, Some(Encrypted)).await,
             Ok(Err(error)) => tracing::info!(peer = %self.peer, %error, "no encryption could be agreed on"),
             Err(_) => tracing::info!(peer = %self.peer, "closed: no greeting came"),
         }
@@ -213,7 +214,7 @@ impl Connection {
 
     async fn serve(self, stream: TcpStream) {
         self.set_up(&stream);
-        self.answer(stream).await;
+        self.answer(stream, None).await;
     }
 
     fn set_up(&self, stream: &TcpStream) {
@@ -225,11 +226,14 @@ impl Connection {
         let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, patience);
     }
 
-    async fn answer(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn answer(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, encrypted: Option<Encrypted>) {
         let (peer, router) = (self.peer, self.router);
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
+            if let Some(encrypted) = encrypted {
+                request.extensions_mut().insert(encrypted);
+            }
             router.clone().call(request)
         });
         let connection =

@@ -76,6 +76,9 @@ fn file_json(path: &str, file: &HubFile) -> Value {
         entry["lfs"] =
             json!({"oid": digest, "size": file.size, "pointerSize": pointer(file).map_or(0, |text| text.len())});
     }
+    if let Some(name) = file.in_xet() {
+        entry["xetHash"] = json!(name);
+    }
     entry
 }
 
@@ -160,7 +163,7 @@ mod tests {
         let size = content.len() as u64;
         let id = if lfs { ContentId::Lfs(Sha256::of(content)) } else { ContentId::Git(blob_id(content)) };
         let item = Item { name: "x".into(), size: Some(size), ..Item::default() };
-        HubFile { item: Arc::new(item), size, id }
+        HubFile { item: Arc::new(item), size, id, xet: None }
     }
 
     /// Ids of the same files in a repository of git's own (`git ls-tree -r -t`), and of the pointer (`git hash-object`).

@@ -4,7 +4,7 @@ use axum::http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::artifact::{HubKind, HubRepo};
-use crate::digest::ContentName;
+use crate::digest::{ContentName, XetHash};
 
 /// What is asked for. Names are decoded, but not yet looked up: they may be anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,7 @@ pub(crate) enum Route {
     WhoAmI,
     /// Every way to read the path, the likelier first: `acme/refs` may be a repository or the refs of `acme`.
     Hub(Vec<HubRequest>),
+    Xet(XetAsk),
     RegistryVersion,
     Registry {
         repository: String,
@@ -50,6 +51,20 @@ pub(crate) enum HubAsk {
     PathsInfo { revision: String },
     Refs,
     Resolve { revision: String, path: String },
+    XetPass { revision: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum XetAsk {
+    Reconstruction { question: Question, hash: XetHash },
+    Xorb { hash: XetHash },
+}
+
+/// The two ways to ask what a file is put together from; the older one is what older clients know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Question {
+    V1,
+    V2,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +100,7 @@ fn parse(path: &str) -> Option<Route> {
         ["lock"] => Route::Lock,
         ["metrics"] => Route::Metrics,
         ["api", "whoami-v2"] => Route::WhoAmI,
+        ["api", "xet", ref rest @ ..] => Route::Xet(xet_ask(rest)?),
         ["api", kind, ref rest @ ..] => Route::Hub(api_requests(hub_kind(kind)?, rest)?),
         ["v2"] | ["v2", ""] => Route::RegistryVersion,
         ["v2", namespace, model, kind, item] => {
@@ -115,6 +131,16 @@ fn hub_kind(word: &str) -> Option<HubKind> {
     [HubKind::Model, HubKind::Dataset].into_iter().find(|kind| kind.plural() == word)
 }
 
+fn xet_ask(parts: &[&str]) -> Option<XetAsk> {
+    let ask = |question, hash: &str| Some(XetAsk::Reconstruction { question, hash: hash.parse().ok()? });
+    match parts {
+        ["v1", "reconstructions", hash] => ask(Question::V1, hash),
+        ["v2", "reconstructions", hash] => ask(Question::V2, hash),
+        ["xorbs", hash] => Some(XetAsk::Xorb { hash: hash.parse().ok()? }),
+        _ => None,
+    }
+}
+
 fn registry_item(kind: &str, item: &str) -> Option<RegistryItem> {
     match kind {
         "manifests" => Some(RegistryItem::Manifest { reference: item.to_owned() }),
@@ -130,6 +156,7 @@ fn api_requests(kind: HubKind, parts: &[&str]) -> Option<Vec<HubRequest>> {
         ["tree", revision, path @ ..] => Some(HubAsk::Tree { revision: (*revision).to_owned(), path: path.join("/") }),
         ["paths-info", revision] => Some(HubAsk::PathsInfo { revision: (*revision).to_owned() }),
         ["refs"] => Some(HubAsk::Refs),
+        ["xet-read-token", revision] => Some(HubAsk::XetPass { revision: (*revision).to_owned() }),
         _ => None,
     })
 }
@@ -183,16 +210,26 @@ mod tests {
 
     #[test]
     fn paths_that_mean_nothing_are_nothing() {
-        for path in
-            ["", "*", "/api", "/api/spaces/a/b", "/v2/a/b", "/files/x", "/blobs/md5/0", "/a/b", "/a/%ff/resolve/m/x"]
-        {
+        for path in [
+            "",
+            "*",
+            "/api",
+            "/api/spaces/a/b",
+            "/api/xet/v2/reconstructions/x",
+            "/api/xet/v3/xorbs",
+            "/v2/a/b",
+            "/files/x",
+            "/blobs/md5/0",
+            "/a/b",
+            "/a/%ff/resolve/m/x",
+        ] {
             assert_eq!(Route::parse(path), Route::Nothing, "{path}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_path_is_read_without_panic(path in "(/|/api/models|/v2|/files)?(/([a-z.%0-9]{0,4}|resolve|tree|refs|manifests)){0,7}") {
+        fn any_path_is_read_without_panic(path in "(/|/api/models|/api/xet|/v2|/files)?(/([a-z.%0-9]{0,4}|resolve|tree|refs|manifests|reconstructions)){0,7}") {
             let _ = Route::parse(&path);
         }
     }

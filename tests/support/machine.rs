@@ -140,22 +140,22 @@ impl Serving {
 
     /// What was asked since the last call: method and path, in order.
     pub(crate) fn requests(&self) -> Vec<String> {
+        let asked = |line: &String| {
+            let field = |name: &str| line.split_once(name)?.1.split_whitespace().next();
+            Some(format!("{} {}", field("method=")?, field("path=")?.trim_matches('"')))
+        };
+        self.log().iter().filter_map(asked).collect()
+    }
+
+    /// What the server said since the last call.
+    pub(crate) fn log(&self) -> Vec<String> {
         // The server tells of its requests in order: what comes before this one has been told by then.
         let mut connection = TcpStream::connect(&self.host).unwrap();
         let request = format!("GET /until-here HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.host);
         connection.write_all(request.as_bytes()).unwrap();
         connection.read_to_end(&mut Vec::new()).unwrap();
-        let mut asked = Vec::new();
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE).unwrap();
-            let field = |name: &str| line.split_once(name)?.1.split_whitespace().next();
-            let (Some(method), Some(path)) = (field("method="), field("path=")) else { continue };
-            let path = path.trim_matches('"');
-            if path == "/until-here" {
-                return asked;
-            }
-            asked.push(format!("{method} {path}"));
-        }
+        let next = || self.lines.recv_timeout(PATIENCE).unwrap();
+        std::iter::repeat_with(next).take_while(|line| !line.contains("/until-here")).collect()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::cli::{Common, Exit, env};
 use crate::inventory::{ServeConfig, expand_home, parse_rate};
 use crate::observe::{Proof, Sighting};
 use crate::report::table::count;
-use crate::serve::{Guests, Index, Rates, Served, Server, Supply, Terms, Tls, Token, Traffic, answer_on, router};
+use crate::serve::{Guests, Index, Rates, Seal, Served, Server, Supply, Terms, Tls, Token, Traffic, answer_on, router};
 use crate::stores::FileState;
 
 /// Where to listen when nobody says it: reachable from this machine only.
@@ -83,6 +83,7 @@ impl Args {
             key: given(&self.key, &config.key),
             gated: self.gated || config.gated,
             fetch_missing: self.fetch_missing || config.fetch_missing,
+            xet: config.xet,
             max_rate: self.max_rate.clone().or_else(|| config.max_rate.clone()),
             max_rate_per_client: self.max_rate_per_client.clone().or_else(|| config.max_rate_per_client.clone()),
         }
@@ -99,7 +100,10 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let sightings = lab.sight(false)?;
     let withheld = if config.gated { Vec::new() } else { gated(&lab, &sightings) };
     let lock = lab.stored.as_ref().map(crate::lock::Lock::to_text);
-    let index = Index { lock, facts: Some(Arc::clone(&lab.facts)), artifacts: artifacts(&sightings, &withheld) };
+    let mut index = Index { lock, facts: Some(Arc::clone(&lab.facts)), artifacts: artifacts(&sightings, &withheld) };
+    if config.xet == Some(false) {
+        forget_xet(&mut index.artifacts);
+    }
     let files: usize = index.artifacts.iter().map(|served| served.content.iter().flatten().count()).sum();
     let artifacts = index.artifacts.len();
     let tls = tls(&config, &lab, &env::state_dir(&lab.home))?;
@@ -149,7 +153,18 @@ fn terms(ui: &Ui, common: &Common, lab: &Arc<Lab>, config: &ServeConfig) -> Resu
     let rates = Rates { total: rate(&config.max_rate)?, per_client: rate(&config.max_rate_per_client)? };
     let upstream = || supply::Upstream::new(ui, common, lab).map(|upstream| Arc::new(upstream) as Arc<dyn Supply>);
     let supply = config.fetch_missing.then(upstream).transpose()?;
-    Ok(Terms { guests: guests(config, &lab.home)?, rates, supply })
+    Ok(Terms { guests: guests(config, &lab.home)?, rates, supply, seal: seal(config, &env::state_dir(&lab.home)) })
+}
+
+/// With a token, passes must outlive the process: Python's client does not ask for another one.
+fn seal(config: &ServeConfig, state: &Path) -> Seal {
+    if config.token_file.is_none() {
+        return Seal::default();
+    }
+    Seal::kept_in(state).unwrap_or_else(|error| {
+        tracing::warn!(%error, "after a restart, downloads by Xet that are under way will fail");
+        Seal::default()
+    })
 }
 
 fn guests(config: &ServeConfig, home: &Path) -> Result<Guests, CliError> {
@@ -200,6 +215,11 @@ pub(super) fn gated(lab: &Lab, sightings: &[Sighting<'_>]) -> Vec<String> {
     let declared = lab.manifests.artifacts.iter().filter(|declared| declared.gated);
     let here = |name: &str| sightings.iter().any(|sighting| sighting.artifact.name == name);
     declared.filter(|declared| here(&declared.name)).map(|declared| declared.name.clone()).collect()
+}
+
+/// What has no name in Xet is asked for plainly.
+fn forget_xet(artifacts: &mut [Served]) {
+    artifacts.iter_mut().flat_map(|served| &mut served.artifact.files).for_each(|file| file.xet = None);
 }
 
 /// Everything that is here, not known to be wrong, and not withheld.
