@@ -143,6 +143,61 @@ fn no_token_is_ever_in_the_log() {
     assert!(!log.contains("s3cret"), "{log}");
 }
 
+/// One address may not hold too many connections.
+fn connect_from(address: &str, to: &str) -> TcpStream {
+    let connect = async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+        socket.connect(to.parse().unwrap()).await.unwrap().into_std().unwrap()
+    };
+    let stream = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(connect);
+    stream.set_nonblocking(false).unwrap();
+    stream
+}
+
+/// What is read ahead for each would be three times 256 KiB: those who come when there are many already get less.
+#[test]
+fn two_hundred_clients_at_once_fit_into_the_memory() {
+    const CLIENTS: usize = 200;
+    const PIECE: usize = 64 << 10;
+    let content = vec![3; 4 * MIB];
+    let manifest = format!(
+        "[[artifact]]\nname = \"tiny\"\nstore = \"plain\"\nsource = \"local\"\n\
+         [[artifact.file]]\npath = \"tiny.bin\"\nsize = {}\nsha256 = \"{}\"\n",
+        content.len(),
+        Sha256::of(&content)
+    );
+    let lab = Lab::new(INVENTORY, &manifest);
+    lab.write("home/plain/tiny.bin", &content);
+    let mut command = lab.command(&["serve", "--address", "127.0.0.1:0"]);
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let address = lines.find_map(|line| Some(line.unwrap().split_once(" at http://")?.1.trim().to_owned())).unwrap();
+    let running = Running(child);
+    std::thread::spawn(move || lines.for_each(drop));
+    let mut clients: Vec<(TcpStream, usize)> = (0..CLIENTS)
+        .map(|number| {
+            let mut stream = connect_from(if number < CLIENTS / 2 { "127.0.0.1" } else { "127.0.0.2" }, &address);
+            stream.write_all(b"GET /files/tiny/tiny.bin HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+            (stream, 0)
+        })
+        .collect();
+    // A piece from each in turn, so that all are under way until the end.
+    let mut piece = vec![0; PIECE];
+    while !clients.is_empty() {
+        clients.retain_mut(|(stream, got)| {
+            let more = stream.read(&mut piece).unwrap();
+            *got += more;
+            assert!(more > 0 || *got > content.len(), "{got} bytes, head included");
+            more > 0
+        });
+    }
+    let status = fs_err::read_to_string(format!("/proc/{}/status", running.0.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).unwrap();
+    let peak: usize = peak.parse().unwrap();
+    assert!(peak < 128 << 10, "{} MiB", peak >> 10);
+}
+
 fn peer(url: &str) -> Sources {
     let peer =
         PeerConfig { name: "evil".to_owned(), url: url.parse().unwrap(), token: None, certificate: None, socket: None };

@@ -28,6 +28,9 @@ use crate::serve::{Site, Traffic};
 
 /// How much is read at a time.
 const CHUNK: u64 = 256 << 10;
+/// How much is read at a time for whoever comes when [`MANY`] are being sent to, so that all fit into the memory.
+const SMALL_CHUNK: u64 = 64 << 10;
+const MANY: u64 = 48;
 /// How many chunks of one answer are in memory at most: one on its way out, one being read.
 const CHUNKS_AHEAD: usize = 2;
 
@@ -186,13 +189,15 @@ fn body(site: &Site, request: &Parts, opened: Opened, range: Range<u64>, status:
     response
 }
 
-/// Reads one chunk ahead of what the network has taken. A file that became shorter ends the answer with an error.
+/// Reads a chunk or two ahead of what the network has taken. A file that became shorter ends the answer with an error.
 fn read(opened: Opened, range: Range<u64>, traffic: Arc<Traffic>) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let opened = Arc::new(opened);
     let end = range.end;
-    let starts = stream::iter((range.start..end).step_by(CHUNK as usize));
+    let sending = Sending::new(traffic);
+    let chunk = if sending.others < MANY { CHUNK } else { SMALL_CHUNK };
+    let starts = stream::iter((range.start..end).step_by(chunk as usize));
     let chunks = starts.map(move |start| {
-        let (opened, len) = (Arc::clone(&opened), CHUNK.min(end - start) as usize);
+        let (opened, len) = (Arc::clone(&opened), chunk.min(end - start) as usize);
         async move {
             let read = spawn_blocking(move || {
                 let mut bytes = vec![0; len];
@@ -201,7 +206,27 @@ fn read(opened: Opened, range: Range<u64>, traffic: Arc<Traffic>) -> impl Stream
             read.await.unwrap_or_else(|interrupted| Err(io::Error::other(interrupted)))
         }
     });
-    chunks.buffered(CHUNKS_AHEAD).inspect(move |chunk| traffic.add_bytes(chunk.as_ref().map_or(0, Bytes::len)))
+    chunks.buffered(CHUNKS_AHEAD).inspect(move |chunk| sending.traffic.add_bytes(chunk.as_ref().map_or(0, Bytes::len)))
+}
+
+/// One of those that are being sent to, until it is dropped.
+struct Sending {
+    traffic: Arc<Traffic>,
+    /// How many there were before.
+    others: u64,
+}
+
+impl Sending {
+    fn new(traffic: Arc<Traffic>) -> Self {
+        let others = traffic.begin_to_send();
+        Self { traffic, others }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.traffic.end_sending();
+    }
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {

@@ -14,6 +14,8 @@ pub struct Traffic {
     /// By the first figure of the status, from 1 to 5.
     answers: [AtomicU64; 5],
     bytes: AtomicU64,
+    /// Answers with content that are on their way.
+    sending: AtomicU64,
 }
 
 impl Traffic {
@@ -29,6 +31,15 @@ impl Traffic {
 
     pub(crate) fn add_bytes(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Returns how many answers were on their way before this one.
+    pub(crate) fn begin_to_send(&self) -> u64 {
+        self.sending.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn end_sending(&self) {
+        self.sending.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(crate) fn count_answer(&self, status: StatusCode) {
