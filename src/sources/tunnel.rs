@@ -3,20 +3,22 @@
 //! `ssh pc1 larder serve --stdio` is such a program: the user's keys, configuration and jump hosts lead there,
 //! and nothing listens on any network.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::process::{ChildStderr, Command};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
 
-/// How much the program is given or taken from at a time.
-const PIECE: usize = 256 << 10;
+/// How long the last words of a program that has ended are waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A socket in a folder of our user's own; whoever connects talks to a program of its own.
 ///
@@ -79,39 +81,40 @@ async fn accept(listener: UnixListener, command: Vec<OsString>, last_words: Arc<
 async fn connect(stream: UnixStream, command: Vec<OsString>, last_words: Arc<Mutex<String>>) {
     let remember = |words: String| *last_words.lock().unwrap_or_else(PoisonError::into_inner) = words;
     let Some((program, arguments)) = command.split_first() else { return };
-    let child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = match child {
+    let failed = |error: io::Error| remember(format!("{} cannot be started: {error}", program.to_string_lossy()));
+    let (kept, ends) = match both_ends(stream) {
+        Ok(ends) => ends,
+        Err(error) => return failed(error),
+    };
+    let mut child = match start(program, arguments, ends) {
         Ok(child) => child,
-        Err(error) => return remember(format!("{} cannot be started: {error}", program.to_string_lossy())),
+        Err(error) => return failed(error),
     };
-    let (Some(mut input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
-        return;
-    };
-    let (from_us, mut to_us) = stream.into_split();
-    let forth = async {
-        let _ = tokio::io::copy_buf(&mut BufReader::with_capacity(PIECE, from_us), &mut input).await;
-        // The program learns that nothing more will come.
-        drop(input);
-    };
-    let back = async {
-        let _ = tokio::io::copy_buf(&mut BufReader::with_capacity(PIECE, output), &mut to_us).await;
-        let _ = to_us.shutdown().await;
-    };
-    let listen = listen(errors, remember);
-    tokio::pin!(forth, listen);
-    tokio::select! {
-        () = back => {}
-        () = async { forth.await; std::future::pending().await } => {}
+    if let Some(errors) = child.stderr.take() {
+        let listen = listen(errors, remember);
+        tokio::pin!(listen);
+        tokio::select! {
+            () = &mut listen => {}
+            // A master connection that ssh leaves behind may hold it open.
+            _ = child.wait() => drop(tokio::time::timeout(LAST_WORDS, &mut listen).await),
+        }
     }
-    // The program has closed its output: its last words are all that can still come.
-    listen.await;
+    let _ = child.wait().await;
+    // Only now does who is connected see the end, so that the last words can be asked for then.
+    drop(kept);
+}
+
+/// The connection, and the same as a program's input and output: nothing is copied between.
+fn both_ends(stream: UnixStream) -> io::Result<(OwnedFd, [Stdio; 2])> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    let ends = [OwnedFd::from(stream.try_clone()?), OwnedFd::from(stream.try_clone()?)];
+    Ok((OwnedFd::from(stream), ends.map(Stdio::from)))
+}
+
+fn start(program: &OsStr, arguments: &[OsString], [input, output]: [Stdio; 2]) -> io::Result<Child> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(input).stdout(output).stderr(Stdio::piped()).kill_on_drop(true).spawn()
 }
 
 async fn listen(errors: ChildStderr, remember: impl Fn(String)) {

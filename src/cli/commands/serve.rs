@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use listenfd::ListenFd;
 
+mod stdio;
 mod supply;
 
 use crate::cli::error::CliError;
@@ -135,8 +136,8 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
 fn serve_stdio(lab: &Lab) -> Result<Exit, CliError> {
     let router = router(index(lab)?, Guests::default(), Arc::new(Traffic::default()));
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(answer_on(router, tokio::io::stdin(), tokio::io::stdout()))?;
-    // Standard input is read by a thread that nothing can interrupt.
+    runtime.block_on(async { answer_on(router, stdio::input(), stdio::output()).await })?;
+    // Standard input that is neither a pipe nor a socket is read by a thread that nothing can interrupt.
     runtime.shutdown_background();
     Ok(Exit::InOrder)
 }

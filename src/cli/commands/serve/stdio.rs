@@ -1,0 +1,46 @@
+//! The connection that sshd gives a program: as it is, where it is a pipe or a socket.
+//!
+//! tokio's own standard input and output copy everything once more, in threads of their own.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe::{Receiver, Sender};
+
+/// What comes from the client. Must be called within a tokio runtime.
+pub(super) fn input() -> Box<dyn AsyncRead + Unpin + Send> {
+    let input = io::stdin();
+    if let Ok(pipe) = own(&input).and_then(Receiver::from_owned_fd) {
+        return Box::new(pipe);
+    }
+    match own(&input).and_then(socket) {
+        Ok(socket) => Box::new(socket),
+        Err(_) => Box::new(tokio::io::stdin()),
+    }
+}
+
+/// What goes to the client. Must be called within a tokio runtime.
+pub(super) fn output() -> Box<dyn AsyncWrite + Unpin + Send> {
+    let output = io::stdout();
+    if let Ok(pipe) = own(&output).and_then(Sender::from_owned_fd) {
+        return Box::new(pipe);
+    }
+    match own(&output).and_then(socket) {
+        Ok(socket) => Box::new(socket),
+        Err(_) => Box::new(tokio::io::stdout()),
+    }
+}
+
+fn own(file: &impl AsFd) -> io::Result<OwnedFd> {
+    file.as_fd().try_clone_to_owned()
+}
+
+/// Fails for what is no socket, before anything is changed.
+fn socket(file: OwnedFd) -> io::Result<UnixStream> {
+    let stream = std::os::unix::net::UnixStream::from(file);
+    stream.local_addr()?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
