@@ -278,8 +278,9 @@ fn a_stop_ends_it_within_a_second_and_keeps_what_came() {
         assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
         upstream.release();
         wanting.must_finish();
+        // Half had been sent: what was in the sockets' buffers and the chunk under way are sent again, not more.
         let sent = upstream.sent() - before;
-        assert!(sent <= size() + CHUNK + (1 << 20), "{sent} bytes were sent");
+        assert!(sent <= size() + size() / 4, "{sent} bytes were sent");
     }
 }
 

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use larder::digest::ContentHasher;
@@ -78,6 +78,18 @@ fn kinds_of_wrong_content_are_told_apart() {
 }
 
 #[test]
+fn a_flipped_bit_among_zeros_that_belong_there_is_rot() {
+    let vault = Vault::filled();
+    let mut content = noise(9 << 20, 5);
+    content[CHUNK as usize..2 * CHUNK as usize].fill(0);
+    let place = of_our_own(&vault, "sparse", &content);
+    vault.larder(&["verify", "--only", "sparse"]).must_be(0);
+    rot(&place, CHUNK + 5000, |bytes| bytes[0] = 4, 1);
+    let said = vault.larder(&["verify", "--only", "sparse", "--json"]).must_be(3);
+    assert_eq!((said.faults()[0].kind.as_str(), said.faults().len()), ("rotted", 1), "{}", said.out);
+}
+
+#[test]
 fn content_that_was_right_under_an_older_lock_is_another_revision() {
     let vault = Vault::filled();
     vault.larder(&["verify", "--only", "vae"]).must_be(0);
@@ -93,16 +105,24 @@ fn content_that_was_right_under_an_older_lock_is_another_revision() {
     assert_eq!(vault.faults(&["--only", "vae"]), [Fault::of(Kept::Plain, "upgraded", Vec::new())]);
 }
 
+/// Adds an artifact of one file that nobody has a digest of; returns where it lies.
+fn of_our_own(vault: &Vault, name: &str, content: &[u8]) -> PathBuf {
+    let manifest = vault.root().join("lab/manifests/models.toml");
+    let place = vault.machine.join(format!("plain/lora/{name}.bin"));
+    write_atomic(&place, content, &WriteOptions::default()).unwrap();
+    let entry = format!(
+        "\n[[artifact]]\nname = {name:?}\nsource = \"local\"\nstore = \"plain\"\n  [[artifact.file]]\n  path = \"lora/{name}.bin\"\n"
+    );
+    let text = fs_err::read_to_string(&manifest).unwrap() + &entry;
+    write_atomic(&manifest, text.as_bytes(), &WriteOptions::default()).unwrap();
+    vault.larder(&["lock", "--update", name]).must_be(0);
+    place
+}
+
 #[test]
 fn files_without_a_digest_are_trusted_as_first_seen_and_it_is_said_every_time() {
     let vault = Vault::filled();
-    let manifest = vault.root().join("lab/manifests/models.toml");
-    let own = vault.machine.join("plain/lora/own.bin");
-    write_atomic(&own, &noise(9 << 20, 5), &WriteOptions::default()).unwrap();
-    let entry = "\n[[artifact]]\nname = \"own\"\nsource = \"local\"\nstore = \"plain\"\n  [[artifact.file]]\n  path = \"lora/own.bin\"\n";
-    let text = fs_err::read_to_string(&manifest).unwrap() + entry;
-    write_atomic(&manifest, text.as_bytes(), &WriteOptions::default()).unwrap();
-    vault.larder(&["lock", "--update", "own"]).must_be(0);
+    let own = of_our_own(&vault, "own", &noise(9 << 20, 5));
     for _ in 0..3 {
         let said = vault.larder(&["verify", "--only", "own"]).must_be(0);
         assert!(said.out.contains("1 trusted as first seen"), "{}", said.out);
@@ -263,17 +283,11 @@ fn idle_is_last_in_line_for_the_processor_and_for_the_disk() {
     }
     let vault = Vault::filled();
     let child = vault.command(&["verify", "--full", "--idle", "--max-rate", "1MB/s"]).spawn().unwrap();
-    let tasks = format!("/proc/{}/task", child.id());
-    // Reading has begun once there are threads for it.
-    let begin = Instant::now();
-    let threads = loop {
-        let threads: Vec<String> =
-            fs_err::read_dir(&tasks).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        if threads.len() > 4 {
-            break threads;
-        }
-        assert!(begin.elapsed() < Duration::from_secs(60), "it reads nothing");
-    };
+    let (tasks, io) = (format!("/proc/{}/task", child.id()), format!("/proc/{}/io", child.id()));
+    // Everything else that it reads is smaller than this.
+    until(|| read_so_far(&fs_err::read_to_string(&io).unwrap()) > 3 << 20);
+    let threads: Vec<String> =
+        fs_err::read_dir(&tasks).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     let mut judged = 0;
     for thread in &threads {
         let Ok(stat) = fs_err::read_to_string(format!("{tasks}/{thread}/stat")) else { continue };
@@ -288,11 +302,16 @@ fn idle_is_last_in_line_for_the_processor_and_for_the_disk() {
         judged += 1;
         assert_eq!((nice.as_str(), class.trim()), ("19", "idle"), "thread {thread} of {threads:?}");
     }
-    assert!(judged > 2, "{judged} of {threads:?}");
+    assert!(judged >= 2, "{judged} of {threads:?}");
     let told = Instant::now();
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     vault::Said::of(&child.wait_with_output().unwrap()).must_be(130);
     assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
+}
+
+/// Bytes that a process has read, as `/proc/PID/io` tells them.
+fn read_so_far(io: &str) -> u64 {
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -324,8 +343,8 @@ fn a_signal_ends_it_at_once_and_what_was_read_is_remembered() {
         drop(facts);
         let slowly = ["verify", "--json", "--max-age", "7d", "--max-rate", "20MB/s"];
         let child = vault.command(&[&slowly, way].concat()).spawn().unwrap();
-        let facts = rusqlite::Connection::open(vault.facts()).unwrap();
-        until(|| facts.query_row(NEWEST, [], |row| row.get::<_, i64>(0)).unwrap() > 0);
+        let io = format!("/proc/{}/io", child.id());
+        until(|| read_so_far(&fs_err::read_to_string(&io).unwrap()) > all / 2);
         let told = Instant::now();
         kill_process(Pid::from_child(&child), signal).unwrap();
         let said = vault::Said::of(&child.wait_with_output().unwrap()).must_be(130);

@@ -171,6 +171,10 @@ impl<'a> File<'a> {
         if expected == Some(actual) {
             return Chunk::Right;
         }
+        if expected.is_some_and(|expected| expected == of_zeros(range.end - range.start)) {
+            // Zeros are what belongs here.
+            return Chunk::Bad(BadChunk { number, actual, zeros: Vec::new() });
+        }
         let mut zeros = Zeros::default();
         // Once more, only for what is wrong. That it cannot be read any more is told next time.
         let _ = pieces(reader, &range, buffer, &mut |offset, bytes| zeros.look(offset, bytes));
@@ -271,6 +275,18 @@ fn pieces(
         offset += len as u64;
     }
     Ok(true)
+}
+
+/// The digest of so many zeros.
+fn of_zeros(len: u64) -> Blake3 {
+    let mut hasher = Blake3Hasher::default();
+    let mut left = len;
+    while left > 0 {
+        let page = left.min(ZERO_PAGE as u64);
+        hasher.update(&[0; ZERO_PAGE][..page as usize]);
+        left -= page;
+    }
+    hasher.finish()
 }
 
 /// Collects parts that hold nothing but zeros.
