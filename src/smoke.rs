@@ -270,6 +270,20 @@ pub fn runner<'a>(
     found.map(AsRef::as_ref).ok_or_else(|| none(format!("no runner yet for {smoke}")))
 }
 
+/// Tries `job`: what a runner does with settings that nobody foresaw is no reason to try nothing else.
+///
+/// Where the runner ends in a panic, the run is one failed check that says so.
+pub fn tried(runner: &dyn Runner, job: &Job<'_>) -> Run {
+    // Runners have no state that could be left half-changed.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runner.run(job))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let wanted = ["settings that larder can compute with", "the files' own settings"];
+        let reason = text.unwrap_or("it did not say why").to_owned();
+        let check = Check::of("computation", "larder broke off: please report it", wanted, vec![reason]);
+        Run { checks: vec![check.at(job.level)], ..Run::default() }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,6 +298,47 @@ mod tests {
         assert_eq!(verdict(&[]), Outcome::Passed);
         assert_eq!(verdict(&[Outcome::Passed, Outcome::NotPossible]), Outcome::NotPossible);
         assert_eq!(verdict(&[Outcome::NotPossible, Outcome::Failed, Outcome::EnvironmentFault]), Outcome::Failed);
+    }
+
+    struct Breaking;
+
+    impl Runner for Breaking {
+        fn smokes(&self) -> &'static [&'static str] {
+            &["breaking"]
+        }
+
+        fn can(&self, _: Level) -> bool {
+            true
+        }
+
+        fn need(&self, _: &Job<'_>) -> Need {
+            Need { memory: 0, device_memory: 0 }
+        }
+
+        fn run(&self, _: &Job<'_>) -> Run {
+            panic!("a width of {}", 0)
+        }
+    }
+
+    #[test]
+    fn a_runner_that_panics_fails_one_check() {
+        let (files, others) = (BTreeMap::new(), BTreeMap::new());
+        let job = Job {
+            artifact: "a",
+            smoke: "breaking",
+            level: Level::Component,
+            device: Device::Cpu,
+            files: &files,
+            others: &others,
+            out: Path::new("."),
+            seed: 1,
+            told: &|_, _, _| {},
+            stopped: &|| false,
+        };
+        let run = tried(&Breaking, &job);
+        let [check] = run.checks.as_slice() else { panic!("{run:?}") };
+        assert_eq!((check.outcome, check.level), (Outcome::Failed, Level::Component));
+        assert_eq!(check.details, ["a width of 0"]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod tiny_generators;
 
 use machine::Machine;
 use program::{INVENTORY, Lab, Said};
-use tiny_generators::{Tiny, safetensors};
+use tiny_generators::{Numbers, Tiny, safetensors};
 
 /// What the tests call the commit.
 const COMMIT: &str = "00000000000000000000000000000000000a11e7";
@@ -162,7 +162,15 @@ fn single_files_find_their_settings_and_text_encoders_in_other_artifacts() {
         ("projection_model", "conditioner.conditioners."),
         ("vae", "pretransform.model."),
     ];
-    let [sound, audio_folder, _] = apart(&mut Tiny::sounds(), "audio", &parts, &[]);
+    let mut tiny = Tiny::sounds();
+    // The encoder as its makers give it away: with its decoder.
+    let words = tiny.weights.get_mut("text_encoder/model.safetensors").unwrap();
+    for other in ["decoder.final_layer_norm.weight", "decoder.block.0.layer.0.SelfAttention.q.weight", "lm_head.weight"]
+    {
+        let numbers = vec![0.5, 0.25, 0.125];
+        words.insert(other.to_owned(), Numbers { shape: vec![3], numbers, dtype: "F32" });
+    }
+    let [sound, audio_folder, words] = apart(&mut tiny, "audio", &parts, &[("text_encoder", "t5_base.safetensors")]);
     let alone =
         lab(&[("painter", "stable-diffusion-3-any-size", &picture), ("player", "stable-audio-any-size", &sound)]);
     let said = alone.run(&["smoke", "--json", "--level", "generate"]);
@@ -176,6 +184,7 @@ fn single_files_find_their_settings_and_text_encoders_in_other_artifacts() {
         ("encoders", "clip-text", &loose),
         ("player", "stable-audio-any-size", &sound),
         ("player-folder", "", &audio_folder),
+        ("t5-base", "", &words),
     ]);
     for (artifact, output) in [("painter", "painter/picture.png"), ("player", "player/sound.wav")] {
         let said = whole.run(&["smoke", artifact, "--json", "--level", "generate"]);
@@ -183,6 +192,35 @@ fn single_files_find_their_settings_and_text_encoders_in_other_artifacts() {
         assert_eq!((outcome.as_str(), wrong, said.code), ("passed", vec![], 0), "{}", said.err);
         assert!(whole.path(&format!("smoke/{output}")).exists());
     }
+}
+
+#[test]
+fn settings_that_no_model_has_are_a_fault_of_one_artifact() {
+    let damaged = |key: &str, value: serde_json::Value| {
+        let mut tiny = Tiny::sounds();
+        let settings = tiny.settings.get_mut("vae/config.json").unwrap();
+        let mut vae: Value = serde_json::from_slice(settings).unwrap();
+        vae[key] = value;
+        *settings = vae.to_string().into_bytes();
+        tiny.files()
+    };
+    let (empty, slow) = (damaged("channel_multiples", serde_json::json!([])), damaged("sampling_rate", 10.into()));
+    let right = Tiny::sounds().files();
+    let lab = lab(&[
+        ("empty", "stable-audio-any-size", &empty),
+        ("right", "stable-audio-any-size", &right),
+        ("slow", "stable-audio-any-size", &slow),
+    ]);
+    let said = lab.run(&["smoke", "--json", "--level", "component"]);
+    assert_eq!(said.code, 3, "{}", said.err);
+    let outcomes = ["empty", "right", "slow"].map(|artifact| verdict(&said, artifact).0);
+    assert_eq!(outcomes, ["failed", "passed", "failed"], "{}", said.err);
+    assert!(
+        said.out.contains("The configuration's channel_multiples is missing or not supported ([])"),
+        "{}",
+        said.out
+    );
+    assert!(said.out.contains("0.5 s at 10 samples a second"), "{}", said.out);
 }
 
 #[test]

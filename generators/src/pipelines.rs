@@ -15,6 +15,7 @@ use candle_core::{Result, Tensor};
 use serde::de::DeserializeOwned;
 
 use crate::models::llama::Unsupported;
+use crate::models::settings::Settings;
 use crate::samplers::ScheduleError;
 use crate::text::TextError;
 use crate::weights::{Stop, WeightsError};
@@ -132,6 +133,14 @@ fn unless_stopped(stop: &Stop) -> impl Fn(RunError) -> RunError {
 fn read_json<T: DeserializeOwned>(path: &Path) -> std::result::Result<T, LoadError> {
     let bytes = std::fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
     serde_json::from_slice(&bytes).map_err(|source| LoadError::Config { path: path.to_owned(), source })
+}
+
+/// Reads a configuration that a model can be made of.
+fn read_settings<T: DeserializeOwned + Settings>(path: &Path) -> std::result::Result<T, LoadError> {
+    let settings: T = read_json(path)?;
+    let unsupported = |error: Unsupported| LoadError::Unsupported { path: path.to_owned(), what: error.to_string() };
+    settings.check().map_err(unsupported)?;
+    Ok(settings)
 }
 
 /// Moves the answer to the wanted prompt away from that to the unwanted one.

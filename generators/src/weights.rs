@@ -128,6 +128,7 @@ impl Placement {
 struct Claims {
     needed: BTreeMap<String, Vec<usize>>,
     ignored: BTreeSet<String>,
+    ignored_below: BTreeSet<String>,
 }
 
 struct Shared {
@@ -183,7 +184,8 @@ impl Shared {
 
 impl Claims {
     fn knows(&self, name: &str) -> bool {
-        self.needed.contains_key(name) || self.ignored.contains(name)
+        let is_below = |place: &String| name.strip_prefix(place.as_str()).is_some_and(|rest| rest.starts_with('.'));
+        self.needed.contains_key(name) || self.ignored.contains(name) || self.ignored_below.iter().any(is_below)
     }
 }
 
@@ -218,6 +220,14 @@ impl Weights {
         let name = self.full(name);
         self.claims(|claims| {
             claims.ignored.insert(name);
+        });
+    }
+
+    /// Says that whatever lies below the place `child` is not used (another half of a model of which one is built).
+    pub fn ignore_below(&self, child: &str) {
+        let place = self.full(child);
+        self.claims(|claims| {
+            claims.ignored_below.insert(place);
         });
     }
 

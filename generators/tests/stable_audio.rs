@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use larder_generators::models::{oobleck, stable_audio};
-use larder_generators::weights::{Placement, WeightSource, build};
+use larder_generators::weights::{Placement, Stop, WeightSource, build};
 use support::{Golden, Stored, assert_parity, difference, source};
 
 fn transformer(golden: &Golden, weights: Arc<dyn WeightSource>, placement: Placement) -> stable_audio::Transformer {
@@ -87,8 +87,12 @@ fn the_projection_agrees_with_diffusers_in_both_layouts() {
 }
 
 fn autoencoder(golden: &Golden, weights: Arc<dyn WeightSource>) -> oobleck::Autoencoder {
+    autoencoder_at(golden, Placement::cpu(), weights)
+}
+
+fn autoencoder_at(golden: &Golden, placement: Placement, weights: Arc<dyn WeightSource>) -> oobleck::Autoencoder {
     let config: oobleck::Config = golden.config();
-    build("Oobleck", weights, Placement::cpu(), |weights| oobleck::Autoencoder::new(&config, &weights)).unwrap()
+    build("Oobleck", weights, placement, |weights| oobleck::Autoencoder::new(&config, &weights)).unwrap()
 }
 
 #[test]
@@ -120,4 +124,26 @@ fn a_long_latent_decoded_in_pieces_is_that_of_the_whole() {
     let model = autoencoder(&golden, Arc::new(oobleck::from_folder(source(&golden.checkpoint()))));
     let sound = model.decode(&golden.tensor("latent.a")).unwrap();
     assert_parity("oobleck in pieces", &sound, &golden.tensor("out.sound.a"));
+}
+
+#[test]
+fn a_part_of_a_sound_is_computed_without_the_rest() {
+    let golden = Golden::open("oobleck_long");
+    let latent = golden.tensor("latent.a");
+    let whole = golden.tensor("out.sound.a");
+    let length = whole.dim(2).unwrap();
+    for [from, to] in [[0, 7], [3, 41], [length - 9, length], [0, length], [length / 2, length / 2 + 300]] {
+        let stop = Stop::default();
+        let placement = Placement { stop: stop.clone(), ..Placement::cpu() };
+        let model = autoencoder_at(&golden, placement, Arc::new(oobleck::from_folder(source(&golden.checkpoint()))));
+        let part = model.decode_part(&latent, [from, to]).unwrap();
+        assert_parity("part of a sound", &part, &whole.narrow(2, from, to - from).unwrap());
+        // Every piece reads all of the decoder's tensors.
+        let reads = stop.reads();
+        model.decode(&latent).unwrap();
+        let of_the_whole = stop.reads() - reads;
+        assert_eq!(reads < of_the_whole, to - from < length, "{reads} of {of_the_whole}");
+    }
+    let model = autoencoder(&golden, Arc::new(oobleck::from_folder(source(&golden.checkpoint()))));
+    assert!(model.decode_part(&latent, [0, length + 1]).is_err());
 }

@@ -9,6 +9,8 @@ use candle_core::{Result, Tensor};
 use serde::Deserialize;
 
 use crate::layers::{Conv2d, GroupNorm, Linear, Steps, attention};
+use crate::models::llama::Unsupported;
+use crate::models::settings::{Settings, divided, list, sizes};
 use crate::weights::{Renamed, View, WeightSource, Weights};
 
 const EPS: f64 = 1e-6;
@@ -54,6 +56,24 @@ fn thirty_two() -> usize {
 
 fn yes() -> bool {
     true
+}
+
+impl Settings for Config {
+    fn check(&self) -> std::result::Result<(), Unsupported> {
+        sizes(&[
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("layers_per_block", self.layers_per_block),
+            ("latent_channels", self.latent_channels),
+            ("norm_num_groups", self.norm_num_groups),
+        ])?;
+        list("block_out_channels", &self.block_out_channels, 0)?;
+        if self.block_out_channels.len() > 8 {
+            return Err(Unsupported::new("block_out_channels", format!("{:?}", self.block_out_channels)));
+        }
+        let width = |width: &usize| divided(("block_out_channels", *width), self.norm_num_groups);
+        self.block_out_channels.iter().try_for_each(width)
+    }
 }
 
 /// Encoder and decoder.

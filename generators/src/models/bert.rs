@@ -8,6 +8,8 @@ use serde::Deserialize;
 
 use crate::elementwise::gelu;
 use crate::layers::{Embedding, LayerNorm, Linear, attention, merge_heads, split_heads};
+use crate::models::llama::Unsupported;
+use crate::models::settings::{Settings, divided, sizes};
 use crate::weights::{Param, Weights};
 
 /// `config.json`.
@@ -36,6 +38,21 @@ pub struct Config {
     /// Added to variances.
     #[serde(default = "trillionth")]
     pub layer_norm_eps: f64,
+}
+
+impl Settings for Config {
+    fn check(&self) -> std::result::Result<(), Unsupported> {
+        sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("type_vocab_size", self.type_vocab_size),
+        ])?;
+        divided(("hidden_size", self.hidden_size), self.num_attention_heads)
+    }
 }
 
 fn trillionth() -> f64 {

@@ -9,6 +9,8 @@ use candle_core::{Device, Result, Tensor};
 use serde::Deserialize;
 
 use crate::layers::{Conv1d, ConvTranspose1d, Lengthening, Steps, snake};
+use crate::models::llama::Unsupported;
+use crate::models::settings::{Settings, list, sizes};
 use crate::weights::{Param, Weights};
 
 /// Taps of the filters around an activation.
@@ -43,6 +45,27 @@ pub struct Config {
     /// Whether the output goes through `tanh` instead of being cut off at ±1.
     #[serde(default = "yes")]
     pub use_tanh_at_final: bool,
+}
+
+impl Settings for Config {
+    fn check(&self) -> std::result::Result<(), Unsupported> {
+        sizes(&[("num_mels", self.num_mels), ("upsample_initial_channel", self.upsample_initial_channel)])?;
+        list("upsample_rates", &self.upsample_rates, 0)?;
+        list("upsample_kernel_sizes", &self.upsample_kernel_sizes, self.upsample_rates.len())?;
+        list("resblock_kernel_sizes", &self.resblock_kernel_sizes, 0)?;
+        if self.upsample_initial_channel.checked_shr(self.upsample_rates.len() as u32).unwrap_or(0) == 0 {
+            return Err(Unsupported::new("upsample_initial_channel", self.upsample_initial_channel));
+        }
+        if let Some((kernel, rate)) =
+            self.upsample_kernel_sizes.iter().zip(&self.upsample_rates).find(|(kernel, rate)| kernel < rate)
+        {
+            return Err(Unsupported::new("upsample_kernel_sizes", format!("{kernel} for a rate of {rate}")));
+        }
+        if self.resblock_dilation_sizes.len() != self.resblock_kernel_sizes.len() {
+            return Err(Unsupported::new("resblock_dilation_sizes", format!("{:?}", self.resblock_dilation_sizes)));
+        }
+        self.resblock_dilation_sizes.iter().try_for_each(|dilations| list("resblock_dilation_sizes", dilations, 0))
+    }
 }
 
 /// The activations that are supported.

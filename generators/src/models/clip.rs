@@ -8,6 +8,8 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use serde::Deserialize;
 
 use crate::layers::{Conv2d, Embedding, LayerNorm, Linear, Steps, attention, merge_heads, quick_gelu, split_heads};
+use crate::models::llama::Unsupported;
+use crate::models::settings::{Settings, divided, sizes};
 use crate::weights::{Param, Weights};
 
 /// `config.json` of a model with both towers.
@@ -102,6 +104,47 @@ impl Default for VisionConfig {
             hidden_act: Activation::QuickGelu,
             layer_norm_eps: 1e-5,
         }
+    }
+}
+
+impl Settings for TextConfig {
+    fn check(&self) -> std::result::Result<(), Unsupported> {
+        sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("projection_dim", self.projection_dim),
+        ])?;
+        divided(("hidden_size", self.hidden_size), self.num_attention_heads)
+    }
+}
+
+impl Settings for VisionConfig {
+    fn check(&self) -> std::result::Result<(), Unsupported> {
+        sizes(&[
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_channels", self.num_channels),
+            ("image_size", self.image_size),
+            ("patch_size", self.patch_size),
+        ])?;
+        if self.patch_size > self.image_size {
+            return Err(Unsupported::new("patch_size", self.patch_size));
+        }
+        divided(("hidden_size", self.hidden_size), self.num_attention_heads)
+    }
+}
+
+impl Settings for Config {
+    fn check(&self) -> std::result::Result<(), Unsupported> {
+        sizes(&[("projection_dim", self.projection_dim)])?;
+        self.text_config.check()?;
+        self.vision_config.check()
     }
 }
 

@@ -75,7 +75,7 @@ pub struct Unsupported {
 }
 
 impl Unsupported {
-    fn new(key: impl Into<String>, found: impl ToString) -> Self {
+    pub(crate) fn new(key: impl Into<String>, found: impl ToString) -> Self {
         Self { key: key.into(), found: found.to_string() }
     }
 }

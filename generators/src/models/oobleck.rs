@@ -3,12 +3,15 @@
 //! Paper: Evans et al., "Fast Timing-Conditioned Latent Audio Diffusion", <https://arxiv.org/abs/2402.04825>.
 //! Reference: `AutoencoderOobleck` of diffusers (Apache-2.0), stable-audio-tools (MIT).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use serde::Deserialize;
 
 use crate::layers::{Conv1d, ConvTranspose1d, Lengthening, Steps, snake};
+use crate::models::llama::Unsupported;
+use crate::models::settings::{Settings, list, sizes};
 use crate::weights::{Param, Renamed, View, WeightSource, Weights, without_weight_norm};
 
 /// Steps that are decoded at a time, besides those that they depend on.
@@ -33,6 +36,20 @@ pub struct Config {
     pub audio_channels: usize,
     /// Samples a second.
     pub sampling_rate: usize,
+}
+
+impl Settings for Config {
+    fn check(&self) -> std::result::Result<(), Unsupported> {
+        sizes(&[
+            ("encoder_hidden_size", self.encoder_hidden_size),
+            ("decoder_channels", self.decoder_channels),
+            ("decoder_input_channels", self.decoder_input_channels),
+            ("audio_channels", self.audio_channels),
+            ("sampling_rate", self.sampling_rate),
+        ])?;
+        list("downsampling_ratios", &self.downsampling_ratios, 0)?;
+        list("channel_multiples", &self.channel_multiples, self.downsampling_ratios.len())
+    }
 }
 
 impl Config {
@@ -91,18 +108,39 @@ impl Autoencoder {
     /// the whole and memory stays small.
     pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
         let length = latent.dim(2)?;
-        // An odd factor loses a sample, so that pieces would not line up.
-        let uneven = self.config.downsampling_ratios.iter().any(|stride| stride % 2 == 1);
-        if length <= PIECE || uneven {
-            return self.decoder.forward(latent);
+        if length <= PIECE || self.is_uneven() {
+            self.decoder.forward(latent)
+        } else {
+            self.decode_steps(latent, 0..length)
         }
-        let pieces = (0..length).step_by(PIECE).map(|start| self.decode_piece(latent, start));
-        Tensor::cat(&pieces.collect::<Result<Vec<_>>>()?, 2)
     }
 
-    fn decode_piece(&self, latent: &Tensor, start: usize) -> Result<Tensor> {
+    /// The samples `from..to` of the sound of a latent; what they do not depend on is not computed.
+    ///
+    /// # Errors
+    /// When the latent is shorter than that.
+    pub fn decode_part(&self, latent: &Tensor, [from, to]: [usize; 2]) -> Result<Tensor> {
+        let (length, hop) = (latent.dim(2)?, self.config.hop());
+        let wanted = from / hop..to.div_ceil(hop).min(length);
+        if wanted == (0..length) || wanted.is_empty() || self.is_uneven() {
+            return self.decode(latent)?.narrow(2, from, to.saturating_sub(from));
+        }
+        let begin = wanted.start * hop;
+        self.decode_steps(latent, wanted)?.narrow(2, from - begin, to - from)
+    }
+
+    /// An odd factor loses a sample, so that pieces would not line up.
+    fn is_uneven(&self) -> bool {
+        self.config.downsampling_ratios.iter().any(|stride| stride % 2 == 1)
+    }
+
+    fn decode_steps(&self, latent: &Tensor, steps: Range<usize>) -> Result<Tensor> {
+        let piece = |start| self.decode_piece(latent, start..steps.end.min(start + PIECE));
+        Tensor::cat(&steps.clone().step_by(PIECE).map(piece).collect::<Result<Vec<_>>>()?, 2)
+    }
+
+    fn decode_piece(&self, latent: &Tensor, Range { start, end }: Range<usize>) -> Result<Tensor> {
         let (length, reach, hop) = (latent.dim(2)?, self.config.reach(), self.config.hop());
-        let end = length.min(start + PIECE);
         let (from, to) = (start.saturating_sub(reach), length.min(end + reach));
         let sound = self.decoder.forward(&latent.narrow(2, from, to - from)?)?;
         sound.narrow(2, (start - from) * hop, (end - start) * hop)?.contiguous()

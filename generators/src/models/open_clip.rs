@@ -9,6 +9,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::models::clip::{self, Activation};
+use crate::models::llama::Unsupported;
+use crate::models::settings::{Settings, divided, sizes};
 use crate::weights::{Renamed, View, WeightSource};
 
 /// `open_clip_config.json`.
@@ -16,6 +18,16 @@ use crate::weights::{Renamed, View, WeightSource};
 pub struct Config {
     /// The towers.
     pub model_cfg: ModelConfig,
+}
+
+impl Settings for Config {
+    fn check(&self) -> std::result::Result<(), Unsupported> {
+        let ModelConfig { vision_cfg, text_cfg, .. } = &self.model_cfg;
+        sizes(&[("embed_dim", self.model_cfg.embed_dim), ("head_width", vision_cfg.head_width)])?;
+        sizes(&[("vision_cfg.width", vision_cfg.width), ("text_cfg.width", text_cfg.width)])?;
+        divided(("vision_cfg.width", vision_cfg.width), vision_cfg.head_width)?;
+        self.model_cfg.to_clip().check()
+    }
 }
 
 /// Both towers.

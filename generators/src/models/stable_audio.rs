@@ -10,6 +10,8 @@ use candle_core::{DType, Result, Tensor};
 use serde::Deserialize;
 
 use crate::layers::{Conv1d, LayerNorm, Linear, Steps, attention, merge_heads, split_heads};
+use crate::models::llama::Unsupported;
+use crate::models::settings::{Settings, divided, sizes};
 use crate::weights::{Param, Renamed, View, WeightSource, Weights};
 
 const EPS: f64 = 1e-5;
@@ -41,6 +43,26 @@ pub struct Config {
     pub global_states_input_dim: usize,
     /// Width of the text tokens.
     pub cross_attention_input_dim: usize,
+}
+
+impl Settings for Config {
+    fn check(&self) -> std::result::Result<(), Unsupported> {
+        sizes(&[
+            ("sample_size", self.sample_size),
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("num_layers", self.num_layers),
+            ("attention_head_dim", self.attention_head_dim),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_attention_heads", self.num_key_value_attention_heads),
+            ("cross_attention_dim", self.cross_attention_dim),
+            ("time_proj_dim", self.time_proj_dim),
+            ("global_states_input_dim", self.global_states_input_dim),
+            ("cross_attention_input_dim", self.cross_attention_input_dim),
+        ])?;
+        divided(("attention_head_dim", self.attention_head_dim), 4)?;
+        divided(("num_attention_heads", self.num_attention_heads), self.num_key_value_attention_heads)
+    }
 }
 
 impl Config {
@@ -252,6 +274,12 @@ pub struct ProjectionConfig {
     pub min_value: f64,
     /// Longest time in seconds.
     pub max_value: f64,
+}
+
+impl Settings for ProjectionConfig {
+    fn check(&self) -> std::result::Result<(), Unsupported> {
+        sizes(&[("text_encoder_dim", self.text_encoder_dim), ("conditioning_dim", self.conditioning_dim)])
+    }
 }
 
 /// Makes what conditions the denoiser from the text's states and two times.

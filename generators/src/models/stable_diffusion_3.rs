@@ -13,6 +13,8 @@ use serde::Deserialize;
 
 use crate::elementwise::gelu;
 use crate::layers::{Conv2d, LayerNorm, Linear, RmsNorm, Steps, attention, merge_heads, sinusoid, split_heads};
+use crate::models::llama::Unsupported;
+use crate::models::settings::{Settings, sizes};
 use crate::weights::{Param, Renamed, View, WeightSource, Weights};
 
 /// Width of the sinusoidal code of a timestep.
@@ -48,6 +50,23 @@ pub struct Config {
     /// `rms_norm` where queries and keys are normalised.
     #[serde(default)]
     pub qk_norm: Option<String>,
+}
+
+impl Settings for Config {
+    fn check(&self) -> std::result::Result<(), Unsupported> {
+        sizes(&[
+            ("patch_size", self.patch_size),
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("num_layers", self.num_layers),
+            ("attention_head_dim", self.attention_head_dim),
+            ("num_attention_heads", self.num_attention_heads),
+            ("joint_attention_dim", self.joint_attention_dim),
+            ("caption_projection_dim", self.caption_projection_dim),
+            ("pooled_projection_dim", self.pooled_projection_dim),
+            ("pos_embed_max_size", self.pos_embed_max_size),
+        ])
+    }
 }
 
 impl Config {

@@ -9,6 +9,8 @@ use serde::Deserialize;
 
 use crate::elementwise::gelu;
 use crate::layers::{Embedding, Linear, RmsNorm, attention, merge_heads, split_heads};
+use crate::models::llama::Unsupported;
+use crate::models::settings::{Settings, sizes};
 use crate::weights::{Param, Weights};
 
 /// `config.json`.
@@ -43,6 +45,22 @@ pub struct Config {
     pub model_type: String,
 }
 
+impl Settings for Config {
+    fn check(&self) -> std::result::Result<(), Unsupported> {
+        sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("d_model", self.d_model),
+            ("d_kv", self.d_kv),
+            ("d_ff", self.d_ff),
+            ("num_layers", self.num_layers),
+            ("num_heads", self.num_heads),
+            // Half of the kinds look ahead, half of those are single distances.
+            ("relative_attention_num_buckets", self.relative_attention_num_buckets / 4),
+            ("relative_attention_max_distance", self.relative_attention_max_distance),
+        ])
+    }
+}
+
 fn thirty_two() -> usize {
     32
 }
@@ -75,11 +93,13 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Claims the tensors of `T5EncoderModel` or `UMT5EncoderModel`.
+    /// Claims the tensors of `T5EncoderModel` or `UMT5EncoderModel`; the decoder of a whole T5 may lie beside them.
     pub fn new(config: &Config, weights: &Weights) -> Self {
         let encoder = weights.at("encoder");
         // The same table under a second name.
         encoder.ignore("embed_tokens.weight");
+        weights.ignore_below("decoder");
+        weights.ignore_below("lm_head");
         let own = |i| i == 0 || config.model_type == "umt5";
         let layer = |i| Layer::new(config, own(i), &encoder.at("block").at(i).at("layer"));
         Self {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::models::clip::{Clip, Config};
 use crate::models::open_clip;
-use crate::pipelines::{LoadError, RunError, read_json, unless_stopped};
+use crate::pipelines::{LoadError, RunError, read_json, read_settings, unless_stopped};
 use crate::weights::{Checkpoint, Placement, Stop, WeightSource, build};
 
 /// The files of a model.
@@ -69,10 +69,10 @@ impl Matcher {
         let (config, colours, path) = match files {
             Files::Transformers { config, weights, preprocessor } => {
                 let colours = preprocessor.as_deref().map(read_json).transpose()?.unwrap_or_default();
-                (read_json(config)?, colours, weights)
+                (read_settings(config)?, colours, weights)
             }
             Files::OpenClip { config, weights } => {
-                let stored: open_clip::Config = read_json(config)?;
+                let stored: open_clip::Config = read_settings(config)?;
                 let colours: Preprocessed = read_json(config)?;
                 (stored.model_cfg.to_clip(), colours.preprocess_cfg.unwrap_or_default(), weights)
             }

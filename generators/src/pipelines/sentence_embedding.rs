@@ -9,7 +9,7 @@ use candle_core::{D, DType, Tensor};
 use serde::Deserialize;
 
 use crate::models::bert::{Config, Encoder, mean};
-use crate::pipelines::{LoadError, Progress, RunError, Watch, read_json, tell, unless_stopped};
+use crate::pipelines::{LoadError, Progress, RunError, Watch, read_json, read_settings, tell, unless_stopped};
 use crate::text::Tokenizer;
 use crate::weights::{Checkpoint, Placement, build};
 
@@ -57,7 +57,7 @@ impl Embedder {
     /// When something is missing, wrong, or of a kind that is not supported; of the weights, all that is wrong is named.
     pub fn open(folder: impl AsRef<Path>, placement: Placement) -> Result<Self, LoadError> {
         let folder = folder.as_ref();
-        let config: Config = read_json(&folder.join("config.json"))?;
+        let config: Config = read_settings(&folder.join("config.json"))?;
         let (pooling, normalised) = modules(folder)?;
         let limits = folder.join("sentence_bert_config.json");
         let limits: Limits = if limits.is_file() { read_json(&limits)? } else { Limits::default() };

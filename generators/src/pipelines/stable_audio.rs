@@ -10,7 +10,9 @@ use candle_core::{Result, Tensor};
 use crate::models::oobleck::{self, Autoencoder};
 use crate::models::stable_audio::{self, Conditions, Projection, Transformer};
 use crate::models::t5;
-use crate::pipelines::{LoadError, Progress, RunError, Watch, for_batch, guided, read_json, tell, unless_stopped};
+use crate::pipelines::{
+    LoadError, Progress, RunError, Watch, for_batch, guided, read_json, read_settings, tell, unless_stopped,
+};
 use crate::samplers::cosine_dpm::{self, CosineDpm};
 use crate::samplers::noise::Noise;
 use crate::text::Padded;
@@ -72,10 +74,10 @@ impl Generator {
     pub fn open(files: Files, placement: Placement) -> std::result::Result<Self, LoadError> {
         let at = |part: &str| files.folder.join(part);
         let generator = Self {
-            t5: read_json(&at("text_encoder/config.json"))?,
-            projection: read_json(&at("projection_model/config.json"))?,
-            transformer: read_json(&at("transformer/config.json"))?,
-            vae: read_json(&at("vae/config.json"))?,
+            t5: read_settings(&at("text_encoder/config.json"))?,
+            projection: read_settings(&at("projection_model/config.json"))?,
+            transformer: read_settings(&at("transformer/config.json"))?,
+            vae: read_settings(&at("vae/config.json"))?,
             schedule: read_json(&at("scheduler/scheduler_config.json"))?,
             tokenizer: Padded::t5(at("tokenizer"), LENGTH)?.as_long_as_told(at("tokenizer"))?,
             files,
@@ -326,10 +328,10 @@ fn unguided(conditions: &Conditions) -> Result<(Tensor, Tensor)> {
     Ok((Tensor::cat(&[&text.zeros_like()?, text], 0)?, Tensor::cat(&[durations, durations], 0)?))
 }
 
-/// The sound of a latent from sample `from` to sample `to`: (batch, channels, to - from).
+/// The sound of a latent from sample `from` to sample `to`: (batch, channels, to - from). The rest is not computed.
 ///
 /// # Errors
 /// When the latent is shorter than that.
-pub fn sound(autoencoder: &Autoencoder, latent: &Tensor, [from, to]: [usize; 2]) -> Result<Tensor> {
-    autoencoder.decode(latent)?.narrow(2, from, to.saturating_sub(from))
+pub fn sound(autoencoder: &Autoencoder, latent: &Tensor, part: [usize; 2]) -> Result<Tensor> {
+    autoencoder.decode_part(latent, part)
 }

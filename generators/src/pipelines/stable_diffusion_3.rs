@@ -11,7 +11,9 @@ use candle_core::{DType, Result, Tensor};
 use crate::models::autoencoder_kl::{self, Autoencoder};
 use crate::models::stable_diffusion_3::{self, Transformer};
 use crate::models::{clip, t5};
-use crate::pipelines::{LoadError, Progress, RunError, Watch, for_batch, guided, read_json, tell, unless_stopped};
+use crate::pipelines::{
+    LoadError, Progress, RunError, Watch, for_batch, guided, read_json, read_settings, tell, unless_stopped,
+};
 use crate::samplers::flow_match_euler::{self, FlowMatchEuler};
 use crate::text::Padded;
 use crate::weights::{Checkpoint, Placement, Scoped, WeightSource, Weights, WeightsError, build};
@@ -73,11 +75,11 @@ impl Generator {
     pub fn open(files: Files, placement: Placement) -> std::result::Result<Self, LoadError> {
         let at = |part: &str| files.folder.join(part);
         let generator = Self {
-            clip_l: read_json(&at("text_encoder/config.json"))?,
-            clip_g: read_json(&at("text_encoder_2/config.json"))?,
-            t5: read_json(&at("text_encoder_3/config.json"))?,
-            transformer: read_json(&at("transformer/config.json"))?,
-            vae: read_json(&at("vae/config.json"))?,
+            clip_l: read_settings(&at("text_encoder/config.json"))?,
+            clip_g: read_settings(&at("text_encoder_2/config.json"))?,
+            t5: read_settings(&at("text_encoder_3/config.json"))?,
+            transformer: read_settings(&at("transformer/config.json"))?,
+            vae: read_settings(&at("vae/config.json"))?,
             schedule: read_json(&at("scheduler/scheduler_config.json"))?,
             tokenizers: [
                 Padded::clip(at("tokenizer"))?,

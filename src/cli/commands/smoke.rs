@@ -216,7 +216,7 @@ impl<'a> Bench<'a> {
         }
         fsio::create_dir_all(&out, None)?;
         let began = std::time::Instant::now();
-        let mut run = runner.run(&job);
+        let mut run = smoke::tried(runner, &job);
         verdict.seconds += began.elapsed().as_secs_f64();
         if stopped() {
             let check = Check::of("run", "it was stopped", ["to its end", "a signal"], Vec::new());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use larder_generators::models::bigvgan::{Config, Vocoder};
+use larder_generators::models::settings::Settings as _;
 use larder_generators::weights::{Checkpoint, Inspection, Placement, Scoped, WeightSource, build, without_weight_norm};
 
 use crate::smoke::runners::judging::{broke, causes, is_nearer, is_same, numbers, read_weights, sane, unfit};
@@ -75,6 +76,7 @@ fn open(job: &Job<'_>, placement: Placement) -> Result<(mel::Settings, Vocoder),
     let config: Config = serde_json::from_slice(&text).map_err(|error| lacking(format!("config.json: {error}")))?;
     let settings: mel::Settings =
         serde_json::from_slice(&text).map_err(|error| lacking(format!("config.json: {error}")))?;
+    config.check().map_err(|error| lacking(format!("config.json: {error}")))?;
     if !settings.make_sense() || config.num_mels != settings.num_mels {
         return Err(lacking("config.json: its spectrogram makes no sense".to_owned()));
     }

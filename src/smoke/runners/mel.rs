@@ -25,7 +25,7 @@ impl Settings {
             && (1..=self.n_fft).contains(&self.hop_size)
             && (2..=self.n_fft).contains(&self.win_size)
             && (1..=self.n_fft).contains(&self.num_mels)
-            && self.sampling_rate > 0
+            && (1_000..=1_000_000).contains(&self.sampling_rate)
     }
 
     /// The spectrogram of `wave`, band after band: `num_mels` times as many numbers as frames.

@@ -162,6 +162,9 @@ impl Trial<'_> {
         let rate = self.generator.sampling_rate() as u32;
         let [mut own, mut other] = CHORDS.map(|tones| chord(rate, tones, CHORD_SECONDS));
         let length = own.len() / self.generator.hop() * self.generator.hop();
+        if length == 0 {
+            return Err(RunError::Size { what: format!("{CHORD_SECONDS} s at {rate} samples a second") });
+        }
         own.truncate(length);
         other.truncate(length);
         let channels = self.generator.channels();
