@@ -3,10 +3,15 @@
 use candle_core::{Module as _, Result, Tensor};
 
 use crate::elementwise::{normalised, softmax, unit_mean_square};
+use crate::product::product;
 use crate::weights::{Param, Weights};
 
 /// Rows of attention scores that are held at a time, so that a long sequence does not need its whole square.
 const SCORES: usize = 1 << 24;
+
+/// Numbers that a convolution over images lays out at a time: at 1024 pixels a whole picture would take gigabytes, and
+/// candle's kernel for GPUs counts them in 32 bits.
+const UNFOLDED: usize = 1 << 24;
 
 /// `x · weightᵀ + bias` over the last dimension.
 pub struct Linear {
@@ -32,16 +37,16 @@ impl Linear {
 
     /// (…, inputs) to (…, outputs).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let product = product(&self.weight, x)?;
+        let turned = turned(&self.weight, x)?;
         match &self.bias {
-            Some(bias) => product.broadcast_add(&bias.tensor()?),
-            None => Ok(product),
+            Some(bias) => turned.broadcast_add(&bias.tensor()?),
+            None => Ok(turned),
         }
     }
 }
 
 /// `x` (…, inputs) times the transpose of `weight` (outputs, inputs): (…, outputs).
-fn product(weight: &Param, x: &Tensor) -> Result<Tensor> {
+fn turned(weight: &Param, x: &Tensor) -> Result<Tensor> {
     let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
     let mut shape = x.dims().to_vec();
     if let Some(last) = shape.last_mut() {
@@ -51,7 +56,7 @@ fn product(weight: &Param, x: &Tensor) -> Result<Tensor> {
     if let Some(packed) = weight.packed()? {
         return packed.forward(&rows)?.reshape(shape);
     }
-    let parts = weight.pieces().into_iter().map(|piece| rows.matmul(&weight.rows(piece)?.t()?));
+    let parts = weight.pieces().into_iter().map(|piece| product(&rows, &weight.rows(piece)?.t()?));
     let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
     if parts.len() == 1 { parts[0].reshape(shape) } else { Tensor::cat(&parts, 1)?.reshape(shape) }
 }
@@ -76,7 +81,7 @@ impl Embedding {
 
     /// How well states fit each entry: (…, width) to (…, entries).
     pub fn scores(&self, x: &Tensor) -> Result<Tensor> {
-        product(&self.table, x)
+        turned(&self.table, x)
     }
 }
 
@@ -190,8 +195,25 @@ impl Conv2d {
     /// (batch, inputs, height, width) to (batch, outputs, height', width').
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Steps { padding, stride, dilation } = self.steps;
-        let y = x.contiguous()?.conv2d(&self.weight.tensor()?, padding, stride, dilation, 1)?;
-        add_channels(y, self.bias.as_ref())
+        let weight = self.weight.tensor()?;
+        let reach = dilation * (weight.dim(2)? - 1);
+        let (_, inputs, height, width) = x.dims4()?;
+        let along = |side: usize| (side + 2 * padding).saturating_sub(reach + 1) / stride + 1;
+        let (rows, columns) = (along(height), along(width));
+        // What one row of outputs is made of, laid out for the product.
+        let row = inputs * weight.dim(2)? * weight.dim(3)? * columns;
+        let step = (UNFOLDED / row.max(1)).max(1);
+        if step >= rows {
+            let y = x.contiguous()?.conv2d(&weight, padding, stride, dilation, 1)?;
+            return add_channels(y, self.bias.as_ref());
+        }
+        let padded = x.pad_with_zeros(2, padding, padding)?.pad_with_zeros(3, padding, padding)?;
+        let bands = (0..rows).step_by(step).map(|start| {
+            let of = (rows - start).min(step);
+            let band = padded.narrow(2, start * stride, (of - 1) * stride + reach + 1)?.contiguous()?;
+            band.conv2d(&weight, 0, stride, dilation, 1)
+        });
+        add_channels(Tensor::cat(&bands.collect::<Result<Vec<_>>>()?, 2)?, self.bias.as_ref())
     }
 }
 
@@ -311,20 +333,19 @@ pub fn merge_heads(x: &Tensor) -> Result<Tensor> {
 /// and broadcast to (batch, heads, length, other length). Returns the shape of `q`.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     let (batch, heads, length, width) = q.dims4()?;
-    let keys = k.t()?.contiguous()?;
-    let values = v.contiguous()?;
+    let keys = k.t()?;
     // Queries are fewer than scores.
     let q = (q * (1.0 / (width as f64).sqrt()))?;
     let step = (SCORES / (batch * heads * k.dim(2)?).max(1)).clamp(1, length.max(1));
     let pieces = (0..length).step_by(step).map(|start| {
         let rows = step.min(length - start);
-        let scores = q.narrow(2, start, rows)?.contiguous()?.matmul(&keys)?;
+        let scores = product(&q.narrow(2, start, rows)?, &keys)?;
         let scores = match mask {
             Some(mask) if mask.dim(2)? == length => scores.broadcast_add(&mask.narrow(2, start, rows)?)?,
             Some(mask) => scores.broadcast_add(mask)?,
             None => scores,
         };
-        softmax(&scores)?.matmul(&values)
+        product(&softmax(&scores)?, v)
     });
     let pieces: Vec<Tensor> = pieces.collect::<Result<_>>()?;
     if pieces.len() == 1 { Ok(pieces[0].clone()) } else { Tensor::cat(&pieces, 2) }

@@ -85,6 +85,7 @@ pub mod elementwise;
 pub mod layers;
 pub mod models;
 pub mod pipelines;
+mod product;
 pub mod samplers;
 pub mod text;
 pub mod weights;

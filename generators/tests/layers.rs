@@ -5,7 +5,7 @@
 mod support;
 
 use candle_core::{Device, Tensor};
-use larder_generators::layers::{ConvTranspose1d, Lengthening, Linear, attention};
+use larder_generators::layers::{Conv2d, ConvTranspose1d, Lengthening, Linear, Steps, attention};
 use larder_generators::weights::{Placement, build};
 use proptest::prelude::proptest;
 use safetensors::Dtype;
@@ -87,5 +87,23 @@ fn attention_in_pieces_is_attention() {
     for row in [0, 1289, 1290, 1299] {
         let (q, mask) = (q.narrow(2, row, 1).unwrap(), mask.narrow(2, row, 1).unwrap());
         assert_parity("row", &whole.narrow(2, row, 1).unwrap(), &attention(&q, &k, &v, Some(&mask)).unwrap());
+    }
+}
+
+#[test]
+fn large_pictures_are_convolved_band_by_band() {
+    let weight = filled("w.weight", &[3, 64, 3, 3]);
+    let checkpoint = [("weight".to_owned(), f32_tensor(&[3, 64, 3, 3], &weight))].into();
+    let weight = Tensor::from_vec(weight, (3, 64, 3, 3), &Device::Cpu).unwrap();
+    for (padding, stride, dilation) in [(1, 1, 1), (0, 2, 1), (2, 1, 2), (3, 3, 1)] {
+        let steps = Steps { padding, stride, dilation };
+        let new = |weights| Conv2d::without_bias(64, 3, 3, steps, &weights);
+        let layer = build("convolution", source(&checkpoint), Placement::cpu(), new).unwrap();
+        for side in [9, 190 * stride + 1] {
+            let shape = [1, 64, side, side + 2];
+            let x = (Tensor::from_vec(filled("x", &shape), &shape, &Device::Cpu).unwrap() * 1e3).unwrap();
+            let whole = x.conv2d(&weight, padding, stride, dilation, 1).unwrap();
+            assert_parity("bands", &layer.forward(&x).unwrap(), &whole);
+        }
     }
 }

@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use crate::elementwise::softmax;
 use crate::layers::{Embedding, Linear, RmsNorm, merge_heads, split_heads};
 pub use crate::models::llama_config::{Config, FrequencyScaling, Turning, Unsupported};
+use crate::product::product;
 use crate::weights::{Param, Renamed, View, WeightSource, Weights};
 
 /// The decoder with its head.
@@ -211,10 +212,10 @@ fn grouped_attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor) -> Resul
     let (batch, heads, length, width) = q.dims4()?;
     let (kv_heads, others) = (k.dim(1)?, k.dim(2)?);
     let together = (batch, kv_heads, heads / kv_heads * length, ());
-    let scores = (q.reshape(together)?.matmul(&k.t()?)? / (width as f64).sqrt())?;
+    let scores = (product(&q.reshape(together)?, &k.t()?)? / (width as f64).sqrt())?;
     let scores = scores.reshape((batch, heads, length, others))?.broadcast_add(mask)?;
     let weights = softmax(&scores)?.reshape(together)?;
-    weights.matmul(v)?.reshape((batch, heads, length, width))
+    product(&weights, v)?.reshape((batch, heads, length, width))
 }
 
 /// Gives the tensors of a GGUF file the names of the transformers layout.
