@@ -31,6 +31,11 @@ pub struct Machine<'a> {
 }
 
 impl Machine<'_> {
+    /// The memory of the first GPU that nobody uses, in bytes, as `nvidia-smi` tells it; `None` where it does not.
+    pub fn free_gpu_memory(&self) -> Option<u64> {
+        gpu::free_memory(*self)
+    }
+
     /// Where the absolute path `path` of the machine lies.
     fn at(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))

@@ -180,6 +180,17 @@ fn drivers_that_are_missing_old_or_half_updated() {
         "#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.'\nexit 9\n",
     );
     let found = findings(&lab);
+    let here = |lab: &Lab| {
+        let (root, home) = (lab.path("root"), lab.path("home"));
+        larder::doctor::Machine { root: &root, home: &home }.free_gpu_memory()
+    };
+    assert_eq!(here(&lab), None);
+    script(
+        &lab,
+        "root/usr/bin/nvidia-smi",
+        "#!/bin/sh\n[ \"$1\" = --query-gpu=memory.free ] && echo 91234 && echo 17\n",
+    );
+    assert_eq!(here(&lab), Some(91234 << 20), "of the first");
     let told = |words: &str| found.iter().any(|one| one.0 == "fault" && one.2.contains(words));
     assert!(told("a GPU is on the bus, and no NVIDIA driver is loaded") && told("could not communicate"), "{found:#?}");
 

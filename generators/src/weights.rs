@@ -108,6 +108,14 @@ impl Placement {
         }
     }
 
+    /// Waits until the device has done what it was given: before a stage's weights go, which it may still be reading.
+    ///
+    /// # Errors
+    /// What the device could not do.
+    pub fn settle(&self) -> Result<()> {
+        self.device.synchronize()
+    }
+
     /// The same with weights streamed.
     pub fn streamed(self) -> Self {
         Self { residency: Residency::Streamed, ..self }

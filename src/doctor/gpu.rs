@@ -101,15 +101,23 @@ fn library(machine: Machine<'_>) -> Option<(PathBuf, String)> {
 
 /// What `nvidia-smi` says; `None` where it is not installed.
 fn ask(machine: Machine<'_>) -> Option<Result<Vec<Gpu>, String>> {
+    let said = query(machine, "name,memory.total,compute_cap")?;
+    Some(said.map(|text| text.lines().filter_map(parse_gpu).collect()))
+}
+
+/// The memory of the first GPU that nobody uses, in bytes; `None` where `nvidia-smi` does not tell.
+pub(super) fn free_memory(machine: Machine<'_>) -> Option<u64> {
+    let said = query(machine, "memory.free")?.ok()?;
+    said.lines().next()?.trim().parse::<u64>().ok().map(|mebibytes| mebibytes << 20)
+}
+
+/// A line for each GPU.
+fn query(machine: Machine<'_>, fields: &str) -> Option<Result<String, String>> {
     let places = ["/usr/bin/nvidia-smi", "/usr/local/bin/nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi"];
     let program = places.iter().map(|place| machine.at(place)).find(|place| place.exists())?;
     let mut command = Command::new(program);
-    command.args(["--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]);
-    Some(
-        output_within(command, PATIENCE)
-            .and_then(|(succeeded, text)| if succeeded { Ok(text) } else { Err(text) })
-            .map(|text| text.lines().filter_map(parse_gpu).collect()),
-    )
+    command.args([&format!("--query-gpu={fields}"), "--format=csv,noheader,nounits"]);
+    Some(output_within(command, PATIENCE).and_then(|(succeeded, text)| if succeeded { Ok(text) } else { Err(text) }))
 }
 
 /// `NVIDIA RTX PRO 6000 Blackwell Workstation Edition, 97887, 12.0`

@@ -19,7 +19,7 @@ const VERSION: u32 = 1;
 const MOST: usize = 256;
 /// How far a run on a processor may be from one on another: cosine 0.999.
 const NEAR: f64 = 0.045;
-/// The same where one of them computed on a GPU, in half precision: cosine 0.99.
+/// The same where one of them computed on a GPU, whose products may round to fewer digits: cosine 0.99.
 const NEAR_ON_GPU: f64 = 0.14;
 
 /// Something that a run computed, in at most 256 numbers.

@@ -1,8 +1,11 @@
 //! Runners: what tries generators with their real weights.
 
+use std::path::Path;
+
 use candle_core::Device as Place;
 use larder_generators::weights::Placement;
 
+use crate::doctor::Machine;
 use crate::size::Bytes;
 use crate::smoke::runners::judging::first_line;
 use crate::smoke::{Check, Device, Job, Need, Outcome, Runner};
@@ -47,7 +50,14 @@ fn placement(job: &Job<'_>, need: &Need) -> Result<Placement, Box<Check>> {
     let device = match job.device {
         Device::Cpu => Place::Cpu,
         Device::Cuda => {
-            Place::new_cuda(0).map_err(|error| wanted("a GPU".to_owned())(first_line(&error.to_string())))?
+            let place = Place::new_cuda(0);
+            let place = place.map_err(|error| wanted("a GPU".to_owned())(first_line(&error.to_string())))?;
+            let here = Machine { root: Path::new("/"), home: Path::new("/") };
+            if let Some(free) = here.free_gpu_memory().filter(|free| *free < need.device_memory) {
+                let what = format!("{} of the GPU's memory", Bytes(need.device_memory));
+                return Err(wanted(what)(format!("{} are free", Bytes(free))));
+            }
+            place
         }
     };
     Ok(Placement { device, ..Placement::cpu() })
@@ -63,8 +73,6 @@ fn available_memory() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-
-    use std::path::Path;
 
     use larder_generators::pipelines::RunError;
     use larder_generators::weights::Stop;

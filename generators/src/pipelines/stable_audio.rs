@@ -137,9 +137,13 @@ impl Generator {
         let first = steps.draw()?;
         let latent = denoise(&transformer, schedule, (conditions, request.scale), &first, &mut steps);
         let latent = if steps.stopped { return Err(RunError::Stopped) } else { latent? };
+        self.placement.settle()?;
         drop(transformer);
         tell(watch, Progress { stage: "decode", done: 0, of: 1 })?;
-        Ok(sound(&self.autoencoder()?, &latent, [0, samples])?)
+        let autoencoder = self.autoencoder()?;
+        let sound = sound(&autoencoder, &latent, [0, samples])?;
+        self.placement.settle()?;
+        Ok(sound)
     }
 
     /// The shape of a latent: (1, channels, length).
@@ -183,7 +187,9 @@ impl Generator {
         let (ids, mask) = self.tokenizer.tensors(prompts, &self.placement.device)?;
         let times = |seconds: f64| Tensor::new(vec![seconds as f32; prompts.len()], &self.placement.device);
         let prompt = Prompt { ids, mask, start: times(0.0)?, end: times(seconds)? };
-        let all = encode(&self.text_encoder()?, &self.projector()?, &prompt)?;
+        let (text_encoder, projector) = (self.text_encoder()?, self.projector()?);
+        let all = encode(&text_encoder, &projector, &prompt)?;
+        self.placement.settle()?;
         let one = |i| Ok(Conditions { text: all.text.narrow(0, i, 1)?, durations: all.durations.narrow(0, i, 1)? });
         (0..prompts.len()).map(one).collect()
     }

@@ -143,9 +143,13 @@ impl Generator {
         };
         let latent = denoise(&transformer, &schedule, &drawing.guidance, &noise, after);
         let latent = if stopped.get() { return Err(RunError::Stopped) } else { latent? };
+        self.placement.settle()?;
         drop(transformer);
         tell(watch, Progress { stage: "decode", done: 0, of: 1 })?;
-        Ok(picture(&self.autoencoder()?, &latent)?)
+        let autoencoder = self.autoencoder()?;
+        let picture = picture(&autoencoder, &latent)?;
+        self.placement.settle()?;
+        Ok(picture)
     }
 
     fn conditions(&self, prompts: [&str; 2], watch: Watch<'_>) -> std::result::Result<[Conditions; 2], RunError> {
@@ -154,7 +158,9 @@ impl Generator {
             tell(watch, Progress { stage: "text", done, of: 2 })?;
             Ok::<_, RunError>(encoders.encode(&self.tokens(&prompts[done..=done])?)?)
         };
-        Ok([one(0)?, one(1)?])
+        let both = [one(0)?, one(1)?];
+        self.placement.settle()?;
+        Ok(both)
     }
 
     /// Encodes prompts, all in one pass through the encoders: one result for each.
@@ -163,7 +169,9 @@ impl Generator {
     /// When weights cannot be read, or the run is stopped.
     pub fn encode(&self, prompts: &[&str]) -> std::result::Result<Vec<Conditions>, RunError> {
         let encoded = || {
-            let all = self.text_encoders()?.encode(&self.tokens(prompts)?)?;
+            let encoders = self.text_encoders()?;
+            let all = encoders.encode(&self.tokens(prompts)?)?;
+            self.placement.settle()?;
             let one =
                 |i: usize| Ok(Conditions { text: all.text.narrow(0, i, 1)?, pooled: all.pooled.narrow(0, i, 1)? });
             (0..prompts.len()).map(one).collect::<std::result::Result<_, RunError>>()

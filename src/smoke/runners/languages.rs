@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use larder_generators::pipelines::language::LanguageModel;
 use larder_generators::pipelines::{Progress, RunError};
 use larder_generators::text::chat::{Format, Reply, Verdict};
+use larder_generators::weights::{Placement, Residency};
 
 use crate::fsio::{self, WriteOptions};
 use crate::smoke::runners::judging::{lacking, not_run, repeatable, unopened, unwritten, weight_bytes};
-use crate::smoke::runners::placement;
 use crate::smoke::runners::watching::stoppable;
+use crate::smoke::runners::{available_memory, placement};
 use crate::smoke::{Check, Device, Job, Level, Need, Output, Run, Runner, Summary};
 
 /// A text that every language model knows how to go on, and the same words in disorder.
@@ -88,22 +89,19 @@ impl Runner for Languages {
     }
 
     fn need(&self, job: &Job<'_>) -> Need {
-        let weights = weight_bytes(job);
-        // Quantised matrices are kept as they are, others of two bytes in four.
-        let factor = if gguf(job).is_some() { 1 } else { 2 };
-        let memory = factor * weights + (1 << 30);
+        let (_, memory) = held(job, available_memory());
         Need { memory, device_memory: if job.device == Device::Cuda { memory } else { 0 } }
     }
 
     fn run(&self, job: &Job<'_>) -> Run {
         let one = |check: Check| Run { checks: vec![check], ..Run::default() };
         let placement = match placement(job, &self.need(job)) {
-            Ok(placement) => placement,
+            Ok(placement) => Placement { residency: held(job, available_memory()).0, ..placement },
             Err(check) => return one(*check),
         };
         (job.told)("reading headers", 0, 1);
         let opened = match (gguf(job), job.files.get("config.json").and_then(|path| path.parent())) {
-            (Some(file), _) => LanguageModel::open(file, placement.clone().packed()),
+            (Some(file), _) => LanguageModel::open(file, placement.clone()),
             (None, Some(folder)) => LanguageModel::open_folder(folder, placement.clone()),
             (None, None) => return one(lacking(job, "the image's model, a .gguf file, or config.json")),
         };
@@ -117,6 +115,18 @@ impl Runner for Languages {
         });
         tried.unwrap_or_else(|error| not_run(job, &error))
     }
+}
+
+/// How the weights are held, and what that takes of memory, where so much is free.
+///
+/// Each word reads all weights: where the memory has room for them they stay there, quantised ones as they are, others
+/// of two bytes in four. Where it has not, and on a GPU, they are streamed: candle's kernels for quantised matrices
+/// have answered zeros on Blackwell.
+fn held(job: &Job<'_>, free: Option<u64>) -> (Residency, u64) {
+    let (factor, whole) = if gguf(job).is_some() { (1, Residency::Packed) } else { (2, Residency::Kept) };
+    let memory = factor * weight_bytes(job) + (1 << 30);
+    let has_room = free.is_none_or(|free| memory <= free);
+    if job.device == Device::Cpu && has_room { (whole, memory) } else { (Residency::Streamed, 2 << 30) }
 }
 
 fn gguf<'a>(job: &Job<'a>) -> Option<&'a PathBuf> {
@@ -221,10 +231,44 @@ fn fault(right: Right, reply: &Reply) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn reply(answer: Option<&str>, finished: bool) -> Reply {
         Reply { ids: Vec::new(), finished, thoughts: None, answer: answer.map(str::to_owned) }
+    }
+
+    #[test]
+    fn weights_are_streamed_where_the_memory_has_no_room_for_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = folder.path().join("weights.safetensors");
+        for path in [&folder.path().join("model"), &other] {
+            fsio::write_atomic(path, &[0; 4096], &WriteOptions::default()).unwrap();
+        }
+        let at = |name: &str, path: PathBuf, device, free| {
+            let (files, others) = (BTreeMap::from([(name.to_owned(), path)]), BTreeMap::new());
+            let job = Job {
+                artifact: "a",
+                smoke: "qwen3",
+                level: Level::Component,
+                device,
+                files: &files,
+                others: &others,
+                out: folder.path(),
+                seed: 1,
+                told: &|_, _, _| {},
+                stopped: &|| false,
+            };
+            held(&job, free)
+        };
+        let (image, room) = (folder.path().join("model"), (1 << 30) + 4096);
+        assert_eq!(at("model", image.clone(), Device::Cpu, Some(room)), (Residency::Packed, room));
+        assert_eq!(at("model", image.clone(), Device::Cpu, None), (Residency::Packed, room));
+        assert_eq!(at("model", image.clone(), Device::Cpu, Some(room - 1)), (Residency::Streamed, 2 << 30));
+        assert_eq!(at("model", image, Device::Cuda, Some(u64::MAX)), (Residency::Streamed, 2 << 30));
+        let kept = at("weights.safetensors", other, Device::Cpu, Some(u64::MAX));
+        assert_eq!(kept, (Residency::Kept, room + 4096));
     }
 
     #[test]
