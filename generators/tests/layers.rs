@@ -5,7 +5,7 @@
 mod support;
 
 use candle_core::{Device, Tensor};
-use larder_generators::layers::{Conv2d, ConvTranspose1d, Lengthening, Linear, Steps, attention};
+use larder_generators::layers::{Conv1d, Conv2d, ConvTranspose1d, Lengthening, Linear, Steps, attention};
 use larder_generators::weights::{Placement, build};
 use proptest::prelude::proptest;
 use safetensors::Dtype;
@@ -106,4 +106,35 @@ fn large_pictures_are_convolved_band_by_band() {
             assert_parity("bands", &layer.forward(&x).unwrap(), &whole);
         }
     }
+}
+
+proptest! {
+    #[test]
+    fn convolution_over_sequences_is_candles(
+        batch in 1_usize..3, inputs in 1_usize..5, outputs in 1_usize..5, length in 1_usize..20, kernel in 1_usize..8,
+        padding in 0_usize..4, stride in 1_usize..3, dilation in 1_usize..4
+    ) {
+        proptest::prop_assume!(length + 2 * padding > dilation * (kernel - 1));
+        let weight = filled("w.weight", &[outputs, inputs, kernel]);
+        let checkpoint = [("weight".to_owned(), f32_tensor(&[outputs, inputs, kernel], &weight))].into();
+        let steps = Steps { padding, stride, dilation };
+        let new = |weights| Conv1d::without_bias(inputs, outputs, kernel, steps, &weights);
+        let layer = build("convolution", source(&checkpoint), Placement::cpu(), new).unwrap();
+        let x = Tensor::from_vec(filled("x", &[batch, inputs, length]), (batch, inputs, length), &Device::Cpu).unwrap();
+        let weight = Tensor::from_vec(weight, (outputs, inputs, kernel), &Device::Cpu).unwrap();
+        let right = x.conv1d(&weight, padding, stride, dilation, 1).unwrap();
+        let found = layer.forward(&x).unwrap();
+        assert_eq!(found.dims(), right.dims());
+        let apart = (found - right).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(apart < 1e-5, "{apart}");
+    }
+}
+
+#[test]
+fn a_sequence_shorter_than_a_kernel_is_an_error() {
+    let checkpoint = [("weight".to_owned(), f32_tensor(&[1, 1, 5], &[1.0; 5]))].into();
+    let steps = Steps { padding: 1, stride: 1, dilation: 1 };
+    let new = |weights| Conv1d::without_bias(1, 1, 5, steps, &weights);
+    let layer = build("convolution", source(&checkpoint), Placement::cpu(), new).unwrap();
+    assert!(layer.forward(&Tensor::ones((1, 1, 2), candle_core::DType::F32, &Device::Cpu).unwrap()).is_err());
 }
