@@ -18,19 +18,21 @@ use crate::stores::{Defect, FileState};
 
 mod content;
 mod download;
+mod refusals;
 mod room;
 mod steps;
 
 use content::ContentIndex;
 pub use download::Download;
+pub use refusals::Refusals;
 use room::Rooms;
 pub use steps::{ArtifactPlan, Need, Obstacle, Origin, Plan, Room, Step};
 
 /// What the world beyond this machine looks like.
 #[derive(Debug, Clone)]
 pub struct Outlook {
-    /// Repositories, images and addresses that cannot be read, by [`crate::artifact::Reference::authority`].
-    pub refusals: HashMap<String, Refusal>,
+    /// Places and files that cannot be read.
+    pub refusals: Refusals,
     /// Files that a drive holds: content key to path.
     pub on_drives: HashMap<String, PathBuf>,
     /// Content that peers have: by its name, the peers that have it, the preferred one first.
@@ -59,7 +61,7 @@ impl Default for Outlook {
     /// Nothing is refused, nothing is on drives, nothing is known of space.
     fn default() -> Self {
         Self {
-            refusals: HashMap::new(),
+            refusals: Refusals::default(),
             on_drives: HashMap::new(),
             on_peers: HashMap::new(),
             on_buckets: HashMap::new(),
@@ -210,13 +212,8 @@ fn plan_file(
         Err(refusal) => return entry.obstacles.push(Obstacle { path: Some(wanted.path.clone()), refusal }),
     };
     let remotes = remotes(artifact, wanted, outlook);
-    let refused: Vec<&Refusal> =
-        remotes.iter().filter_map(|remote| outlook.refusals.get(&remote.reference.authority())).collect();
-    let open: Vec<Remote> = remotes
-        .iter()
-        .filter(|remote| !outlook.refusals.contains_key(&remote.reference.authority()))
-        .cloned()
-        .collect();
+    let refusal = remotes.iter().find_map(|remote| outlook.refusals.of(remote)).cloned();
+    let open: Vec<Remote> = remotes.into_iter().filter(|remote| outlook.refusals.of(remote).is_none()).collect();
     let path = wanted.path.clone();
     let will_be_placed = !open.is_empty() || index.find(sighting, file).is_some();
     if will_be_placed && is_kept(sighting.layout, &sighting.observed.files[file]) {
@@ -230,8 +227,7 @@ fn plan_file(
         entry.steps.push(Step::Fetch { file, path, bytes, from: open, need });
     } else {
         let otherwise = || if outlook.upstream { no_upstream(artifact.irreplaceable) } else { upstream_is_off() };
-        let refusal = refused.first().map_or_else(otherwise, |refusal| (*refusal).clone());
-        entry.obstacles.push(Obstacle { path: Some(path), refusal });
+        entry.obstacles.push(Obstacle { path: Some(path), refusal: refusal.unwrap_or_else(otherwise) });
     }
 }
 

@@ -1,6 +1,6 @@
 //! `larder plan`: what would be done; changes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -17,6 +17,9 @@ use crate::observe::{Access, Sighting};
 use crate::plan::{self, Outlook, Plan, Refusal};
 use crate::report::plan::{Heading, ending, text};
 use crate::sources::{BucketSource, Holdings, PeerSource, SourceError, Sources, find_in_drive};
+
+/// How often places are asked at most: a place that gives nothing is known well enough by then.
+const MOST_ROUNDS: usize = 8;
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -206,15 +209,14 @@ fn silent_servers(
 
 async fn asked(sightings: &[Sighting<'_>], mut outlook: Outlook, draft: Plan, sources: &Sources) -> Plan {
     let mut plan = draft;
-    // A refusal moves files to a mirror that was not asked yet: at most as many rounds as mirrors.
-    for _ in 0..4 {
-        let refusals = apply::preflight(&plan, sources).await;
-        let news: HashMap<_, _> =
-            refusals.into_iter().filter(|(place, _)| !outlook.refusals.contains_key(place)).collect();
-        if news.is_empty() {
+    let mut open = HashSet::new();
+    // A refusal moves files to a mirror that was not asked yet, or leaves its place to be asked about another file.
+    for _ in 0..MOST_ROUNDS {
+        let refusals = apply::preflight(&plan, &mut open, sources).await;
+        if refusals.is_empty() {
             break;
         }
-        outlook.refusals.extend(news);
+        outlook.refusals.extend(refusals);
         plan = plan::plan(sightings, &outlook);
     }
     plan
