@@ -74,7 +74,7 @@ impl Facts {
     pub fn open(path: &Path) -> Result<Self, FactsError> {
         let io = |source| FactsError::Io { path: path.to_owned(), source };
         let folder = path.parent().unwrap_or(Path::new("."));
-        fsio::create_dir_all(folder, None).map_err(io)?;
+        fsio::create_dir_all(folder, Some(fsio::Owner::of(folder).map_err(io)?)).map_err(io)?;
         let facts = match Self::connect(path) {
             Err(FactsError::Database { source, .. }) if is_foreign(&source) => {
                 Self::open_anew(path)?;
@@ -95,6 +95,10 @@ impl Facts {
     }
 
     fn connect(path: &Path) -> Result<Self, FactsError> {
+        let io = |source| FactsError::Io { path: path.to_owned(), source };
+        // Root may act for somebody else, who must be able to write it later. What SQLite makes beside the database
+        // it gives to the database's owner itself.
+        fsio::create_file(path, fsio::Owner::of(path).map_err(io)?).map_err(io)?;
         let connection =
             Connection::open(path).map_err(|source| FactsError::Database { path: path.to_owned(), source })?;
         Self::prepare(connection, path.to_owned())

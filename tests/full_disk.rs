@@ -235,6 +235,43 @@ fn what_root_writes_belongs_to_the_user_of_the_store() {
     lab.larder(&["verify", "--full"]).must_be(0);
 }
 
+#[test]
+fn what_root_writes_for_somebody_else_belongs_to_this_user() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::start();
+    let lock = lab.inventory().with_extension("lock");
+    lab.start_over();
+    give(lab.root(), SOMEBODY);
+    // Looking alone makes the state; a lock is made where there is none.
+    lab.larder(&["status"]).must_be(3);
+    remove(&lock);
+    lab.larder(&["lock"]).must_be(0);
+    lab.apply().must_be(0);
+    lab.larder(&["verify", "--full"]).must_be(0);
+    for entry in walkdir::WalkDir::new(lab.root()).into_iter().map(Result::unwrap) {
+        let found = fs_err::symlink_metadata(entry.path()).unwrap();
+        assert_eq!((found.uid(), found.gid()), (SOMEBODY, SOMEBODY), "{}", entry.path().display());
+    }
+    // So this user goes on without root, with what root measured.
+    Said::of(&lab.command_as(SOMEBODY, &["status"]).output().unwrap()).must_be(0);
+    // A file that is there keeps its owner, whoever owns the folder.
+    let folder = lock.parent().unwrap();
+    std::os::unix::fs::chown(folder, Some(0), Some(0)).unwrap();
+    let empty = b"{\"version\": 1, \"revision\": 1, \"artifacts\": [\n]}\n";
+    #[expect(clippy::disallowed_methods, reason = "written in place, so that its owner stays")]
+    std::fs::write(&lock, empty).unwrap();
+    let relative = ["lock", "--offline", "--inventory", "inventory.toml"];
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_larder"));
+    command.args(relative).current_dir(folder).env_clear().env("PATH", "/usr/bin:/bin");
+    command.env("HOME", lab.root()).env("LARDER_STATE", lab.state());
+    Said::of(&command.output().unwrap()).must_be(0);
+    let found = fs_err::metadata(&lock).unwrap();
+    assert!(found.len() > 1000);
+    assert_eq!((found.uid(), found.gid()), (SOMEBODY, SOMEBODY));
+}
+
 fn give(root: &Path, user: u32) {
     for entry in walkdir::WalkDir::new(root).into_iter().map(Result::unwrap) {
         std::os::unix::fs::lchown(entry.path(), Some(user), Some(user)).unwrap();

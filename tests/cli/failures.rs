@@ -93,3 +93,22 @@ fn offline_no_file_is_blamed_for_another() {
         }
     }
 }
+
+#[test]
+fn offline_no_look_up_destroys_what_an_earlier_one_knew() {
+    let provider = Provider::start();
+    let lab = provider.lab();
+    lab.write("manifests/lab.toml", artifact("tiny", "hf:acme/tiny"));
+    assert_eq!(lab.run(&["lock"]).code, 0);
+    let before = fs_err::read_to_string(lab.path("inventory.lock")).unwrap();
+    assert_eq!(before.matches("\"sha256\"").count(), 2, "{before}");
+    let said = lab.run(&["lock", "--offline", "--update", "tiny"]);
+    assert_eq!(said.code, 4, "{}{}", said.out, said.err);
+    assert!(said.out.contains("tiny is not looked up again: --offline forbids to ask"), "{}", said.out);
+    assert!(said.out.contains("hint: run it again without --offline"), "{}", said.out);
+    assert_eq!(fs_err::read_to_string(lab.path("inventory.lock")).unwrap(), before);
+    // Another declaration is another artifact: what was known of the old one does not count for it.
+    lab.write("manifests/lab.toml", artifact("tiny", "hf:acme/other"));
+    assert_eq!(lab.run(&["lock", "--offline"]).code, 0);
+    assert!(!fs_err::read_to_string(lab.path("inventory.lock")).unwrap().contains("sha256"));
+}
