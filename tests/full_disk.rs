@@ -272,6 +272,23 @@ fn what_root_writes_for_somebody_else_belongs_to_this_user() {
     assert_eq!((found.uid(), found.gid()), (SOMEBODY, SOMEBODY));
 }
 
+#[test]
+fn a_store_of_a_newer_ollama_is_an_obstacle_before_the_first_byte() {
+    let lab = Lab::start();
+    let ollama = lab.store("ollama");
+    larder::fsio::create_dir_all(&ollama.join("manifests-v2"), None).unwrap();
+    let plan = lab.larder(&["plan", "--only", "store:ollama"]).must_be(0);
+    assert!(plan.line().contains("is kept in a newer layout, which larder does not write"), "{plan}");
+    assert!(plan.out.contains("give the store its address as `api` in inventory.toml"), "{plan}");
+    let said = lab.apply().must_be(4);
+    assert!(said.line().contains("is kept in a newer layout"), "{said}");
+    let asked = lab.upstream.take_asked();
+    assert!(!asked.is_empty() && !asked.iter().any(|asked| asked.path.contains("/blobs/")), "{asked:?}");
+    let names: Vec<_> = rules::tree(&ollama).into_keys().collect();
+    assert_eq!(names, [std::path::Path::new("manifests-v2")], "nothing was left there");
+    lab.larder(&["verify", "--full", "--only", "store:plain", "--only", "store:huggingface"]).must_be(0);
+}
+
 fn give(root: &Path, user: u32) {
     for entry in walkdir::WalkDir::new(root).into_iter().map(Result::unwrap) {
         std::os::unix::fs::lchown(entry.path(), Some(user), Some(user)).unwrap();
