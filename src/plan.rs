@@ -12,7 +12,7 @@ use crate::artifact::{Artifact, File, Reference, Remote};
 use crate::digest::ContentName;
 use crate::fsio::Space;
 use crate::inventory::{Layout, SourceKind};
-use crate::observe::{Access, Proof, Sighting};
+use crate::observe::{Access, Held, Proof, Sighting};
 use crate::size::Bytes;
 use crate::stores::{Defect, FileState};
 
@@ -33,6 +33,8 @@ pub use steps::{ArtifactPlan, Need, Obstacle, Origin, Plan, Room, Step};
 pub struct Outlook {
     /// Places and files that cannot be read.
     pub refusals: Refusals,
+    /// Contents that this machine has, though none of the artifacts that are planned.
+    pub on_machine: HashMap<ContentName, Held>,
     /// Files that a drive holds: content key to path.
     pub on_drives: HashMap<String, PathBuf>,
     /// Content that peers have: by its name, the peers that have it, the preferred one first.
@@ -62,6 +64,7 @@ impl Default for Outlook {
     fn default() -> Self {
         Self {
             refusals: Refusals::default(),
+            on_machine: HashMap::new(),
             on_drives: HashMap::new(),
             on_peers: HashMap::new(),
             on_buckets: HashMap::new(),
