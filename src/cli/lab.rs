@@ -10,7 +10,7 @@ use url::Url;
 use super::error::CliError;
 use super::ui::Ui;
 use super::{Common, buckets, env};
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, Reference};
 use crate::bucket::Place;
 use crate::conditions::{self, Finding, Surroundings};
 use crate::facts::Facts;
@@ -184,7 +184,8 @@ impl Lab {
 
     /// Everything that is locked or declared, and not wanted here now.
     pub(super) fn others(&self) -> Vec<Artifact> {
-        let is_known = |name: &str| self.wanted.artifact(name).is_some() || self.unwanted.iter().any(|a| a.name == name);
+        let is_known =
+            |name: &str| self.wanted.artifact(name).is_some() || self.unwanted.iter().any(|a| a.name == name);
         let declared = self.manifests.artifacts.iter().filter(|declared| !resolve::is_note(declared));
         let unlocked = declared.filter(|declared| !is_known(&declared.name));
         let pins = unlocked.map(|declared| resolve::from_pins(declared, self.layout(declared)));
@@ -232,11 +233,18 @@ impl Lab {
             upstream: order.contains(&SourceKind::Upstream),
             order,
             spaces,
+            alternatives: self.alternatives(),
             denied: denied.collect(),
             reuse: self.inventory.policy.reuse == crate::inventory::Reuse::Copy,
             served_stores: served.map(|(name, _)| name.to_owned()).collect(),
             ..Outlook::default()
         })
+    }
+
+    /// What the manifests say of artifacts whose source nobody has decided yet.
+    fn alternatives(&self) -> HashMap<String, Vec<Reference>> {
+        let undecided = self.manifests.artifacts.iter().filter(|declared| !declared.alternatives.is_empty());
+        undecided.map(|declared| (declared.name.clone(), declared.alternatives.clone())).collect()
     }
 
     /// The other machines that this one may take from.
