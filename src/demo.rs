@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use crate::artifact::{Artifact, File, OllamaManifest, Origin, Reference};
 use crate::digest::{ContentHasher, Digests, Sha256};
 use crate::fsio::{self, WriteOptions};
+use crate::lock::Lock;
+use crate::manifest::Manifests;
 use crate::relpath::RelPath;
+use crate::resolve;
 use crate::serve::{Index, Served};
 
 mod content;
@@ -62,6 +65,30 @@ impl Miniature {
         write(&lab.join("manifests/models.toml"), &content::manifest(server))?;
         let lora = self.root.join("machine/swarmui/loras/lab_solarization.safetensors");
         fsio::write_atomic(&lora, &content::safetensors(&[("lora_up.weight", 16)], 9), &WriteOptions::default())?;
+        Ok(inventory)
+    }
+
+    /// Writes inventory, manifest and lock of the serving machine, so that `larder serve` can be it at `server`.
+    ///
+    /// Returns the inventory's path.
+    pub fn write_server(&self, server: SocketAddr) -> io::Result<PathBuf> {
+        let upstream = self.root.join("upstream");
+        let inventory = upstream.join("inventory.toml");
+        let served = self.index().artifacts.into_iter().map(|served| served.artifact);
+        // Each model has a folder, and so a store, of its own.
+        let mut artifacts: Vec<Artifact> =
+            served.map(|artifact| Artifact { store: artifact.name.clone(), ..artifact }).collect();
+        let manifest = content::server_manifest(&artifacts);
+        let path = upstream.join("manifests/models.toml");
+        let write = |path: &Path, text: &str| fsio::write_atomic(path, text.as_bytes(), &WriteOptions::default());
+        write(&inventory, &content::server_inventory(&upstream, &artifacts, server))?;
+        write(&path, &manifest)?;
+        let declared =
+            Manifests::parse(&path, &manifest).map_err(|_| io::Error::other("the miniature's manifest is wrong"))?;
+        for (artifact, declared) in artifacts.iter_mut().zip(&declared.artifacts) {
+            artifact.declared = resolve::fingerprint(declared);
+        }
+        Lock { artifacts }.write(&inventory.with_extension("lock"))?;
         Ok(inventory)
     }
 

@@ -3,7 +3,7 @@
 //! A SQLite database that several larders may use at once and that any SQLite tool can read. It is
 //! a cache: when it is deleted, files count as unproven until they are read again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::artifact::Found;
-use crate::digest::{CHUNK_LEN, ChunkDigests, Digests, GitSha1, Md5, Sha256};
+use crate::digest::{CHUNK_LEN, ChunkDigests, ContentName, Digests, GitSha1, Md5, Sha256};
 use crate::fsio;
 
 mod history;
@@ -74,7 +74,7 @@ impl Facts {
     pub fn open(path: &Path) -> Result<Self, FactsError> {
         let io = |source| FactsError::Io { path: path.to_owned(), source };
         let folder = path.parent().unwrap_or(Path::new("."));
-        fsio::create_dir_all(folder, None).map_err(io)?;
+        fsio::create_dir_all(folder, Some(fsio::Owner::of(folder).map_err(io)?)).map_err(io)?;
         let facts = match Self::connect(path) {
             Err(FactsError::Database { source, .. }) if is_foreign(&source) => {
                 Self::open_anew(path)?;
@@ -95,6 +95,10 @@ impl Facts {
     }
 
     fn connect(path: &Path) -> Result<Self, FactsError> {
+        let io = |source| FactsError::Io { path: path.to_owned(), source };
+        // Root may act for somebody else, who must be able to write it later. What SQLite makes beside the database
+        // it gives to the database's owner itself.
+        fsio::create_file(path, fsio::Owner::of(path).map_err(io)?).map_err(io)?;
         let connection =
             Connection::open(path).map_err(|source| FactsError::Database { path: path.to_owned(), source })?;
         Self::prepare(connection, path.to_owned())
@@ -156,6 +160,23 @@ impl Facts {
     /// Everything that was measured anywhere.
     pub fn all(&self) -> Result<Known, FactsError> {
         self.read_between(&[], &[u8::MAX])
+    }
+
+    /// What was measured anywhere of files with one of the contents `wanted`.
+    pub fn of_contents(&self, wanted: &HashSet<ContentName>) -> Result<Known, FactsError> {
+        self.database(|connection| {
+            let mut statement = connection.prepare_cached("SELECT * FROM measured ORDER BY path")?;
+            let mut rows = statement.query([])?;
+            let mut known = Known::new(reading::damaged_below(connection, &[], &[u8::MAX])?);
+            while let Some(row) = rows.next()? {
+                let sha256 = ContentName::Sha256(Sha256::from_bytes(row.get(5)?));
+                let git_sha1 = row.get::<_, Option<[u8; 20]>>(6)?.map(GitSha1::from_bytes).map(ContentName::GitSha1);
+                if wanted.contains(&sha256) || git_sha1.is_some_and(|name| wanted.contains(&name)) {
+                    known.push(row)?;
+                }
+            }
+            Ok(known)
+        })
     }
 
     /// Reads what the next [`Facts::below`] of `root` will be asked for, while there is something else to do.

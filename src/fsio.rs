@@ -298,7 +298,9 @@ pub fn is_absent(error: &io::Error) -> bool {
 
 /// The closest existing folder at or above `path`.
 pub fn existing_ancestor(path: &Path) -> PathBuf {
-    path.ancestors().find(|ancestor| ancestor.exists()).map_or_else(|| PathBuf::from("/"), Path::to_owned)
+    // Above a bare file name is the empty path: the working directory.
+    let here = |ancestor: &Path| if ancestor.as_os_str().is_empty() { PathBuf::from(".") } else { ancestor.to_owned() };
+    path.ancestors().map(here).find(|ancestor| ancestor.exists()).unwrap_or_else(|| PathBuf::from("/"))
 }
 
 /// Opens a file of ours to read and write, creating it where it is missing.
@@ -314,6 +316,15 @@ fn open_own(path: &Path) -> io::Result<fs_err::File> {
         let refused = || format!("{} is a link, which larder does not follow here; remove it", path.display());
         if is_link { io::Error::other(refused()) } else { error }
     })
+}
+
+/// Makes an empty file at `path` that belongs to `owner`; does nothing where something is there.
+pub fn create_file(path: &Path, owner: Owner) -> io::Result<()> {
+    match fs_err::OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(_) => owner.apply(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn give_to(path: &Path, owner: Option<Owner>) -> io::Result<()> {

@@ -4,12 +4,13 @@
 //! follows from the artifact's own line is not said again for each file. Readers refuse another
 //! `version`, and a field that they do not know.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::artifact::Artifact;
-use crate::fsio::{self, WriteOptions};
+use crate::artifact::{Artifact, File};
+use crate::fsio::{self, FileLock, Owner, WriteOptions};
 use crate::manifest::{InputError, Place};
 
 /// The format that this larder writes; one with another number cannot be read.
@@ -18,6 +19,9 @@ pub const VERSION: u32 = 1;
 ///
 /// A lock that does without the newest fields is of the revision before them, and stays as it was.
 pub const REVISION: u32 = 2;
+
+/// How long another larder may change the lock: it reads, merges and writes, and asks nobody meanwhile.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `inventory.lock` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,10 +95,53 @@ impl Lock {
         if files.any(|file| file.xet.is_some()) { REVISION } else { 1 }
     }
 
-    /// Writes the lock atomically.
-    pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        fsio::write_atomic(path, self.to_text().as_bytes(), &WriteOptions::default())
+    /// Takes over the digests of a first fetch of `learned`, file by file; what is known already stays as it is.
+    ///
+    /// `false`, and nothing changes, where the lock has no such artifact, or another revision or declaration of it.
+    pub fn learn(&mut self, learned: &Artifact) -> bool {
+        let is_it = |entry: &&mut Artifact| {
+            entry.name == learned.name && entry.declared == learned.declared && entry.revision == learned.revision
+        };
+        let Some(entry) = self.artifacts.iter_mut().find(is_it) else { return false };
+        for known in &mut entry.files {
+            if let Some(measured) = learned.files.iter().find(|file| file.path == known.path) {
+                learn_file(known, measured);
+            }
+        }
+        true
     }
+
+    /// Writes the lock atomically. It belongs to whoever owns the one that is there, or else its folder.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        let options = WriteOptions { owner: Some(Owner::of(path)?), ..WriteOptions::default() };
+        fsio::write_atomic(path, self.to_text().as_bytes(), &options)
+    }
+
+    /// Keeps other larders from changing the lock at `path` as long as the answer is held.
+    ///
+    /// Who wants to change it holds it, reads it anew, merges, and writes: nothing that another run wrote is lost.
+    /// Fails where the folder cannot be written, or another larder holds it for a minute.
+    pub fn hold(path: &Path) -> std::io::Result<FileLock> {
+        FileLock::acquire(&held_by(path), Some(Owner::of(path)?), PATIENCE, || {})
+    }
+}
+
+/// The file whose `flock` says that the lock at `path` is being changed: `.inventory.lock.flock`.
+fn held_by(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{}.flock", path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Two runs may have seen different contents under one name: the first that was pinned stays.
+fn learn_file(known: &mut File, measured: &File) {
+    let is_other = known.digests.check(&measured.digests).is_err()
+        || known.size.is_some_and(|size| measured.size.is_some_and(|measured| measured != size));
+    if is_other {
+        return;
+    }
+    known.first_use |= measured.first_use && !known.digests.proves_content();
+    known.digests = known.digests.or(measured.digests);
+    known.size = known.size.or(measured.size);
+    known.lfs = known.lfs.or(measured.lfs);
 }
 
 /// The reader's message without what the place says already, and what to do.

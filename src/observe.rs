@@ -13,8 +13,10 @@ use crate::fsio::{self, Space};
 use crate::inventory::Layout;
 use crate::stores::{Absence, FileState, Observed, OpenStore, Stores, Unpublished, look_for_root};
 
+mod elsewhere;
 mod served;
 
+pub use elsewhere::{Held, elsewhere};
 pub use served::{ask, hear, servers_to_ask};
 
 /// Everything that was seen of one artifact.

@@ -12,25 +12,29 @@ use crate::artifact::{Artifact, File, Reference, Remote};
 use crate::digest::ContentName;
 use crate::fsio::Space;
 use crate::inventory::{Layout, SourceKind};
-use crate::observe::{Access, Proof, Sighting};
+use crate::observe::{Access, Held, Proof, Sighting};
 use crate::size::Bytes;
 use crate::stores::{Defect, FileState};
 
 mod content;
 mod download;
+mod refusals;
 mod room;
 mod steps;
 
 use content::ContentIndex;
 pub use download::Download;
+pub use refusals::Refusals;
 use room::Rooms;
 pub use steps::{ArtifactPlan, Need, Obstacle, Origin, Plan, Room, Step};
 
 /// What the world beyond this machine looks like.
 #[derive(Debug, Clone)]
 pub struct Outlook {
-    /// Repositories, images and addresses that cannot be read, by [`crate::artifact::Reference::authority`].
-    pub refusals: HashMap<String, Refusal>,
+    /// Places and files that cannot be read.
+    pub refusals: Refusals,
+    /// Contents that this machine has, though none of the artifacts that are planned.
+    pub on_machine: HashMap<ContentName, Held>,
     /// Files that a drive holds: content key to path.
     pub on_drives: HashMap<String, PathBuf>,
     /// Content that peers have: by its name, the peers that have it, the preferred one first.
@@ -41,6 +45,8 @@ pub struct Outlook {
     pub order: Vec<SourceKind>,
     /// Free space of each store's file system, by store.
     pub spaces: HashMap<String, Space>,
+    /// Of artifacts without a source: those of which one is right, by the artifact's name.
+    pub alternatives: HashMap<String, Vec<Reference>>,
     /// Artifact names that policy forbids.
     pub denied: Vec<String>,
     /// Whether content that is here already may be reused.
@@ -59,12 +65,14 @@ impl Default for Outlook {
     /// Nothing is refused, nothing is on drives, nothing is known of space.
     fn default() -> Self {
         Self {
-            refusals: HashMap::new(),
+            refusals: Refusals::default(),
+            on_machine: HashMap::new(),
             on_drives: HashMap::new(),
             on_peers: HashMap::new(),
             on_buckets: HashMap::new(),
             order: vec![SourceKind::Peer, SourceKind::Bucket, SourceKind::Upstream],
             spaces: HashMap::new(),
+            alternatives: HashMap::new(),
             denied: Vec::new(),
             reuse: true,
             upstream: true,
@@ -210,13 +218,8 @@ fn plan_file(
         Err(refusal) => return entry.obstacles.push(Obstacle { path: Some(wanted.path.clone()), refusal }),
     };
     let remotes = remotes(artifact, wanted, outlook);
-    let refused: Vec<&Refusal> =
-        remotes.iter().filter_map(|remote| outlook.refusals.get(&remote.reference.authority())).collect();
-    let open: Vec<Remote> = remotes
-        .iter()
-        .filter(|remote| !outlook.refusals.contains_key(&remote.reference.authority()))
-        .cloned()
-        .collect();
+    let refusal = remotes.iter().find_map(|remote| outlook.refusals.of(remote)).cloned();
+    let open: Vec<Remote> = remotes.into_iter().filter(|remote| outlook.refusals.of(remote).is_none()).collect();
     let path = wanted.path.clone();
     let will_be_placed = !open.is_empty() || index.find(sighting, file).is_some();
     if will_be_placed && is_kept(sighting.layout, &sighting.observed.files[file]) {
@@ -229,9 +232,8 @@ fn plan_file(
         index.will_arrive(sighting, file);
         entry.steps.push(Step::Fetch { file, path, bytes, from: open, need });
     } else {
-        let otherwise = || if outlook.upstream { no_upstream(artifact.irreplaceable) } else { upstream_is_off() };
-        let refusal = refused.first().map_or_else(otherwise, |refusal| (*refusal).clone());
-        entry.obstacles.push(Obstacle { path: Some(path), refusal });
+        let otherwise = || if outlook.upstream { no_upstream(artifact, outlook) } else { upstream_is_off() };
+        entry.obstacles.push(Obstacle { path: Some(path), refusal: refusal.unwrap_or_else(otherwise) });
     }
 }
 
@@ -308,13 +310,36 @@ fn need_of(state: &FileState, proof: &Proof) -> Result<Option<Need>, Refusal> {
     }
 }
 
-fn no_upstream(irreplaceable: bool) -> Refusal {
-    let reason = if irreplaceable {
+fn no_upstream(artifact: &Artifact, outlook: &Outlook) -> Refusal {
+    let copy = "copy it from a machine or a backup that has it";
+    let alternatives = outlook.alternatives.get(&artifact.name).map_or(&[][..], Vec::as_slice);
+    if let [_, ..] = alternatives {
+        return undecided(artifact, alternatives, copy);
+    }
+    let reason = if artifact.irreplaceable {
         "it has no upstream: only a copy from another machine can bring it"
     } else {
         "nobody knows where it comes from"
     };
-    Refusal { reason: reason.to_owned(), hint: Some("copy it from a machine or a backup that has it".to_owned()) }
+    Refusal { reason: reason.to_owned(), hint: Some(copy.to_owned()) }
+}
+
+/// One of several sources is right, and a person can find out which.
+fn undecided(artifact: &Artifact, alternatives: &[Reference], copy: &str) -> Refusal {
+    let names: Vec<String> = alternatives.iter().map(ToString::to_string).collect();
+    let is_shard =
+        |file: &&File| [".safetensors", ".gguf", ".bin", ".pth"].iter().any(|end| file.path.as_str().ends_with(end));
+    let shard = artifact.files.iter().find(is_shard).or_else(|| artifact.files.first());
+    let shard = shard.map_or_else(|| "a large file".to_owned(), |file| file.path.to_string());
+    Refusal {
+        reason: format!("nobody knows which of {} sources it comes from", names.len()),
+        hint: Some(format!(
+            "the sources of {} may be {}: compare `sha256sum {shard}` of a machine that has it with the sha256 that each of them \
+             shows for the file, then write the right one into the manifest as `source`; or {copy}",
+            artifact.name,
+            names.join(", "),
+        )),
+    }
 }
 
 fn upstream_is_off() -> Refusal {
@@ -344,7 +369,10 @@ fn whole_artifact_obstacle(sighting: &Sighting<'_>, outlook: &Outlook) -> Option
         let reason = "its files are not locked yet: the manifest alone does not list them all".to_owned();
         return Some(Obstacle::whole(reason, Some(format!("larder lock --update {}", artifact.name))));
     }
-    nothing_listed.then(|| Obstacle::whole(no_upstream(artifact.irreplaceable).reason, None))
+    nothing_listed.then(|| {
+        let Refusal { reason, hint } = no_upstream(artifact, outlook);
+        Obstacle::whole(reason, hint.filter(|_| outlook.alternatives.contains_key(&artifact.name)))
+    })
 }
 
 fn count_what_is_here(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {

@@ -144,6 +144,8 @@ pub enum SourceError {
     NotFound {
         /// Repository, revision, file, tag or address.
         what: String,
+        /// Whether it is more than one file: the repository, its revision, the image, the bucket.
+        whole: bool,
     },
     /// 412 from the Ollama registry.
     #[error("{what} needs a newer Ollama than {version}")]
@@ -268,6 +270,51 @@ impl SourceError {
             SourceError::Status { status, .. } => !matches!(status, 408 | 425 | 500 | 502 | 503 | 504),
             _ => true,
         }
+    }
+
+    /// Whether it concerns `reference` alone, so that other files of its [`Reference::place`] may still be had.
+    pub fn is_about_one_file(&self, reference: &Reference) -> bool {
+        match self {
+            // An image without one of its layers is of no use.
+            _ if matches!(reference, Reference::Ollama(_)) => false,
+            SourceError::NotFound { whole, .. } => !whole,
+            // Behind plain addresses, each file has gates of its own.
+            SourceError::TokenMissing { .. }
+            | SourceError::TokenRefused { .. }
+            | SourceError::Gated { .. }
+            | SourceError::Forbidden { .. } => matches!(reference, Reference::Url(_)),
+            SourceError::Status { status, .. } => !matches!(status, 407 | 502 | 503 | 504),
+            SourceError::RateLimited { .. }
+            | SourceError::Unreachable { .. }
+            | SourceError::Untrusted { .. }
+            | SourceError::NeedsNewerOllama { .. }
+            | SourceError::DownloadLimit { .. }
+            | SourceError::Offline { .. } => false,
+            SourceError::CutShort { .. }
+            | SourceError::TooSlow { .. }
+            | SourceError::NotTheFile { .. }
+            | SourceError::Changed { .. }
+            | SourceError::Protocol { .. }
+            | SourceError::NoUpstream { .. }
+            | SourceError::Io { .. } => true,
+        }
+    }
+
+    /// The same said of the whole place of `reference`, for errors that concern all of it.
+    #[must_use]
+    pub fn of_place(mut self, reference: &Reference) -> Self {
+        if let (
+            Reference::Hub { .. } | Reference::Url(_),
+            SourceError::Status { what, .. }
+            | SourceError::RateLimited { what, .. }
+            | SourceError::Unreachable { what, .. }
+            | SourceError::Untrusted { what, .. }
+            | SourceError::Offline { what },
+        ) = (reference, &mut self)
+        {
+            *what = reference.authority();
+        }
+        self
     }
 
     /// How long the server asked to wait.

@@ -72,6 +72,13 @@ pub trait Store: Send + Sync {
     /// Idempotent; refuses with [`StoreError::Incomplete`] when content is missing.
     fn publish(&self, artifact: &Artifact) -> Result<(), StoreError>;
 
+    /// What in the store shows that its program keeps it in a layout which larder must not write.
+    ///
+    /// Reading goes on as far as larder knows that layout. Fails where it cannot be looked at.
+    fn foreign_layout(&self) -> io::Result<Option<PathBuf>> {
+        Ok(None)
+    }
+
     /// Files in the store that match `pattern`.
     fn matching(&self, pattern: &Pattern) -> io::Result<Vec<Found>>;
 }

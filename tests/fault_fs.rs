@@ -101,6 +101,20 @@ fn a_slow_disk_is_waited_for_and_a_budget_of_time_holds_on_it() {
 }
 
 #[test]
+fn an_original_that_cannot_be_read_is_no_reason_not_to_fetch() {
+    let Some((faults, vault)) = verified() else { return };
+    #[expect(clippy::disallowed_methods, reason = "the test's own file")]
+    std::fs::remove_file(vault.place(Kept::Plain)).unwrap();
+    faults.set(&[(&ending(&vault, Kept::Twin), What::Unreadable(CHUNK..CHUNK + 4096))]);
+    let sent = vault.upstream.sent();
+    vault.larder(&["apply", "--yes"]).must_be(0);
+    assert!(faults.happened() > 0, "it was to be copied first");
+    assert_eq!(vault.upstream.sent() - sent, Kept::Plain.len());
+    faults.set(&[]);
+    vault.everything_is_right();
+}
+
+#[test]
 fn a_repair_writes_over_what_cannot_be_read() {
     let Some((faults, vault)) = verified() else { return };
     for file in [Kept::Hub, Kept::Image, Kept::Plain] {

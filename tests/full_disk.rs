@@ -235,6 +235,60 @@ fn what_root_writes_belongs_to_the_user_of_the_store() {
     lab.larder(&["verify", "--full"]).must_be(0);
 }
 
+#[test]
+fn what_root_writes_for_somebody_else_belongs_to_this_user() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::start();
+    let lock = lab.inventory().with_extension("lock");
+    lab.start_over();
+    give(lab.root(), SOMEBODY);
+    // Looking alone makes the state; a lock is made where there is none.
+    lab.larder(&["status"]).must_be(3);
+    remove(&lock);
+    lab.larder(&["lock"]).must_be(0);
+    lab.apply().must_be(0);
+    lab.larder(&["verify", "--full"]).must_be(0);
+    for entry in walkdir::WalkDir::new(lab.root()).into_iter().map(Result::unwrap) {
+        let found = fs_err::symlink_metadata(entry.path()).unwrap();
+        assert_eq!((found.uid(), found.gid()), (SOMEBODY, SOMEBODY), "{}", entry.path().display());
+    }
+    // So this user goes on without root, with what root measured.
+    Said::of(&lab.command_as(SOMEBODY, &["status"]).output().unwrap()).must_be(0);
+    // A file that is there keeps its owner, whoever owns the folder.
+    let folder = lock.parent().unwrap();
+    std::os::unix::fs::chown(folder, Some(0), Some(0)).unwrap();
+    let empty = b"{\"version\": 1, \"revision\": 1, \"artifacts\": [\n]}\n";
+    #[expect(clippy::disallowed_methods, reason = "written in place, so that its owner stays")]
+    std::fs::write(&lock, empty).unwrap();
+    let relative = ["lock", "--offline", "--inventory", "inventory.toml"];
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_larder"));
+    command.args(relative).current_dir(folder).env_clear().env("PATH", "/usr/bin:/bin");
+    command.env("HOME", lab.root()).env("LARDER_STATE", lab.state());
+    Said::of(&command.output().unwrap()).must_be(0);
+    let found = fs_err::metadata(&lock).unwrap();
+    assert!(found.len() > 1000);
+    assert_eq!((found.uid(), found.gid()), (SOMEBODY, SOMEBODY));
+}
+
+#[test]
+fn a_store_of_a_newer_ollama_is_an_obstacle_before_the_first_byte() {
+    let lab = Lab::start();
+    let ollama = lab.store("ollama");
+    larder::fsio::create_dir_all(&ollama.join("manifests-v2"), None).unwrap();
+    let plan = lab.larder(&["plan", "--only", "store:ollama"]).must_be(0);
+    assert!(plan.line().contains("is kept in a newer layout, which larder does not write"), "{plan}");
+    assert!(plan.out.contains("give the store its address as `api` in inventory.toml"), "{plan}");
+    let said = lab.apply().must_be(4);
+    assert!(said.line().contains("is kept in a newer layout"), "{said}");
+    let asked = lab.upstream.take_asked();
+    assert!(!asked.is_empty() && !asked.iter().any(|asked| asked.path.contains("/blobs/")), "{asked:?}");
+    let names: Vec<_> = rules::tree(&ollama).into_keys().collect();
+    assert_eq!(names, [std::path::Path::new("manifests-v2")], "nothing was left there");
+    lab.larder(&["verify", "--full", "--only", "store:plain", "--only", "store:huggingface"]).must_be(0);
+}
+
 fn give(root: &Path, user: u32) {
     for entry in walkdir::WalkDir::new(root).into_iter().map(Result::unwrap) {
         std::os::unix::fs::lchown(entry.path(), Some(user), Some(user)).unwrap();

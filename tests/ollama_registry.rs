@@ -140,7 +140,7 @@ async fn what_a_real_registry_lacks_is_named() {
     registry.push(&image, "library/tiny", "1b").await;
     let source = source();
     let absent = |error: SourceError| match error {
-        SourceError::NotFound { what } => what,
+        SourceError::NotFound { what, .. } => what,
         other => panic!("{other:?}"),
     };
     let tag = absent(source.list(&name(&registry.host, "library/tiny:70b")).await.unwrap_err());

@@ -314,7 +314,9 @@ fn world(free: impl Strategy<Value = u64>) -> impl Strategy<Value = World> {
                 world.published.push(published);
             }
             let refusal = plan::Refusal { reason: "gated".to_owned(), hint: None };
-            world.outlook.refusals = refused.iter().map(|repo| (format!("hf:acme/r{repo}"), refusal.clone())).collect();
+            for repo in refused {
+                world.outlook.refusals.refuse_place(format!("hf:acme/r{repo}@{}", "1".repeat(40)), refusal.clone());
+            }
             (world.outlook.reuse, world.outlook.upstream) = (reuse, upstream);
             let space = Space { path: PathBuf::from("/store"), device: 1, bytes: free, inodes: Some(1000) };
             world.outlook.spaces =
@@ -377,7 +379,7 @@ proptest! {
         for step in world.plan().artifacts.iter().flat_map(|entry| &entry.steps) {
             if let Step::Fetch { from, .. } = step {
                 prop_assert!(world.outlook.upstream && !from.is_empty());
-                let refused = |remote: &larder::artifact::Remote| world.outlook.refusals.contains_key(&remote.reference.authority());
+                let refused = |remote: &larder::artifact::Remote| world.outlook.refusals.of(remote).is_some();
                 prop_assert!(!from.iter().any(refused), "{:?}", step);
             }
         }

@@ -505,7 +505,7 @@ async fn folders_list_what_lies_within_them() {
 
     std::os::unix::fs::symlink("nowhere", root.join("dangling.bin")).unwrap();
     let error = list().await.unwrap_err();
-    assert!(matches!(&error, SourceError::NotFound { what } if what.ends_with("dangling.bin")), "{error}");
+    assert!(matches!(&error, SourceError::NotFound { what, .. } if what.ends_with("dangling.bin")), "{error}");
     fs_err::remove_file(root.join("dangling.bin")).unwrap();
 
     std::os::unix::fs::symlink("..", root.join("b/loop")).unwrap();

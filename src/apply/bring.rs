@@ -75,7 +75,7 @@ impl Run {
             Step::Reuse { from, or_from, .. } => (Some(from.clone()), or_from.clone()),
             Step::Install { .. } | Step::Publish { .. } => return Ok(()),
         };
-        let arrival = match self.clone().reuse(&target, origin).await? {
+        let arrival = match self.clone().reuse(&target, origin, !remotes.is_empty()).await? {
             Some(proven) => Arrival { proven, lfs: None },
             None => self.fetch_from(&target, &remotes).await?,
         };
@@ -157,7 +157,14 @@ impl Run {
     }
 
     /// Copies content that is on this machine; `None` where it turns out to be wrong or gone.
-    async fn reuse(self: Arc<Self>, target: &Target, origin: Option<Origin>) -> Result<Option<Proven>, JobError> {
+    ///
+    /// Where it is `fetchable`, also `None` when it cannot be read.
+    async fn reuse(
+        self: Arc<Self>,
+        target: &Target,
+        origin: Option<Origin>,
+        fetchable: bool,
+    ) -> Result<Option<Proven>, JobError> {
         let from = match origin {
             None => return Ok(None),
             Some(Origin::Here { path, .. } | Origin::Drive { path }) => path,
@@ -173,13 +180,20 @@ impl Run {
             self.means.monitor.event(Event::Started { item: &target.item, total: size, resumed: 0, from: &label });
             match copy(&target, &from) {
                 Ok(proven) => {
+                    // What a download left of it is of no use any more.
+                    let _ = fsio::Partial::forget(&target.staging, &target.key());
                     self.note(|outcome| outcome.reused_bytes += proven.size());
                     Ok(Some(proven))
                 }
-                // The other copy is rotten or vanished: nothing is lost by fetching instead.
+                // The other copy is rotten, vanished, or cannot be read: nothing is lost by fetching instead.
                 Err(fsio::ProofError::Content(_) | fsio::ProofError::Length { .. }) => Ok(None),
-                Err(fsio::ProofError::Io(error)) if fsio::is_absent(&error) => Ok(None),
-                Err(fsio::ProofError::Io(error)) => Err(JobError::io(format!("{label} cannot be copied"))(error)),
+                Err(fsio::ProofError::Original(error)) if fetchable || fsio::is_absent(&error) => {
+                    tracing::warn!("{label} cannot be copied: {error}; it is fetched instead");
+                    Ok(None)
+                }
+                Err(fsio::ProofError::Original(error) | fsio::ProofError::Io(error)) => {
+                    Err(JobError::io(format!("{label} cannot be copied"))(error))
+                }
             }
         })
         .await
@@ -218,9 +232,16 @@ impl Run {
     }
 }
 
+/// Copies into a partial of its own: what a download left stays, should the original turn out to be wrong.
 fn copy(target: &Target, from: &Path) -> Result<Proven, fsio::ProofError> {
-    let mut partial = fsio::Partial::open(&target.staging, &target.key(), ContentHasher::new(), target.owner)?;
-    partial.fill_from(from, target.hasher_with_chunks())?;
+    let key = format!("{}.copy", target.key());
+    // What a killed copy left is not gone on with.
+    fsio::Partial::forget(&target.staging, &key)?;
+    let mut partial = fsio::Partial::open(&target.staging, &key, ContentHasher::new(), target.owner)?;
+    if let Err(error) = partial.fill_from(from, target.hasher_with_chunks()) {
+        let _ = partial.discard();
+        return Err(error);
+    }
     partial.prove(target.wanted().size, &target.wanted().digests).map_err(|unproven| {
         // A copy of wrong content is of no use to anybody; the original stays where it is.
         let _ = unproven.partial.discard();

@@ -1,26 +1,44 @@
-//! Asks every source once whether it will answer, before the first byte is moved.
+//! Asks every source whether it will answer, before the first byte is moved.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use url::Url;
 
 use crate::observe;
-use crate::plan::{Plan, Refusal, Step};
+use crate::plan::{Plan, Refusal, Refusals, Step};
 use crate::sources::{SourceError, Sources};
 use crate::stores::Stores;
 
 /// How many places are asked at the same time.
 const AT_ONCE: usize = 8;
 
-/// Asks every place that `plan` would fetch from; returns those that refuse, by authority.
-pub async fn preflight(plan: &Plan, sources: &Sources) -> HashMap<String, Refusal> {
-    let answers = stream::iter(plan.remotes_to_check()).map(|remote| async move {
-        let answer = sources.check(remote).await;
-        answer.err().map(|error| (remote.reference.authority(), refusal(&error)))
-    });
-    answers.buffer_unordered(AT_ONCE).filter_map(|refused| async { refused }).collect().await
+/// Asks every place that `plan` would fetch from and that is not in `open` yet, each about one file.
+///
+/// Those that would give it are put into `open`. The others are returned, with as much of them as was refused.
+pub async fn preflight(plan: &Plan, open: &mut HashSet<String>, sources: &Sources) -> Refusals {
+    let unknown: Vec<_> =
+        plan.remotes_to_check().into_iter().filter(|remote| !open.contains(&remote.reference.place())).collect();
+    let answers: Vec<_> = stream::iter(unknown)
+        .map(|remote| async move { (remote, sources.check(remote).await) })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let mut refusals = Refusals::default();
+    for (remote, answer) in answers {
+        let place = remote.reference.place();
+        match answer {
+            Ok(()) => {
+                open.insert(place);
+            }
+            Err(error) if error.is_about_one_file(&remote.reference) => {
+                refusals.refuse_file(remote, refusal(&error));
+            }
+            Err(error) => refusals.refuse_place(place, refusal(&error.of_place(&remote.reference))),
+        }
+    }
+    refusals
 }
 
 fn refusal(error: &SourceError) -> Refusal {

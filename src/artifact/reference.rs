@@ -146,6 +146,14 @@ impl Reference {
         !matches!(self, Reference::Local | Reference::Unidentified)
     }
 
+    /// What a server's word about itself or its gates holds for: the authority; of a repository, one revision.
+    pub fn place(&self) -> String {
+        match self {
+            Reference::Hub { repo, revision, .. } => format!("hf:{repo}@{}", revision.as_deref().unwrap_or("main")),
+            other => other.authority(),
+        }
+    }
+
     /// What is asked for permission as one: the repository, the registry, or the host.
     pub fn authority(&self) -> String {
         match self {

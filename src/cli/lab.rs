@@ -10,7 +10,7 @@ use url::Url;
 use super::error::CliError;
 use super::ui::Ui;
 use super::{Common, buckets, env};
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, Reference};
 use crate::bucket::Place;
 use crate::conditions::{self, Finding, Surroundings};
 use crate::facts::Facts;
@@ -35,6 +35,8 @@ pub(super) struct Lab {
     pub(super) lock_path: PathBuf,
     /// What this machine must have: the lock's entries, else what the manifests alone say.
     pub(super) wanted: Lock,
+    /// What the lock says of everything else.
+    unwanted: Vec<Artifact>,
     pub(super) machine: String,
     pub(super) home: PathBuf,
     /// Where larder remembers what it measured and found.
@@ -78,6 +80,7 @@ impl Lab {
         stores.iter().for_each(|(_, open)| facts.read_ahead(open.store.root()));
         let mut lab = Self {
             wanted: Lock::default(),
+            unwanted: Vec::new(),
             inventory,
             manifests,
             stored: stored()?,
@@ -92,7 +95,7 @@ impl Lab {
         };
         lab.check_selection(&path)?;
         let locked = if keep_stored { lab.stored.clone() } else { lab.stored.take() };
-        lab.wanted = lab.wanted(ui, common, locked.unwrap_or_default())?;
+        (lab.wanted, lab.unwanted) = lab.split(ui, common, locked.unwrap_or_default())?;
         Ok(lab)
     }
 
@@ -150,7 +153,8 @@ impl Lab {
         self.inventory.stores.get(&declared.store).map_or(Layout::Folder, |store| store.layout)
     }
 
-    fn wanted(&self, ui: &Ui, common: &Common, locked: Lock) -> Result<Lock, CliError> {
+    /// What this machine must have, and the rest of what is `locked`.
+    fn split(&self, ui: &Ui, common: &Common, locked: Lock) -> Result<(Lock, Vec<Artifact>), CliError> {
         let mut locked: HashMap<String, Artifact> =
             locked.artifacts.into_iter().map(|artifact| (artifact.name.clone(), artifact)).collect();
         let selected = self.selected(common)?;
@@ -173,7 +177,19 @@ impl Lab {
                 "the manifest has changed since these were locked: {names}; bring the lock up to date with: larder lock"
             ));
         }
-        Ok(Lock { artifacts })
+        let mut unwanted: Vec<Artifact> = locked.into_values().collect();
+        unwanted.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Ok((Lock { artifacts }, unwanted))
+    }
+
+    /// Everything that is locked or declared, and not wanted here now.
+    pub(super) fn others(&self) -> Vec<Artifact> {
+        let is_known =
+            |name: &str| self.wanted.artifact(name).is_some() || self.unwanted.iter().any(|a| a.name == name);
+        let declared = self.manifests.artifacts.iter().filter(|declared| !resolve::is_note(declared));
+        let unlocked = declared.filter(|declared| !is_known(&declared.name));
+        let pins = unlocked.map(|declared| resolve::from_pins(declared, self.layout(declared)));
+        self.unwanted.iter().cloned().chain(pins).collect()
     }
 
     /// Looks at every wanted artifact.
@@ -217,11 +233,18 @@ impl Lab {
             upstream: order.contains(&SourceKind::Upstream),
             order,
             spaces,
+            alternatives: self.alternatives(),
             denied: denied.collect(),
             reuse: self.inventory.policy.reuse == crate::inventory::Reuse::Copy,
             served_stores: served.map(|(name, _)| name.to_owned()).collect(),
             ..Outlook::default()
         })
+    }
+
+    /// What the manifests say of artifacts whose source nobody has decided yet.
+    fn alternatives(&self) -> HashMap<String, Vec<Reference>> {
+        let undecided = self.manifests.artifacts.iter().filter(|declared| !declared.alternatives.is_empty());
+        undecided.map(|declared| (declared.name.clone(), declared.alternatives.clone())).collect()
     }
 
     /// The other machines that this one may take from.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::artifact::File;
+use crate::artifact::{Artifact, File, Reference};
 use crate::digest::Sha256;
 
 /// Bytes without pattern, from a small generator (xorshift): compressible content hides damage.
@@ -141,6 +141,31 @@ pub(super) fn inventory(root: &Path, server: SocketAddr) -> String {
         "\n[profiles]\nworkstation = { artifacts = [\"*\"] }\n\n[machines]\npc2 = { profile = \"workstation\" }\n\n",
     );
     let _ = writeln!(text, "[sources]\nhub = \"http://{server}\"\nollama = \"http://{server}\"");
+    text
+}
+
+/// The inventory of the machine that serves: a store for each model, called like it.
+pub(super) fn server_inventory(upstream: &Path, artifacts: &[Artifact], server: SocketAddr) -> String {
+    let mut text = String::from("manifests = [\"manifests/*.toml\"]\nmachine = \"pc1\"\n\n[stores]\n");
+    for artifact in artifacts {
+        let path = upstream.join(&artifact.name).display().to_string();
+        let _ = writeln!(text, "{:?} = {{ layout = \"folder\", path = {path:?} }}", artifact.store);
+    }
+    let _ = writeln!(text, "\n[machines]\npc1 = {{}}\n\n[serve]\naddress = \"{server}\"");
+    text
+}
+
+/// The manifest of the machine that serves.
+pub(super) fn server_manifest(artifacts: &[Artifact]) -> String {
+    let mut text = String::from("[[section]]\nname = \"upstream\"\ntitle = \"What the miniature lab comes from\"\n");
+    for artifact in artifacts {
+        let (name, source, store) = (&artifact.name, artifact.source.to_string(), &artifact.store);
+        let _ = write!(text, "\n[[artifact]]\nname = {name:?}\nsource = {source:?}\nstore = {store:?}\n");
+        if artifact.source == Reference::Local {
+            let files = artifact.files.iter().map(|file| format!("{{ path = {:?} }}", file.path.as_str()));
+            let _ = writeln!(text, "file = [{}]", files.collect::<Vec<_>>().join(", "));
+        }
+    }
     text
 }
 

@@ -1,5 +1,6 @@
 //! Measurements read at one moment, and how they are asked for.
 
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -45,6 +46,11 @@ impl Known {
     pub fn before(&self, path: &Path) -> Option<Measurement> {
         let row = self.find(path.as_os_str().as_bytes())?;
         Some(self.rows[row].measurement)
+    }
+
+    /// The paths of everything measured, in the order of their bytes.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.rows.iter().map(|stored| Path::new(OsStr::from_bytes(self.path(stored))))
     }
 
     /// Answers like [`Known::of`], at once where one file after the other is asked for in the order of their paths.

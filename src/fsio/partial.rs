@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::journal::{Journal, remove_journal};
-use super::{Owner, create_dir_all, give_to, open_own, remove_file};
+use super::{Owner, create_dir_all, give_to, is_absent, open_own, remove_file};
 use crate::digest::{ChunkDigests, ContentHasher, DigestMismatch, Digests};
 
 /// How much is read or copied at a time.
@@ -41,6 +41,9 @@ pub enum ProofError {
     /// The content could not be read back.
     #[error("the content cannot be read back")]
     Io(#[from] io::Error),
+    /// What it was to be copied from could not be read.
+    #[error("the original cannot be read")]
+    Original(#[source] io::Error),
 }
 
 /// A partial that could not be proven, with the reason; it is still on disk as it was.
@@ -56,6 +59,17 @@ impl Partial {
     /// The file that holds unfinished content under `key` in `staging`.
     pub fn path_of(staging: &Path, key: &str) -> PathBuf {
         staging.join(format!("{key}.partial"))
+    }
+
+    /// Removes what an earlier run left under `key` in `staging`, where there is anything.
+    pub fn forget(staging: &Path, key: &str) -> io::Result<()> {
+        for path in [Self::path_of(staging, key), Journal::path_of(staging, key)] {
+            match remove_file(&path) {
+                Err(error) if !is_absent(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Opens, or creates, the partial for `key`, and hashes what it already holds with `hasher`.
@@ -111,20 +125,21 @@ impl Partial {
 
     /// Replaces the content by that of `from`, sharing blocks where the file system can, and hashes it.
     ///
-    /// Returns whether blocks are shared.
-    pub fn fill_from(&mut self, from: &Path, hasher: ContentHasher) -> io::Result<bool> {
-        let mut source = fs_err::File::open(from)?;
+    /// Returns whether blocks are shared. What fails on the side of `from` is [`ProofError::Original`].
+    pub fn fill_from(&mut self, from: &Path, hasher: ContentHasher) -> Result<bool, ProofError> {
+        let mut source = fs_err::File::open(from).map_err(ProofError::Original)?;
         self.restart(hasher)?;
         let shared = rustix::fs::ioctl_ficlone(self.file.file(), source.file()).is_ok();
         if shared {
             let mut state = self.hasher.take().unwrap_or_default();
-            self.len = hash_into(&mut self.file, &mut state)?;
+            // The blocks are the original's.
+            self.len = hash_into(&mut self.file, &mut state).map_err(ProofError::Original)?;
             self.hasher = Some(state);
             return Ok(true);
         }
         let mut buffer = vec![0; CHUNK];
         loop {
-            match source.read(&mut buffer)? {
+            match source.read(&mut buffer).map_err(ProofError::Original)? {
                 0 => return Ok(false),
                 n => self.append(&buffer[..n])?,
             }

@@ -48,6 +48,11 @@ impl<'a> ContentIndex<'a> {
                 return Some((Origin::Here { whose: whose.clone(), path: path.clone() }, *bytes));
             }
         }
+        for name in wanted.digests.names().filter(|_| self.outlook.reuse) {
+            if let Some(held) = self.outlook.on_machine.get(&name) {
+                return Some((Origin::Here { whose: held.whose.clone(), path: held.path.clone() }, held.size));
+            }
+        }
         if let Some(path) = self.outlook.on_drives.get(&wanted.content_key(sighting.artifact)) {
             return Some((Origin::Drive { path: path.clone() }, wanted.size.unwrap_or(0)));
         }

@@ -181,7 +181,7 @@ impl Plan {
             Step::Fetch { from, .. } => from.as_slice(),
             _ => &[],
         });
-        first_choices.filter(|remote| seen.insert(remote.reference.authority())).collect()
+        first_choices.filter(|remote| seen.insert(remote.reference.place())).collect()
     }
 
     fn steps(&self) -> impl Iterator<Item = &Step> {

@@ -82,7 +82,7 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, what: &str) -> So
     match status {
         StatusCode::UNAUTHORIZED => SourceError::Forbidden { what, message: "a login is asked for".to_owned() },
         StatusCode::FORBIDDEN => SourceError::Forbidden { what, message: server_message(headers) },
-        StatusCode::NOT_FOUND | StatusCode::GONE => SourceError::NotFound { what },
+        StatusCode::NOT_FOUND | StatusCode::GONE => SourceError::NotFound { what, whole: false },
         StatusCode::TOO_MANY_REQUESTS => SourceError::RateLimited { what, wait },
         status => SourceError::Status { what, status: status.as_u16(), wait },
     }

@@ -134,7 +134,8 @@ impl From<BucketError> for SourceError {
         match error {
             BucketError::NoCredentials { what } => SourceError::TokenMissing { what },
             BucketError::Refused { what, code } => SourceError::Forbidden { what, message: code },
-            BucketError::NoSuchBucket { what } | BucketError::NotFound { what } => SourceError::NotFound { what },
+            BucketError::NoSuchBucket { what } => SourceError::NotFound { what, whole: true },
+            BucketError::NotFound { what } => SourceError::NotFound { what, whole: false },
             BucketError::Unreachable { what, reason } => SourceError::Unreachable { what, reason },
             BucketError::NoSuchUpload { what } => {
                 SourceError::Protocol { what, reason: "an upload is not known any more".to_owned() }

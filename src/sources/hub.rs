@@ -134,7 +134,7 @@ impl HubSource {
         let revision = revision.as_deref().unwrap_or("main");
         if revision.is_empty() || matches!(revision, "." | "..") {
             // Such a segment would be folded away and the address would mean something else.
-            return Err(SourceError::NotFound { what: reference.to_string() });
+            return Err(SourceError::NotFound { what: reference.to_string(), whole: true });
         }
         Ok(Asked { repo, revision, path: path.as_ref() })
     }
@@ -218,7 +218,7 @@ impl HubSource {
         let url = asked.api(&self.endpoint, "paths-info");
         let response = self.api(asked, url, Some(path_question(path))).await?;
         let files = parse_tree(&read(response, &name).await?).map_err(|error| unusable(&name, &error))?;
-        files.into_iter().find(|file| file.path == *path).ok_or(SourceError::NotFound { what: name })
+        files.into_iter().find(|file| file.path == *path).ok_or(SourceError::NotFound { what: name, whole: false })
     }
 
     /// Follows a file's redirects to the answer; metadata (`HEAD`) stops where the hub's own words end.

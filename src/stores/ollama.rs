@@ -145,14 +145,14 @@ impl OllamaStore {
         StoreError::Unsuitable { store: self.name.clone(), artifact: artifact.name.clone(), reason: reason.into() }
     }
 
-    /// A newer Ollama keeps manifests in another way, which must not be mixed with this one.
+    /// Whether larder may write here: see [`Store::foreign_layout`].
     fn check_layout(&self) -> Result<(), StoreError> {
-        match fs_err::symlink_metadata(self.root.join("manifests-v2")) {
-            Err(error) if fsio::is_absent(&error) => Ok(()),
-            Err(error) => Err(self.io(format!("cannot look into {}", self.root.display()))(error)),
-            Ok(_) => Err(StoreError::ForeignLayout {
+        let failed = |error| self.io(format!("cannot look into {}", self.root.display()))(error);
+        match self.foreign_layout().map_err(failed)? {
+            None => Ok(()),
+            Some(evidence) => Err(StoreError::ForeignLayout {
                 store: self.name.clone(),
-                what: format!("{} exists; install with `ollama pull`", self.root.join("manifests-v2").display()),
+                what: format!("{} exists; install with `ollama pull`", evidence.display()),
             }),
         }
     }
@@ -327,6 +327,16 @@ impl Store for OllamaStore {
         self.write_manifest(&place, bytes).map_err(cannot())?;
         // A server that prunes or removes at this moment may have taken a blob that images share.
         self.gather(artifact, &files).map(|_| ())
+    }
+
+    /// A newer Ollama keeps manifests in another way, which must not be mixed with this one.
+    fn foreign_layout(&self) -> io::Result<Option<PathBuf>> {
+        let newer = self.root.join("manifests-v2");
+        match fs_err::symlink_metadata(&newer) {
+            Err(error) if fsio::is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+            Ok(_) => Ok(Some(newer)),
+        }
     }
 
     fn matching(&self, pattern: &Pattern) -> io::Result<Vec<Found>> {

@@ -78,6 +78,14 @@ pub enum Absence {
         /// The store's root.
         path: String,
     },
+    /// Its program keeps it in another layout by now.
+    #[error("{path} is kept in a newer layout, which larder does not write: {evidence} exists")]
+    NewerLayout {
+        /// The store's root.
+        path: String,
+        /// What shows it.
+        evidence: String,
+    },
 }
 
 impl Absence {
@@ -102,6 +110,10 @@ impl Absence {
             Absence::NotOurs { owner, .. } => format!("run larder as {owner}, or as root: it then writes for {owner}"),
             Absence::UnknownUser { user, .. } => {
                 format!("install the service that {user} belongs to, or change the store's owner in inventory.toml")
+            }
+            Absence::NewerLayout { .. } => {
+                "let the running server install: give the store its address as `api` in inventory.toml, such as http://127.0.0.1:11434; or use `ollama pull`"
+                    .to_owned()
             }
             Absence::ReadOnly { path } => format!("mount the file system of {path} for writing: mount -o remount,rw"),
         }
@@ -259,10 +271,21 @@ fn look_for_mark(store: &dyn Store, known: &str) -> Result<(), Absence> {
     }
 }
 
+fn look_for_layout(store: &dyn Store) -> Result<(), Absence> {
+    match store.foreign_layout() {
+        Ok(None) => Ok(()),
+        Ok(Some(evidence)) => Err(Absence::NewerLayout {
+            path: store.root().display().to_string(),
+            evidence: evidence.display().to_string(),
+        }),
+        Err(error) => Err(unreadable(store.root(), look::reason(&error))),
+    }
+}
+
 fn look_for_rights(store: &dyn Store, dir: &Path) -> Result<(), Absence> {
     let path = store.root().display().to_string();
     let Err(error) = fsio::may_write(dir) else {
-        return Ok(());
+        return look_for_layout(store);
     };
     if error.kind() == io::ErrorKind::ReadOnlyFilesystem || fsio::is_read_only(dir) {
         return Err(Absence::ReadOnly { path });

@@ -41,6 +41,17 @@ fn the_lab_can_be_listed_planned_and_looked_at() {
     assert!(plan.code == 0 && plan.out.starts_with("pc1 · profile workstation · "), "{}{}", plan.out, plan.err);
     let behind_a_cap = run(&lab, &["plan", "--machine", "pc2"]);
     assert!(behind_a_cap.out.contains("this machine may not fetch from upstream"), "{}", behind_a_cap.out);
+    let undecided = run(&lab, &["plan", "--machine", "pc1", "--only", "heartmula-oss-3b"]).out;
+    assert!(undecided.contains("nobody knows which of 3 sources it comes from"), "{undecided}");
+    for way in [
+        "hf:HeartMuLa/HeartMuLa-RL-oss-3B-20260123",
+        "hf:HeartMuLa/HeartMuLa-oss-3B,",
+        "hf:HeartMuLa/HeartMuLa-oss-3B-happy-new-year@41f6fc68490e11dc43fdabaa6b5767946408c903",
+        "`sha256sum HeartMuLa-oss-3B/model-00001-of-00004.safetensors`",
+        "into the manifest as `source`",
+    ] {
+        assert_eq!(undecided.matches(way).count(), 1, "{way}: {undecided}");
+    }
     let list = run(&lab, &["list"]);
     assert!(list.code == 0 && list.out.contains("sd35-large"), "{}", list.out);
     assert_eq!(run(&lab, &["status"]).code, 3);

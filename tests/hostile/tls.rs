@@ -130,7 +130,7 @@ fn a_certificate_of_the_labs_own_authority_is_refused_unless_it_is_trusted() {
     let machine = machine(&url);
     let told = refusal(&machine, &[]).replace(&https.port.to_string(), "PORT");
     insta::assert_snapshot!(told, @"
-    https://localhost:PORT/files/weights.bin is not trusted: nobody whom this machine trusts has signed its certificate
+    https://localhost:PORT is not trusted: nobody whom this machine trusts has signed its certificate
     if a mirror or proxy of the lab has its own authority, name a file with all trusted certificates in SSL_CERT_FILE
     ");
     assert_eq!(https.requests(), 0, "nothing was asked over a connection that is not trusted");

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{plan, sign};
 use crate::apply::{self, Means, Outcome};
+use crate::artifact::Artifact;
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, Limits, now};
 use crate::cli::ui::Ui;
@@ -30,7 +31,7 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
-    let lab = Lab::read(ui, common)?;
+    let lab = Lab::read_wanted(ui, common)?;
     let plan = plan::make(ui, &lab, common, &args.limits)?;
     let Args { yes, limits, max_rate } = *args;
     carry_out(ui, common, &lab, &plan, Command { name: "apply", yes, limits, max_rate })
@@ -110,22 +111,39 @@ pub(super) fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources
 }
 
 /// Digests of first fetches go into the lock, so that they are pinned from now on.
+///
+/// The lock is read anew: other larders may have written it since this run began.
 pub(super) fn keep_what_was_learned(lab: &Lab, outcome: &Outcome) -> Result<(), CliError> {
-    let Some(stored) = &lab.stored else { return Ok(()) };
     // What somebody signed is not larder's to change.
-    if lab.inventory.trust.require_signature {
+    if lab.inventory.trust.require_signature || !outcome.learned.iter().any(|learned| is_news(lab, learned)) {
         return Ok(());
     }
-    let mut lock: Lock = stored.clone();
+    let failed = |error: std::io::Error| CliError::from(error).context(lab.lock_path.display());
+    let _held = Lock::hold(&lab.lock_path).map_err(failed)?;
+    let stored = Lock::read(&lab.lock_path)?;
+    let mut lock = stored.clone().unwrap_or_default();
     for learned in &outcome.learned {
-        if let Some(entry) = lock.artifacts.iter_mut().find(|entry| entry.name == learned.name) {
-            entry.files.clone_from(&learned.files);
+        let is_locked = lock.learn(learned) || lock.artifact(&learned.name).is_some();
+        if !is_locked && learned.files.iter().any(|file| file.first_use) {
+            lock.artifacts.insert(place_of(lab, &lock, &learned.name), learned.clone());
         }
     }
-    if lock != *stored {
-        lock.write(&lab.lock_path).map_err(|error| CliError::from(error).context(lab.lock_path.display()))?;
+    if stored.as_ref() != Some(&lock) {
+        lock.write(&lab.lock_path).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Whether more is known of an artifact now than when this run began.
+fn is_news(lab: &Lab, learned: &Artifact) -> bool {
+    lab.wanted.artifact(&learned.name).is_some_and(|before| before.files != learned.files)
+}
+
+/// Where an artifact goes in the lock, which has the manifests' order.
+fn place_of(lab: &Lab, lock: &Lock, artifact: &str) -> usize {
+    let number = |name: &str| lab.manifests.artifacts.iter().position(|declared| declared.name == name);
+    let own = number(artifact);
+    lock.artifacts.iter().position(|entry| number(&entry.name) > own).unwrap_or(lock.artifacts.len())
 }
 
 pub(super) fn text(outcome: &Outcome) -> String {

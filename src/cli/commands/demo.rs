@@ -16,6 +16,9 @@ use crate::demo::{Damage, Miniature, plant};
 use crate::serve::{Guests, Server, Traffic, router};
 use crate::verify::{Reading, Verdict, contents};
 
+/// Where the server of a lab that is kept listens: beside the usual port of `larder serve`.
+const KEPT_PORT: u16 = 8114;
+
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Make the lab in this folder, which must be empty or new, and leave it there
@@ -36,25 +39,38 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let miniature = Miniature::make(&root)?;
     let runtime = Runtime::new()?;
     let traffic = Arc::new(Traffic::default());
-    let server = runtime.block_on(Server::bind((Ipv4Addr::LOCALHOST, 0).into())).map_err(|e| CliError::failed(&e))?;
+    let server = runtime.block_on(bind(args.keep.is_some()))?;
     let address = server.local_addr();
     // Ends with the runtime, when the demo ends.
     runtime.spawn(server.run(router(miniature.index(), Guests::default(), traffic.clone()), std::future::pending()));
     let inventory = miniature.write_lab(address)?;
+    if args.keep.is_some() {
+        miniature.write_server(address)?;
+    }
     ui.text(&format!("A miniature lab is served at http://{address}, its machine lives in {}\n", root.display()));
     let shown = Common { inventory: Some(inventory), state: Some(root.join("state")), ..here(common) };
     let outcome = walk(&ui.for_a_part(), &shown, &root, &traffic)?;
     if let Some(folder) = &args.keep {
-        let inventory = folder.join("lab/inventory.toml");
+        let (lab, upstream) = (folder.join("lab/inventory.toml"), folder.join("upstream/inventory.toml"));
         ui.text(&format!(
-            "\nIt is left in {} to play with: larder status --inventory {}\n",
+            "\nIt is left in {} to play with: larder status --inventory {}\n\
+             What it comes from is served, again at http://{address}, by: larder serve --inventory {}\n",
             folder.display(),
-            inventory.display()
+            lab.display(),
+            upstream.display()
         ));
     }
     let exit = if outcome.mended && outcome.found == outcome.planted { Exit::InOrder } else { Exit::Failed };
     ui.object("demo", &Shown { folder: args.keep.clone(), ..outcome });
     Ok(exit)
+}
+
+/// A lab that is kept names its server: at a port that no connection takes by chance, unless something else has it.
+async fn bind(is_kept: bool) -> Result<Server, CliError> {
+    if is_kept && let Ok(server) = Server::bind((Ipv4Addr::LOCALHOST, KEPT_PORT).into()).await {
+        return Ok(server);
+    }
+    Server::bind((Ipv4Addr::LOCALHOST, 0).into()).await.map_err(|error| CliError::failed(&error))
 }
 
 /// Nothing of the caller's lab or selection reaches the demo's.

@@ -1,5 +1,7 @@
 //! `larder lock`: from manifests to exact revisions, sizes and digests.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use crate::artifact::{Artifact, Origin};
@@ -33,7 +35,7 @@ struct Changes {
     failed: Vec<Failed>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 struct Failed {
     artifact: String,
     reason: String,
@@ -48,43 +50,69 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let update = selector(&args.update)?;
     let sources = lab.sources(common, &Limits::default())?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let (lock, changes) = runtime.block_on(lock(ui, &lab, common, &update, &sources))?;
+    let looked_up = runtime.block_on(look_up_all(ui, &lab, common, &update, &sources))?;
+    let (mut lock, mut changes) = merge(&lab, common, lab.stored.as_ref(), &looked_up)?;
     if lab.stored.as_ref() != Some(&lock) {
-        lock.write(&lab.lock_path)?;
+        // Looking up takes its time: other larders may have written the lock meanwhile.
+        let _held = Lock::hold(&lab.lock_path)?;
+        let stored = Lock::read(&lab.lock_path)?;
+        (lock, changes) = merge(&lab, common, stored.as_ref(), &looked_up)?;
+        if stored.as_ref() != Some(&lock) {
+            lock.write(&lab.lock_path)?;
+        }
     }
     ui.text(&text(&lab, &lock, &changes));
     ui.object("lock", &changes);
     Ok(if changes.failed.is_empty() { Exit::InOrder } else { Exit::Partly })
 }
 
-/// Everything that the manifests declare, locked; what `--only` leaves out stays as it was.
-async fn lock(
+/// What was looked up, or why it could not be, by the artifact's name.
+type LookedUp = HashMap<String, Result<Artifact, Failed>>;
+
+/// The declared artifacts that `--only` leaves, and that are locked at all.
+fn asked_for<'a>(lab: &'a Lab, common: &Common) -> Result<Vec<&'a Declared>, CliError> {
+    let asked = if common.only.is_empty() { lab.manifests.artifacts.iter().collect() } else { lab.selected(common)? };
+    Ok(asked.into_iter().filter(|declared| !resolve::is_note(declared)).collect())
+}
+
+/// Looks up everything whose locked entry does not say all that can be told.
+async fn look_up_all(
     ui: &Ui,
     lab: &Lab,
     common: &Common,
     update: &Selector,
     sources: &Sources,
+) -> Result<LookedUp, CliError> {
+    let mut looked_up = LookedUp::new();
+    for declared in asked_for(lab, common)? {
+        let previous = lab.stored.as_ref().and_then(|lock| lock.artifact(&declared.name));
+        let keeps = previous.is_some_and(|locked| is_current(locked, declared, common) && !update.matches(declared));
+        if !keeps {
+            let entry = look_up(ui, lab, declared, previous, common, sources).await;
+            looked_up.insert(declared.name.clone(), entry);
+        }
+    }
+    Ok(looked_up)
+}
+
+/// Everything that the manifests declare, locked: what was looked up, and the rest as it is `stored` now.
+fn merge(
+    lab: &Lab,
+    common: &Common,
+    stored: Option<&Lock>,
+    looked_up: &LookedUp,
 ) -> Result<(Lock, Changes), CliError> {
     let mut changes = Changes::default();
     let mut lock = Lock::default();
-    let narrowed = if common.only.is_empty() { None } else { Some(lab.selected(common)?) };
+    let asked = asked_for(lab, common)?;
     for declared in lab.manifests.artifacts.iter().filter(|declared| !resolve::is_note(declared)) {
-        let previous = lab.stored.as_ref().and_then(|lock| lock.artifact(&declared.name));
-        let is_asked = narrowed.as_ref().is_none_or(|names| names.iter().any(|name| name.name == declared.name));
-        let keeps = previous
-            .filter(|previous| !is_asked || (is_current(previous, declared, common) && !update.matches(declared)));
-        let entry = match keeps {
-            Some(previous) => previous.clone(),
-            None if !is_asked => continue,
-            None => match look_up(ui, lab, declared, common, sources).await {
-                Ok(entry) => entry,
-                Err(failed) => {
-                    changes.failed.push(failed);
-                    previous.cloned().unwrap_or_else(|| resolve::from_pins(declared, lab.layout(declared)))
-                }
-            },
-        };
-        let mut entry = entry;
+        let previous = stored.and_then(|lock| lock.artifact(&declared.name));
+        let is_asked = asked.iter().any(|asked| asked.name == declared.name);
+        let found = looked_up.get(&declared.name);
+        changes.failed.extend(found.and_then(|found| found.as_ref().err()).cloned());
+        let found = found.and_then(|found| found.as_ref().ok()).cloned();
+        let pins = || is_asked.then(|| resolve::from_pins(declared, lab.layout(declared)));
+        let Some(mut entry) = found.or_else(|| previous.cloned()).or_else(pins) else { continue };
         if let Some(previous) = previous {
             resolve::keep_first_use(&mut entry, previous);
             resolve::keep_xet(&mut entry, previous);
@@ -93,7 +121,7 @@ async fn lock(
         lock.artifacts.push(entry);
     }
     let gone = |artifact: &&Artifact| lock.artifact(&artifact.name).is_none();
-    changes.removed = lab.stored.iter().flat_map(|lock| &lock.artifacts).filter(gone).map(|a| a.name.clone()).collect();
+    changes.removed = stored.iter().flat_map(|lock| &lock.artifacts).filter(gone).map(|a| a.name.clone()).collect();
     Ok((lock, changes))
 }
 
@@ -101,11 +129,13 @@ async fn look_up(
     ui: &Ui,
     lab: &Lab,
     declared: &Declared,
+    previous: Option<&Artifact>,
     common: &Common,
     sources: &Sources,
 ) -> Result<Artifact, Failed> {
     if common.offline {
-        return Ok(resolve::from_pins(declared, lab.layout(declared)));
+        let says_more = previous.is_some_and(|locked| locked.origin == Origin::Upstream && is_of(locked, declared));
+        return if says_more { Err(not_offline(declared)) } else { Ok(resolve::from_pins(declared, lab.layout(declared))) };
     }
     ui.note(&format!("looking up {}", declared.name));
     resolve::resolve(declared, lab.layout(declared), sources).await.map_err(|error| Failed {
@@ -115,10 +145,24 @@ async fn look_up(
     })
 }
 
+/// What upstream said once is more than the manifest says: without asking again, it stays.
+fn not_offline(declared: &Declared) -> Failed {
+    Failed {
+        artifact: declared.name.clone(),
+        reason: format!("{} is not looked up again: --offline forbids to ask; what is locked stays", declared.name),
+        hint: Some("run it again without --offline".to_owned()),
+    }
+}
+
+/// Whether an entry was locked from what the manifest says now.
+fn is_of(locked: &Artifact, declared: &Declared) -> bool {
+    locked.declared == resolve::fingerprint(declared)
+}
+
 /// Whether a locked entry still says all that the manifest and the mode of this run can tell.
 fn is_current(locked: &Artifact, declared: &Declared, common: &Common) -> bool {
-    let same = locked.declared == resolve::fingerprint(declared);
-    same && (common.offline || locked.origin == Origin::Upstream || !locked.source.has_upstream())
+    is_of(locked, declared)
+        && (common.offline || locked.origin == Origin::Upstream || !locked.source.has_upstream())
 }
 
 fn note(changes: &mut Changes, previous: Option<&Artifact>, entry: &Artifact) {

@@ -1,6 +1,6 @@
 //! `larder plan`: what would be done; changes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -13,10 +13,14 @@ use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::digest::{ContentName, Sha256};
 use crate::inventory::SourceKind;
-use crate::observe::{Access, Sighting};
-use crate::plan::{self, Outlook, Plan, Refusal};
+use crate::observe::{self, Access, Held, Sighting};
+use crate::plan::{self, ArtifactPlan, Outlook, Plan, Refusal};
+use crate::relpath::RelPath;
 use crate::report::plan::{Heading, ending, text};
 use crate::sources::{BucketSource, Holdings, PeerSource, SourceError, Sources, find_in_drive};
+
+/// How often places are asked at most: a place that gives nothing is known well enough by then.
+const MOST_ROUNDS: usize = 8;
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -71,7 +75,8 @@ fn make_for(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits, mut outlook: O
     outlook.max_download = limits.max_download.or(lab.inventory.sources_of(&lab.machine).max_download);
     let mut draft = plan::plan(&sightings, &outlook);
     outlook.silent_servers = silent_servers(lab, common, &sightings, &draft)?;
-    if !outlook.silent_servers.is_empty() {
+    outlook.on_machine = on_machine(lab, &outlook, &draft)?;
+    if !outlook.silent_servers.is_empty() || !outlook.on_machine.is_empty() {
         draft = plan::plan(&sightings, &outlook);
     }
     let places = lab.inventory.sources_of(&lab.machine);
@@ -97,6 +102,30 @@ fn make_for(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits, mut outlook: O
         }
         Ok(asked(&sightings, outlook, draft, &sources).await)
     })
+}
+
+/// What of the contents that are to be fetched, or cannot be had so far, this machine has anyway. Looks only where
+/// something is lacking.
+fn on_machine(lab: &Lab, outlook: &Outlook, draft: &Plan) -> Result<HashMap<ContentName, Held>, CliError> {
+    let lacking: HashSet<ContentName> = draft.artifacts.iter().flat_map(|entry| lacking(lab, entry)).collect();
+    if !outlook.reuse || lacking.is_empty() {
+        return Ok(HashMap::new());
+    }
+    Ok(observe::elsewhere(&lab.stores, &lab.others(), &lab.facts, &lacking)?)
+}
+
+/// The contents of an artifact that nothing on this machine is planned to give.
+fn lacking(lab: &Lab, entry: &ArtifactPlan) -> Vec<ContentName> {
+    let Some(artifact) = lab.wanted.artifact(&entry.artifact) else { return Vec::new() };
+    let is_blocked = entry.obstacles.iter().any(|obstacle| obstacle.path.is_none());
+    let fetched = entry.steps.iter().filter_map(|step| match step {
+        plan::Step::Fetch { path, .. } => Some(path),
+        _ => None,
+    });
+    let blocked = entry.obstacles.iter().filter_map(|obstacle| obstacle.path.as_ref());
+    let lacking: HashSet<&RelPath> = fetched.chain(blocked).collect();
+    let files = artifact.files.iter().filter(|file| is_blocked || lacking.contains(&file.path));
+    files.flat_map(|file| file.digests.names()).collect()
 }
 
 /// Whether anything is to be fetched, or cannot be had so far.
@@ -206,15 +235,14 @@ fn silent_servers(
 
 async fn asked(sightings: &[Sighting<'_>], mut outlook: Outlook, draft: Plan, sources: &Sources) -> Plan {
     let mut plan = draft;
-    // A refusal moves files to a mirror that was not asked yet: at most as many rounds as mirrors.
-    for _ in 0..4 {
-        let refusals = apply::preflight(&plan, sources).await;
-        let news: HashMap<_, _> =
-            refusals.into_iter().filter(|(place, _)| !outlook.refusals.contains_key(place)).collect();
-        if news.is_empty() {
+    let mut open = HashSet::new();
+    // A refusal moves files to a mirror that was not asked yet, or leaves its place to be asked about another file.
+    for _ in 0..MOST_ROUNDS {
+        let refusals = apply::preflight(&plan, &mut open, sources).await;
+        if refusals.is_empty() {
             break;
         }
-        outlook.refusals.extend(news);
+        outlook.refusals.extend(refusals);
         plan = plan::plan(sightings, &outlook);
     }
     plan

@@ -59,17 +59,20 @@ impl Asked<'_> {
             StatusCode::UNAUTHORIZED => SourceError::TokenRefused { what },
             StatusCode::FORBIDDEN if code == "GatedRepo" => SourceError::Gated { what, page: self.page(endpoint) },
             StatusCode::FORBIDDEN => refusal(status, headers, &what),
-            StatusCode::NOT_FOUND => SourceError::NotFound { what: self.missing(code) },
+            StatusCode::NOT_FOUND => {
+                let (what, whole) = self.missing(code);
+                SourceError::NotFound { what, whole }
+            }
             _ => refusal(status, headers, &self.name()),
         }
     }
 
-    /// What does not exist: the hub's code says how much of the name is wrong.
-    fn missing(&self, code: &str) -> String {
-        match (code, self.path) {
-            ("RepoNotFound", _) => self.repo_name(),
-            ("RevisionNotFound", _) => format!("Revision {} of {}", printable(self.revision), self.repo_name()),
-            _ => self.name(),
+    /// What does not exist, and whether it is more than a file: the hub's code says how much of the name is wrong.
+    fn missing(&self, code: &str) -> (String, bool) {
+        match code {
+            "RepoNotFound" => (self.repo_name(), true),
+            "RevisionNotFound" => (format!("Revision {} of {}", printable(self.revision), self.repo_name()), true),
+            _ => (self.name(), self.path.is_none()),
         }
     }
 }

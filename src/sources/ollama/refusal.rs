@@ -43,7 +43,10 @@ pub(super) async fn refusal(ask: &Ask<'_>, version: &str, response: Answer) -> S
     match status {
         StatusCode::UNAUTHORIZED if from_registry => SourceError::TokenRefused { what },
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => SourceError::Forbidden { what, message: reason.message },
-        StatusCode::NOT_FOUND => SourceError::NotFound { what: missing(ask, &reason.code) },
+        StatusCode::NOT_FOUND => {
+            let whole = !matches!(ask.phase, Phase::Blob(_));
+            SourceError::NotFound { what: missing(ask, &reason.code), whole }
+        }
         StatusCode::PRECONDITION_FAILED => SourceError::NeedsNewerOllama { what, version: version.to_owned() },
         _ => otherwise,
     }
