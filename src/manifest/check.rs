@@ -122,7 +122,7 @@ fn check_references(artifact: &Declared, all: &Manifests, wrong: &mut Report<'_>
 fn artifact_hint<'a>(known: impl Iterator<Item = &'a str>, unknown: &str) -> String {
     match super::closest(unknown, known) {
         Some(name) => format!("did you mean `{name}`?"),
-        None => "see the names with: larder list".to_owned(),
+        None => "correct the name, or add an [[artifact]] table for it".to_owned(),
     }
 }
 
