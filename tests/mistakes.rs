@@ -166,13 +166,13 @@ error: manifests/lab.toml:1:1: artifact `x`: it has no `source`
 hint: write source = "hf:OWNER/NAME", "ollama:MODEL:TAG", "https://…", "local" or "unidentified", or give every file one
 ── a glob that is none
 error: manifests/lab.toml:5:11: artifact `x`: `include`: "a[" is not a glob: unclosed character class; missing ']'
-hint: * matches within a name, ** across folders
+hint: * matches across folders; close every [ and {
 ── a glob that excludes and is none
 error: manifests/lab.toml:5:11: artifact `x`: `exclude`: "{" is not a glob: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)
-hint: * matches within a name, ** across folders
+hint: * matches across folders; close every [ and {
 ── a pattern that is none
 error: manifests/lab.toml:5:9: artifact `x`: `match`: "[" is not a glob: unclosed character class; missing ']'
-hint: * matches within a name, ** across folders
+hint: * matches within a folder, ** across folders; close every [ and {
 ── a pattern of nothing
 error: manifests/lab.toml:5:35: artifact `x`: `match` wants 0 files
 hint: write how many files must match

@@ -85,7 +85,12 @@ fn check_globs(artifact: &Declared, wrong: &mut Report<'_>) {
     {
         if let Err(error) = Glob::new(&glob) {
             let message = format!("`{key}`: {glob:?} is not a glob: {}", error.kind());
-            wrong(&[key], message, "* matches within a name, ** across folders");
+            let hint = if key == "match" {
+                "* matches within a folder, ** across folders; close every [ and {"
+            } else {
+                "* matches across folders; close every [ and {"
+            };
+            wrong(&[key], message, hint);
         }
     }
     if artifact.pattern.as_ref().is_some_and(|pattern| pattern.count == 0) {

@@ -127,7 +127,7 @@ impl Store for FolderStore {
 
     /// A single file is its own place; several are in the deepest folder that they share.
     fn location(&self, artifact: &Artifact) -> PathBuf {
-        let of_pattern = artifact.pattern.as_ref().map(|pattern| fixed_folder(&pattern.glob));
+        let of_pattern = artifact.pattern.as_ref().map(|pattern| look::literal_start(&pattern.glob));
         let mut paths = artifact.files.iter().map(|file| file.path.as_str()).chain(of_pattern).map(Path::new);
         let Some(first) = paths.next() else {
             return artifact.folder.as_ref().map_or_else(|| self.root.clone(), |folder| folder.under(&self.root));
@@ -176,10 +176,4 @@ impl Store for FolderStore {
     fn matching(&self, pattern: &Pattern) -> io::Result<Vec<Found>> {
         look::matching(&self.root, &pattern.glob, OWN_FOLDER)
     }
-}
-
-/// The folder that everything a glob fits is in.
-fn fixed_folder(glob: &str) -> &str {
-    let fixed = glob.find(['*', '?', '[', '{']).map_or(glob, |wildcard| &glob[..wildcard]);
-    fixed.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
