@@ -125,6 +125,15 @@ pub struct Profile {
     pub title: Option<String>,
 }
 
+impl Profile {
+    /// Those of `artifacts` that belong to it, in their order.
+    pub fn select<'a>(&self, artifacts: &'a [Declared]) -> Result<Vec<&'a Declared>, SelectorError> {
+        let selector = |patterns: &[String]| Selector::new(patterns.iter().map(String::as_str));
+        let (wanted, except) = (selector(&self.artifacts)?, selector(&self.except)?);
+        Ok(artifacts.iter().filter(|artifact| wanted.matches(artifact) && !except.matches(artifact)).collect())
+    }
+}
+
 /// One machine of the lab.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -56,6 +56,9 @@ pub trait Store: Send + Sync {
         self.content_path(artifact, file)
     }
 
+    /// Where programs find `artifact`: the file or the folder that all of it is in, whether it is here or not.
+    fn location(&self, artifact: &Artifact) -> PathBuf;
+
     /// Lock files that other programs hold while they write the same content.
     fn foreign_locks(&self, artifact: &Artifact, file: &File) -> Vec<PathBuf>;
 

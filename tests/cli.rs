@@ -23,3 +23,5 @@ mod pipes;
 mod provider;
 #[path = "cli/real_lab.rs"]
 mod real_lab;
+#[path = "cli/terminal.rs"]
+mod terminal;

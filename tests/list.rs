@@ -1,11 +1,13 @@
 //! `larder list`: figures, totals and the text, on a small lab and on the real one.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use larder::inventory::Profile;
 use larder::lock::Lock;
-use larder::manifest::Manifests;
-use larder::report::list::{Basis, Certainty, Kind, list, render};
+use larder::manifest::{Declared, Manifests};
+use larder::report::list::{self, Basis, Certainty, Kind, List, Request};
 
 const SMALL: &str = r#"
 [[section]]
@@ -68,6 +70,8 @@ match = { glob = "*.lora", count = 5 }
 name = "picture-copy"
 section = "extra"
 duplicate-of = "picture"
+note = "Nobody reads it, and it may be removed."
+tags = ["duplicate"]
 store = "songs"
 size = "0.5 GiB"
 
@@ -98,6 +102,16 @@ require = { kind = "text-present", file = "~/x.py", text = "clamp(" }
 
 fn small() -> Manifests {
     Manifests::parse(Path::new("small.toml"), SMALL).unwrap()
+}
+
+fn list(manifests: &Manifests, lock: Option<&Lock>, wanted: &dyn Fn(&Declared) -> bool) -> List {
+    let location = |artifact: &Declared| Some(Path::new("/models").join(&artifact.store));
+    let (profiles, profile) = (&BTreeMap::new(), None);
+    list::list(&Request { manifests, lock, profiles, wanted, profile, location: &location }).unwrap()
+}
+
+fn render(list: &List, width: u16) -> String {
+    list::render(list, width, false)
 }
 
 #[test]
@@ -180,6 +194,7 @@ fn the_text_is_plain_and_says_everything() {
 
     All that is listed: 4 artifacts, 9 known files, 2 of them pinned, ~813.0 MiB (~0.9 GB), and 1 of unknown size; not
       counted: 1 known copy
+    1 of these has a note: larder list --verbose
     ");
 }
 
@@ -205,6 +220,7 @@ fn narrow_terminals_lose_the_sources_only() {
     Copies
       artifact      kind        files  pinned          size  licence     gate   store
       picture-copy  known copy      ?  none      ~512.0 MiB  ?                  songs
+      picture-copy is a copy of picture
     Copies: 1 known copy, not counted
 
     Python packages
@@ -219,6 +235,90 @@ fn narrow_terminals_lose_the_sources_only() {
 
     All that is listed: 4 artifacts, 9 known files, 2 of them pinned, ~813.0 MiB
       (~0.9 GB), and 1 of unknown size; not counted: 1 known copy
+    1 of these has a note: larder list --verbose
+    ");
+}
+
+#[test]
+fn profiles_are_summed_up_and_what_they_leave_out_is_told() {
+    let profile = |artifacts: &[&str], except: &[&str], title: Option<&str>| Profile {
+        artifacts: artifacts.iter().map(ToString::to_string).collect(),
+        except: except.iter().map(ToString::to_string).collect(),
+        title: title.map(ToOwned::to_owned),
+    };
+    let profiles = BTreeMap::from([
+        ("all".to_owned(), profile(&["*"], &["tag:duplicate"], Some("Everything that is used"))),
+        ("pictures".to_owned(), profile(&["section:images"], &["guard*"], None)),
+    ]);
+    let (manifests, lock) = (&small(), None);
+    let wanted = |artifact: &Declared| artifact.name == "picture";
+    let location = |_: &Declared| None;
+    let request = Request {
+        manifests,
+        lock,
+        profiles: &profiles,
+        wanted: &wanted,
+        profile: Some("pictures"),
+        location: &location,
+    };
+    let list = list::list(&request).unwrap();
+    let sums: Vec<_> = list.profiles.iter().map(|it| (it.name.as_str(), it.listed, it.total.artifacts)).collect();
+    assert_eq!(sums, [("all", false, 4), ("pictures", true, 1)]);
+    assert_eq!(list.profiles[1].total, list.total);
+    let outside = list.outside.unwrap();
+    assert_eq!((outside.artifacts, outside.copies), (3, 1));
+    insta::assert_snapshot!(render(&list, 100), @r"
+    Images
+      artifact  kind      files  pinned       size  licence     gate   store
+      picture   pipeline      2  all     512.0 MiB  Apache-2.0  gated  huggingface
+    Images: 1 artifact, 2 known files, 2 of them pinned, 512.0 MiB (0.5 GB)
+
+    The lab: 1 artifact, 2 known files, 2 of them pinned, 512.0 MiB (0.5 GB)
+
+    picture: Picture maker
+      place: the inventory has no store `huggingface`
+      source: hf:acme/picture@0123456789012345678901234567890123456789
+      known copies: picture-copy
+
+    Python packages
+      torch==2.11.0, pinned (the document says 2.10.0)
+
+    Cloud models (nothing to store; a private key file each)
+      FAST: haiku at Bedrock, key ~/a.key
+
+    Profiles
+      all: 4 artifacts, 9 known files, 2 of them pinned, ~813.0 MiB (~0.9 GB), and 1 of unknown size
+        Everything that is used
+      pictures, which is listed here: 1 artifact, 2 known files, 2 of them pinned, 512.0 MiB (0.5 GB)
+
+    All that is listed: 1 artifact, 2 known files, 2 of them pinned, 512.0 MiB (0.5 GB)
+    Outside profile pictures: 3 artifacts and 1 known copy; see all with: larder list --all
+    ");
+}
+
+#[test]
+fn one_artifact_is_listed_with_what_there_is_to_know_of_it() {
+    let list = list(&small(), None, &|artifact| artifact.name == "picture-copy");
+    insta::assert_snapshot!(render(&list, 80), @r"
+    Copies
+      artifact      kind        files  pinned        size  licence  gate  store
+      picture-copy  known copy      ?  none    ~512.0 MiB  ?              songs
+      picture-copy is a copy of picture
+    Copies: 1 known copy, not counted
+
+    picture-copy
+      note: Nobody reads it, and it may be removed.
+      place: /models/songs
+      copy of: picture
+      tags: duplicate
+
+    Python packages
+      torch==2.11.0, pinned (the document says 2.10.0)
+
+    Cloud models (nothing to store; a private key file each)
+      FAST: haiku at Bedrock, key ~/a.key
+
+    All that is listed: 1 known copy, not counted
     ");
 }
 

@@ -8,6 +8,7 @@ use larder::inventory::Layout;
 use larder::lock::Lock;
 use larder::manifest::Manifests;
 use larder::resolve;
+use larder::sources::{SourceSettings, Sources};
 
 const COMMIT: &str = "0123456789012345678901234567890123456789";
 
@@ -63,6 +64,27 @@ fn files_of_a_drive_are_found_below_the_drive() {
     let manifest = "[[artifact]]\nname = \"set\"\nstore = \"plain\"\nsource = \"file:/mnt/drive/set\"\nfolder = \"here\"\n\
         file = [{ path = \"a/b.bin\" }]\n";
     assert_eq!(origins(&locked(manifest, Layout::Folder).1), ["file:/mnt/drive/set/a/b.bin"]);
+}
+
+/// As the patterns of `huggingface_hub` do, which people copy. Globs of `match` stay in their folder: tests/stores.rs.
+#[tokio::test]
+async fn a_star_of_include_and_exclude_crosses_folders() {
+    let drive = tempfile::tempdir().unwrap();
+    for path in ["a.bin", "in/b.bin", "in/deep/c.bin", "in/c.txt", "out/d.bin"] {
+        larder::fsio::write_atomic(&drive.path().join(path), b"x", &Default::default()).unwrap();
+    }
+    let source = drive.path().display();
+    let selected = async |selection: &str| {
+        let text =
+            format!("[[artifact]]\nname = \"set\"\nstore = \"plain\"\nsource = \"file:{source}\"\n{selection}\n");
+        let declared = Manifests::parse(Path::new("m.toml"), &text).unwrap().artifacts.remove(0);
+        let sources = Sources::new(&SourceSettings::default()).unwrap();
+        let artifact = resolve::resolve(&declared, Layout::Folder, &sources).await.unwrap();
+        artifact.files.iter().map(|file| file.path.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(selected("include = [\"*.bin\"]").await, ["a.bin", "in/b.bin", "in/deep/c.bin", "out/d.bin"]);
+    assert_eq!(selected("include = [\"in/*.bin\"]").await, ["in/b.bin", "in/deep/c.bin"]);
+    assert_eq!(selected("include = [\"*.bin\"]\nexclude = [\"in/*\"]").await, ["a.bin", "out/d.bin"]);
 }
 
 /// Locks of revision 0 say for each file of a plain folder where it comes from.

@@ -166,13 +166,13 @@ error: manifests/lab.toml:1:1: artifact `x`: it has no `source`
 hint: write source = "hf:OWNER/NAME", "ollama:MODEL:TAG", "https://…", "local" or "unidentified", or give every file one
 ── a glob that is none
 error: manifests/lab.toml:5:11: artifact `x`: `include`: "a[" is not a glob: unclosed character class; missing ']'
-hint: * matches within a name, ** across folders
+hint: * matches across folders; close every [ and {
 ── a glob that excludes and is none
 error: manifests/lab.toml:5:11: artifact `x`: `exclude`: "{" is not a glob: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)
-hint: * matches within a name, ** across folders
+hint: * matches across folders; close every [ and {
 ── a pattern that is none
 error: manifests/lab.toml:5:9: artifact `x`: `match`: "[" is not a glob: unclosed character class; missing ']'
-hint: * matches within a name, ** across folders
+hint: * matches within a folder, ** across folders; close every [ and {
 ── a pattern of nothing
 error: manifests/lab.toml:5:35: artifact `x`: `match` wants 0 files
 hint: write how many files must match
@@ -187,7 +187,7 @@ error: manifests/lab.toml:5:11: artifact `x`: `include` selects files of a hub r
 hint: list the files instead
 ── duplicate of nothing
 error: manifests/lab.toml:4:16: artifact `x`: it is a duplicate of `y`, which no manifest declares
-hint: see the names with: larder list
+hint: correct the name, or add an [[artifact]] table for it
 ── unknown section
 error: manifests/lab.toml:5:11: artifact `x`: no manifest declares the section `images`
 hint: add a [[section]] table
@@ -259,10 +259,10 @@ error: manifests/lab.toml:7:13: package `heartlib` names the artifact `goo`, whi
 hint: did you mean `good`?
 ── package from nowhere
 error: manifests/lab.toml:3:12: package `heartlib` names the artifact `wheel`, which no manifest declares
-hint: see the names with: larder list
+hint: correct the name, or add an [[artifact]] table for it
 ── condition of nobody
 error: manifests/lab.toml:3:13: condition `c` names the artifact `x`, which no manifest declares
-hint: see the names with: larder list
+hint: correct the name, or add an [[artifact]] table for it
 ── condition of an unknown kind
 error: manifests/lab.toml:5:20: `kind`: unknown value `text-presents`
 hint: did you mean `text-present`?
@@ -560,7 +560,7 @@ fn what_is_asked_on_the_command_line() {
     insta::assert_snapshot!(text.concat(), @r###"
 ── --only selects nothing
 error: --only goood --only tag:image selects nothing in profile all
-hint: see the names with: larder list
+hint: see the names with: larder list --all
 ── --only is no selection
 error: "[" is not a selection: unclosed character class; missing ']'
 hint: use names with *, tag:T, store:S or section:S

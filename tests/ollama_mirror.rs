@@ -177,7 +177,7 @@ async fn a_running_server_installs_and_is_asked_no_more_than_needed() {
             "through the running Ollama server",
             "1 artifact ready",
         ]);
-        assert_eq!(server.models(), BTreeMap::from([("tiny:1b".to_owned(), image.digest())]), "{sight:?}");
+        assert_eq!(server.models(), BTreeMap::from([("tiny:1b".to_owned(), image.digest().to_string())]), "{sight:?}");
 
         let asked = server.lines().len();
         machine.larder(&["apply", "--yes"]).must_be(0).must_say(&["nothing to do"]);
@@ -197,8 +197,8 @@ async fn a_server_that_gets_another_model_is_an_error_and_loses_nothing() {
     for sight in [Sight::Open, Sight::Elsewhere] {
         registry.push(&image, "library/tiny", "1b").await;
         let (machine, server) = served(&registry, sight).await;
-        let old = Sha256::of(b"an older manifest");
-        server.pretend("tiny:1b", old);
+        let old = Sha256::of(b"an older manifest").to_string();
+        server.pretend("tiny:1b", &old);
         registry.push(&other, "library/tiny", "1b").await;
         let failed = machine.larder(&["apply", "--yes"]).must_be(1);
         failed.must_say(&["failed: tiny:1b", &other.digest().to_string(), &image.digest().to_string(), "hint: "]);

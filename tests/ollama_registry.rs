@@ -12,16 +12,22 @@ use larder::fsio::{Partial, ProofError, WriteOptions, write_atomic};
 use larder::sources::{Body, ByteRange, OllamaConfig, OllamaSource, Source, SourceError};
 use larder::stores::{FileState, OllamaStore, Store};
 
+#[path = "contract/source.rs"]
+mod contract;
 #[path = "support/docker_registry.rs"]
 mod docker_registry;
 #[path = "support/fake_server.rs"]
 mod fake_server;
 #[path = "support/ollama_image.rs"]
 mod ollama_image;
+#[path = "support/scripted.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod scripted;
 
 use docker_registry::DockerRegistry;
 use fake_server::{FakeServer, answer};
 use ollama_image::Image;
+use scripted::{Reply, Scripted};
 
 fn source() -> OllamaSource {
     OllamaSource::new(OllamaConfig::default(), reqwest::Client::new())
@@ -44,6 +50,29 @@ async fn fetch(source: &OllamaSource, remote: &Remote, range: ByteRange) -> Resu
     let body = source.open(remote, range).await?;
     let start = body.start;
     read(body).await.map(|bytes| (start, bytes))
+}
+
+#[tokio::test]
+async fn a_real_registry_keeps_the_contract_of_sources() {
+    let Some(registry) = DockerRegistry::start() else { return };
+    let image = Image::new(7, 200_000);
+    registry.push(&image, "library/tiny", "1b").await;
+    let file = &image.files()[1];
+    let content = image.content(file).to_vec();
+    let from = |host: &str| remote(&name(host, "library/tiny:1b"), file);
+    // What a registry in order never does, others do in its place.
+    let busy = FakeServer::start(|_| answer(503, &[], "")).await;
+    let short = Scripted::start(Arc::new(content.clone()), |_| Reply { cut_after: Some(70_000), ..Reply::default() });
+    let never_pushed = Remote { digests: Digests::sha256(Sha256::of(b"never pushed")), ..from(&registry.host) };
+    let case = contract::Case {
+        source: Box::new(source()),
+        there: from(&registry.host),
+        content,
+        missing: never_pushed,
+        busy: Some(from(&busy.host)),
+        short: Some(from(&short.address.to_string())),
+    };
+    contract::suite(&case).await;
 }
 
 #[tokio::test]

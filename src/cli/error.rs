@@ -76,6 +76,12 @@ macro_rules! failed_from {
 
 failed_from!(std::io::Error, crate::sources::SourceError, crate::smoke::RecordError);
 
+impl From<crate::inventory::SelectorError> for CliError {
+    fn from(error: crate::inventory::SelectorError) -> Self {
+        Self::usage(error.to_string()).hint("use names with *, tag:T, store:S or section:S")
+    }
+}
+
 impl From<crate::facts::FactsError> for CliError {
     fn from(error: crate::facts::FactsError) -> Self {
         Self::failed(&error).hint("delete the file: it is only a cache, and files are then read again")

@@ -14,7 +14,7 @@ use crate::artifact::{Artifact, Reference};
 use crate::bucket::Place;
 use crate::conditions::{self, Finding, Surroundings};
 use crate::facts::Facts;
-use crate::inventory::{self, Inventory, Layout, Peer, Selector, SourceConfig, SourceKind, expand_home};
+use crate::inventory::{self, Inventory, Layout, Peer, Profile, Selector, SourceConfig, SourceKind, expand_home};
 use crate::lock::Lock;
 use crate::manifest::{Declared, InputError, Manifests, did_you_mean};
 use crate::observe::{self, Sighting};
@@ -24,6 +24,18 @@ use crate::retry::RetryPolicy;
 use crate::size::Bytes;
 use crate::sources::{Manners, PUBLIC_HUB, PeerConfig, SourceSettings, Sources, Timeouts};
 use crate::stores::Stores;
+
+/// Which of the declared artifacts a command is about, before `--only`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Those that this machine must have.
+    #[default]
+    Machine,
+    /// Those of this profile, whoever has it.
+    Profile(String),
+    /// Everything that the manifests know.
+    Everything,
+}
 
 /// One machine of a lab, as its files describe it.
 pub(super) struct Lab {
@@ -38,6 +50,7 @@ pub(super) struct Lab {
     /// What the lock says of everything else.
     unwanted: Vec<Artifact>,
     pub(super) machine: String,
+    scope: Scope,
     pub(super) home: PathBuf,
     /// Where larder remembers what it measured and found.
     pub(super) state: PathBuf,
@@ -50,15 +63,20 @@ pub(super) struct Lab {
 impl Lab {
     /// Reads everything that `common` names.
     pub(super) fn read(ui: &Ui, common: &Common) -> Result<Self, CliError> {
-        Self::read_and(ui, common, true)
+        Self::read_and(ui, common, Scope::Machine, true)
     }
 
     /// The same without `stored`, whose entries become the wanted ones: long locks need not be copied.
     pub(super) fn read_wanted(ui: &Ui, common: &Common) -> Result<Self, CliError> {
-        Self::read_and(ui, common, false)
+        Self::read_and(ui, common, Scope::Machine, false)
     }
 
-    fn read_and(ui: &Ui, common: &Common, keep_stored: bool) -> Result<Self, CliError> {
+    /// The same for artifacts that this machine need not have.
+    pub(super) fn read_scope(ui: &Ui, common: &Common, scope: Scope) -> Result<Self, CliError> {
+        Self::read_and(ui, common, scope, true)
+    }
+
+    fn read_and(ui: &Ui, common: &Common, scope: Scope, keep_stored: bool) -> Result<Self, CliError> {
         let home = env::home();
         let path = inventory_path(common, &home)?;
         let lock_path = path.with_extension("lock");
@@ -87,6 +105,7 @@ impl Lab {
             inventory_path: path.clone(),
             lock_path,
             machine,
+            scope,
             home,
             state,
             stores: Arc::new(stores),
@@ -111,29 +130,59 @@ impl Lab {
         self.inventory.profile_of(&self.machine).map(|(name, _)| name)
     }
 
-    /// The declared artifacts that the profile and `--only` select.
+    /// The profile that the command is about: the machine's, or the one that was asked for.
+    pub(super) fn profile_in_scope(&self) -> Result<Option<(&str, &Profile)>, CliError> {
+        match &self.scope {
+            Scope::Machine => Ok(self.inventory.profile_of(&self.machine)),
+            Scope::Everything => Ok(None),
+            Scope::Profile(name) => {
+                let profiles = &self.inventory.profiles;
+                let found = profiles.get_key_value(name).map(|(name, profile)| Some((name.as_str(), profile)));
+                found.ok_or_else(|| {
+                    let known = profiles.keys().map(String::as_str);
+                    let hint = did_you_mean(name, known).unwrap_or_else(|| "see them with: larder list".to_owned());
+                    CliError::usage(format!("The inventory has no profile `{name}`")).hint(hint)
+                })
+            }
+        }
+    }
+
+    /// The declared artifacts that the command's scope and `--only` select.
     pub(super) fn selected(&self, common: &Common) -> Result<Vec<&Declared>, CliError> {
         let only = selector(&common.only)?;
-        let mut selected = self.of_profile()?;
+        let mut selected = self.in_scope()?;
         selected.retain(|artifact| common.only.is_empty() || only.matches(artifact));
         if selected.is_empty() && !common.only.is_empty() {
-            let whose = self.profile().map_or_else(|| "the manifests".to_owned(), |name| format!("profile {name}"));
-            return Err(CliError::usage(format!("--only {} selects nothing in {whose}", common.only.join(" --only ")))
-                .hint("see the names with: larder list"));
+            return Err(self.nothing_selected(common, &only)?);
         }
         Ok(selected)
     }
 
-    fn of_profile(&self) -> Result<Vec<&Declared>, CliError> {
-        let all = self.manifests.artifacts.iter();
-        let Some((_, profile)) = self.inventory.profile_of(&self.machine) else { return Ok(all.collect()) };
-        let (wanted, except) = (selector(&profile.artifacts)?, selector(&profile.except)?);
-        Ok(all.filter(|artifact| wanted.matches(artifact) && !except.matches(artifact)).collect())
+    fn nothing_selected(&self, common: &Common, only: &Selector) -> Result<CliError, CliError> {
+        let profile = self.profile_in_scope()?.map(|(name, _)| name);
+        let whose = profile.map_or_else(|| "the manifests".to_owned(), |name| format!("profile {name}"));
+        let asked = format!("--only {}", common.only.join(" --only "));
+        let hint = if self.manifests.artifacts.iter().any(|artifact| only.matches(artifact)) {
+            format!("the manifests have it, outside the profile: larder list --all {asked}")
+        } else {
+            "see the names with: larder list --all".to_owned()
+        };
+        Ok(CliError::usage(format!("{asked} selects nothing in {whose}")).hint(hint))
+    }
+
+    fn in_scope(&self) -> Result<Vec<&Declared>, CliError> {
+        let all = &self.manifests.artifacts;
+        let Some((_, profile)) = self.profile_in_scope()? else { return Ok(all.iter().collect()) };
+        Ok(profile.select(all)?)
     }
 
     /// Whether the profile selects anything, and whether all of it fits its stores.
     fn check_selection(&self, inventory_path: &Path) -> Result<(), CliError> {
-        let selected = self.of_profile()?;
+        let selected = self.in_scope()?;
+        // What this machine need not have need not fit into it.
+        if self.scope != Scope::Machine {
+            return Ok(());
+        }
         let errors = inventory::fit(&self.inventory, &self.manifests, &selected);
         if !errors.is_empty() {
             return Err(errors.into());
@@ -403,8 +452,7 @@ pub(super) fn manifest_files(inventory_path: &Path, inventory: &Inventory) -> Re
 
 /// Combines selections of the command line or of a profile.
 pub(super) fn selector(patterns: &[String]) -> Result<Selector, CliError> {
-    Selector::new(patterns.iter().map(String::as_str))
-        .map_err(|error| CliError::usage(error.to_string()).hint("use names with *, tag:T, store:S or section:S"))
+    Ok(Selector::new(patterns.iter().map(String::as_str))?)
 }
 
 /// The value of `HF_ENDPOINT` as an address.

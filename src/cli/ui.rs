@@ -95,7 +95,7 @@ impl Ui {
         }
     }
 
-    /// Asks a question on the terminal; `None` where nobody can answer.
+    /// Asks whether something is to be changed, on the terminal; `None` where nobody can answer.
     pub(super) fn ask(&self, question: &str) -> Option<bool> {
         if !io::stdin().is_terminal() {
             return None;
@@ -103,7 +103,11 @@ impl Ui {
         let _ = write!(anstream::stderr(), "{question} [y/N] ");
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).ok()?;
-        Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes" | "j" | "ja"))
+        let agreed = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes" | "j" | "ja");
+        if !agreed {
+            self.note("Nothing was changed");
+        }
+        Some(agreed)
     }
 
     /// Columns of the terminal, or enough for a log.

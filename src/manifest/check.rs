@@ -85,7 +85,12 @@ fn check_globs(artifact: &Declared, wrong: &mut Report<'_>) {
     {
         if let Err(error) = Glob::new(&glob) {
             let message = format!("`{key}`: {glob:?} is not a glob: {}", error.kind());
-            wrong(&[key], message, "* matches within a name, ** across folders");
+            let hint = if key == "match" {
+                "* matches within a folder, ** across folders; close every [ and {"
+            } else {
+                "* matches across folders; close every [ and {"
+            };
+            wrong(&[key], message, hint);
         }
     }
     if artifact.pattern.as_ref().is_some_and(|pattern| pattern.count == 0) {
@@ -122,7 +127,7 @@ fn check_references(artifact: &Declared, all: &Manifests, wrong: &mut Report<'_>
 fn artifact_hint<'a>(known: impl Iterator<Item = &'a str>, unknown: &str) -> String {
     match super::closest(unknown, known) {
         Some(name) => format!("did you mean `{name}`?"),
-        None => "see the names with: larder list".to_owned(),
+        None => "correct the name, or add an [[artifact]] table for it".to_owned(),
     }
 }
 

@@ -1,14 +1,35 @@
 //! `larder list`: what the lab wants, how big it is, and how much of it is pinned by a digest.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use crate::artifact::Reference;
+use crate::inventory::{Profile, SelectorError};
 use crate::lock::Lock;
 use crate::manifest::{CloudModel, Condition, Declared, Download, Manifests, Package, Section};
 
+mod details;
 mod text;
 
 pub use text::render;
+
+/// What is asked, and what only the caller knows.
+pub struct Request<'a> {
+    /// Everything that is known.
+    pub manifests: &'a Manifests,
+    /// What is locked of it, whose figures are preferred.
+    pub lock: Option<&'a Lock>,
+    /// The sets of artifacts that are summed up.
+    pub profiles: &'a BTreeMap<String, Profile>,
+    /// Which artifacts are listed.
+    pub wanted: &'a dyn Fn(&Declared) -> bool,
+    /// The profile of which these are all.
+    pub profile: Option<&'a str>,
+    /// Where programs on this machine find an artifact; `None` where no store of the inventory takes it.
+    pub location: &'a dyn Fn(&Declared) -> Option<PathBuf>,
+}
 
 /// Everything that `larder list` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,6 +46,23 @@ pub struct List {
     pub cloud: Vec<ListedCloudModel>,
     /// What must hold on the machine besides.
     pub conditions: Vec<ListedCondition>,
+    /// The inventory's sets of artifacts, with what each one sums up to.
+    pub profiles: Vec<ListedProfile>,
+    /// What the manifests know besides; absent where a profile is not listed as a whole.
+    pub outside: Option<Total>,
+}
+
+/// A set of artifacts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ListedProfile {
+    /// Its name in the inventory.
+    pub name: String,
+    /// What it is for.
+    pub title: Option<String>,
+    /// Whether this is what is listed, as a whole.
+    pub listed: bool,
+    /// All its artifacts.
+    pub total: Total,
 }
 
 /// One artifact.
@@ -36,6 +74,12 @@ pub struct ListedArtifact {
     pub section: Option<String>,
     /// What people call it.
     pub title: Option<String>,
+    /// What the platform uses it for.
+    pub purpose: Option<String>,
+    /// What an admin should know.
+    pub note: Option<String>,
+    /// Words to select by.
+    pub tags: Vec<String>,
     /// What is downloaded, or why nothing is.
     pub kind: Kind,
     /// How many files are known, by name or by number.
@@ -58,10 +102,14 @@ pub struct ListedArtifact {
     pub store: String,
     /// Folder within the store.
     pub folder: Option<String>,
+    /// Where programs on this machine find it, whether it is here or not.
+    pub path: Option<PathBuf>,
     /// Where it comes from; several where nobody knows which, or where each file has its own.
     pub sources: Vec<String>,
     /// The artifact of which it is a known copy.
     pub duplicate_of: Option<String>,
+    /// The artifacts that are known copies of it.
+    pub copies: Vec<String>,
     /// Where the figures are from.
     pub basis: Basis,
 }
@@ -172,6 +220,8 @@ pub struct ListedPackage {
     pub documented: Option<String>,
     /// Why it is needed.
     pub purpose: Option<String>,
+    /// What an admin should know.
+    pub note: Option<String>,
 }
 
 /// One model used over the network.
@@ -198,16 +248,23 @@ pub struct ListedCondition {
     pub why: String,
 }
 
-/// Lists the artifacts that `wanted` selects, with the lock's figures where it has them.
+/// Lists what is asked for, with the lock's figures where it has them.
 ///
-/// Packages and conditions are listed when they belong to a selected artifact or to none in particular.
-pub fn list(manifests: &Manifests, lock: Option<&Lock>, wanted: &dyn Fn(&Declared) -> bool) -> List {
-    let artifacts: Vec<ListedArtifact> =
-        manifests.artifacts.iter().filter(|artifact| wanted(artifact)).map(|artifact| listed(artifact, lock)).collect();
+/// Packages and conditions are listed when they belong to a listed artifact or to none in particular.
+///
+/// # Errors
+///
+/// A profile whose selection is malformed.
+pub fn list(request: &Request<'_>) -> Result<List, SelectorError> {
+    let manifests = request.manifests;
+    let all: Vec<ListedArtifact> = manifests.artifacts.iter().map(|artifact| listed(artifact, request)).collect();
+    let wanted: Vec<bool> = manifests.artifacts.iter().map(request.wanted).collect();
+    let chosen = |want: bool| all.iter().zip(&wanted).filter(move |(_, wanted)| **wanted == want).map(|(it, _)| it);
     let concerns = |names: &[String]| {
-        names.is_empty() || names.iter().any(|name| artifacts.iter().any(|artifact| artifact.name == *name))
+        names.is_empty() || names.iter().any(|name| chosen(true).any(|artifact| artifact.name == *name))
     };
-    List {
+    let artifacts: Vec<ListedArtifact> = chosen(true).cloned().collect();
+    Ok(List {
         sections: sections(manifests, &artifacts),
         total: total(artifacts.iter()),
         packages: manifests.packages.iter().filter(|package| concerns(&package.needed_by)).map(package).collect(),
@@ -218,17 +275,37 @@ pub fn list(manifests: &Manifests, lock: Option<&Lock>, wanted: &dyn Fn(&Declare
             .filter(|condition| concerns(&condition.artifacts))
             .map(condition)
             .collect(),
+        profiles: profiles(request, &all)?,
+        outside: request.profile.map(|_| total(chosen(false))),
         artifacts,
-    }
+    })
 }
 
-fn listed(artifact: &Declared, lock: Option<&Lock>) -> ListedArtifact {
-    let figures = Figures::of(artifact, lock);
+fn profiles(request: &Request<'_>, all: &[ListedArtifact]) -> Result<Vec<ListedProfile>, SelectorError> {
+    let listed = |(name, profile): (&String, &Profile)| {
+        let members = profile.select(&request.manifests.artifacts)?;
+        let is_member = |artifact: &&ListedArtifact| members.iter().any(|member| member.name == artifact.name);
+        Ok(ListedProfile {
+            name: name.clone(),
+            title: profile.title.clone(),
+            listed: request.profile == Some(name),
+            total: total(all.iter().filter(is_member)),
+        })
+    };
+    request.profiles.iter().map(listed).collect()
+}
+
+fn listed(artifact: &Declared, request: &Request<'_>) -> ListedArtifact {
+    let figures = Figures::of(artifact, request.lock);
+    let is_copy = |other: &&Declared| other.duplicate_of.as_ref() == Some(&artifact.name);
     let counted = artifact.pattern.as_ref().map(|pattern| pattern.count);
     ListedArtifact {
         name: artifact.name.clone(),
         section: artifact.section.clone(),
         title: artifact.title.clone(),
+        purpose: artifact.purpose.clone(),
+        note: artifact.note.clone(),
+        tags: artifact.tags.clone(),
         kind: kind(artifact),
         files: figures.files.max(counted.unwrap_or(0)),
         files_complete: figures.complete || counted.is_some(),
@@ -240,8 +317,10 @@ fn listed(artifact: &Declared, lock: Option<&Lock>) -> ListedArtifact {
         gated: artifact.gated,
         store: artifact.store.clone(),
         folder: artifact.folder.as_ref().map(ToString::to_string),
+        path: (request.location)(artifact),
         sources: sources(artifact),
         duplicate_of: artifact.duplicate_of.clone(),
+        copies: request.manifests.artifacts.iter().filter(is_copy).map(|copy| copy.name.clone()).collect(),
         basis: figures.basis,
     }
 }
@@ -387,6 +466,7 @@ fn package(package: &Package) -> ListedPackage {
         pinned: package.sha256.is_some() || package.artifact.is_some(),
         documented: package.documented.clone(),
         purpose: package.purpose.clone(),
+        note: package.note.clone(),
     }
 }
 

@@ -125,6 +125,22 @@ impl Store for FolderStore {
         file.path.under(&self.root)
     }
 
+    /// A single file is its own place; several are in the deepest folder that they share.
+    fn location(&self, artifact: &Artifact) -> PathBuf {
+        let of_pattern = artifact.pattern.as_ref().map(|pattern| look::literal_start(&pattern.glob));
+        let mut paths = artifact.files.iter().map(|file| file.path.as_str()).chain(of_pattern).map(Path::new);
+        let Some(first) = paths.next() else {
+            return artifact.folder.as_ref().map_or_else(|| self.root.clone(), |folder| folder.under(&self.root));
+        };
+        let mut shared = first;
+        for path in paths {
+            while !path.starts_with(shared) {
+                shared = shared.parent().unwrap_or(Path::new(""));
+            }
+        }
+        self.root.join(shared)
+    }
+
     /// None: the programs that read these folders take no locks.
     fn foreign_locks(&self, _artifact: &Artifact, _file: &File) -> Vec<PathBuf> {
         Vec::new()

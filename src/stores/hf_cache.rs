@@ -189,6 +189,11 @@ impl Store for HfCacheStore {
         snapshot.map_or_else(|| self.content_path(artifact, file), |snapshot| file.path.under(&snapshot))
     }
 
+    /// The repository's folder: which snapshot in it is read, `refs` says.
+    fn location(&self, artifact: &Artifact) -> PathBuf {
+        self.places(artifact).map_or_else(|_| self.root.clone(), |repo| repo.dir)
+    }
+
     fn foreign_locks(&self, artifact: &Artifact, file: &File) -> Vec<PathBuf> {
         let Ok(repo) = RepoPlaces::of(&self.root, artifact) else {
             return Vec::new();

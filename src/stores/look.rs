@@ -272,7 +272,7 @@ fn matcher(glob: &str) -> io::Result<GlobMatcher> {
 }
 
 /// The folders of `glob` before the first special character: nothing elsewhere can match.
-fn literal_start(glob: &str) -> &str {
+pub(super) fn literal_start(glob: &str) -> &str {
     let literal = &glob[..glob.find(['*', '?', '[', '{', '\\']).unwrap_or(glob.len())];
     literal.rsplit_once('/').map_or("", |(folder, _)| folder)
 }

@@ -290,6 +290,11 @@ impl Store for OllamaStore {
         digest_of(file).map_or_else(|| self.content_path(artifact, file), |digest| self.blob(&digest))
     }
 
+    /// The manifest: the blobs that it names are the business of Ollama alone.
+    fn location(&self, artifact: &Artifact) -> PathBuf {
+        self.manifest_path(artifact).map_or_else(|| self.root.clone(), |place| place.path)
+    }
+
     /// None: Ollama does not lock.
     fn foreign_locks(&self, _artifact: &Artifact, _file: &File) -> Vec<PathBuf> {
         Vec::new()

@@ -41,6 +41,7 @@ type Rule = (&'static str, fn(&Bench<'_>));
 const RULES: &[Rule] = &[
     ("looking changes nothing", looking_changes_nothing),
     ("what is placed and published is seen, byte for byte", round_trip),
+    ("its location is where programs find it", the_location_leads_to_it),
     ("placing and publishing again changes nothing", again_is_harmless),
     ("publishing is refused while a file is missing", incomplete_is_refused),
     ("an abandoned partial is not present", an_abandoned_partial_is_not_present),
@@ -180,6 +181,19 @@ fn round_trip(bench: &Bench<'_>) {
             FileState::Present(found) => assert_eq!(&fs_err::read(&found.path).unwrap(), bytes),
             other => panic!("a published file is {other:?}"),
         }
+    }
+}
+
+fn the_location_leads_to_it(bench: &Bench<'_>) {
+    let location = bench.store.location(&bench.case.artifact);
+    assert!(location.starts_with(bench.root()), "{}", location.display());
+    assert!(!location.exists(), "{} is there before anything was placed", location.display());
+    bench.fill();
+    assert!(location.exists(), "{} is not there", location.display());
+    // A file is what leads to all others, such as Ollama's manifest.
+    if let Some(visible) = bench.case.visible.as_ref().filter(|_| location.is_dir()) {
+        let visible = bench.root().join(visible);
+        assert!(visible.starts_with(&location), "{} is not in {}", visible.display(), location.display());
     }
 }
 

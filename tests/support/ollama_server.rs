@@ -1,5 +1,6 @@
 //! A small server that keeps models as Ollama does: pulls them from a registry into a folder of its own, and
-//! trusts what it gets. Shares no code with larder.
+//! trusts what it gets. Shares no code with larder. No package client installs the real one
+//! (docs/decisions/0003-ollama-rs.md), so the requests and answers here are what its documentation and source say.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -8,14 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use axum::response::Response;
-use larder::digest::Sha256;
-use larder::fsio::{WriteOptions, write_atomic};
 use serde_json::{Value, json};
+use sha2::Digest as _;
 
 use crate::fake_server::{FakeServer, Seen, answer};
 
 /// Names, and the digests of their manifests.
-type Models = Arc<Mutex<BTreeMap<String, Sha256>>>;
+type Models = Arc<Mutex<BTreeMap<String, String>>>;
 
 /// A running server; ends when dropped.
 pub(crate) struct OllamaServer {
@@ -53,13 +53,13 @@ impl OllamaServer {
     }
 
     /// What it would list.
-    pub(crate) fn models(&self) -> BTreeMap<String, Sha256> {
+    pub(crate) fn models(&self) -> BTreeMap<String, String> {
         self.models.lock().unwrap().clone()
     }
 
     /// Lets it have a model that nobody pulled.
-    pub(crate) fn pretend(&self, name: &str, digest: Sha256) {
-        self.models.lock().unwrap().insert(name.to_owned(), digest);
+    pub(crate) fn pretend(&self, name: &str, digest: &str) {
+        self.models.lock().unwrap().insert(name.to_owned(), digest.to_owned());
     }
 }
 
@@ -69,15 +69,15 @@ fn respond(seen: &Seen, models: &Models, folder: &Path) -> Response {
     let mut models = models.lock().unwrap();
     match seen.line.as_str() {
         "GET /api/tags" => {
-            let tag = |(name, digest): (&String, &Sha256)| json!({"name": name, "model": name, "modified_at": "", "size": 42, "digest": digest.to_string()});
+            let tag = |(name, digest): (&String, &String)| json!({"name": name, "model": name, "modified_at": "", "size": 42, "digest": digest});
             answer(200, &[], json!({"models": models.iter().map(tag).collect::<Vec<_>>()}).to_string())
         }
         "POST /api/pull" => {
             let manifest = pull(&field("name"), folder);
-            models.insert(field("name"), Sha256::of(&manifest));
+            models.insert(field("name"), sha256(&manifest));
             answer(200, &[], "{\"status\":\"pulling manifest\"}\n{\"status\":\"success\"}\n")
         }
-        "POST /api/copy" => match models.get(&field("source")).copied() {
+        "POST /api/copy" => match models.get(&field("source")).cloned() {
             Some(digest) => {
                 let manifest = fs_err::read(place(&field("source"), folder)).unwrap();
                 keep(&place(&field("destination"), folder), &manifest);
@@ -124,8 +124,14 @@ fn place(name: &str, folder: &Path) -> PathBuf {
     folder.join("manifests").join(whole).join(tag)
 }
 
+#[expect(clippy::disallowed_methods, reason = "the server's own folder")]
 fn keep(path: &Path, content: &[u8]) {
-    write_atomic(path, content, &WriteOptions::default()).unwrap();
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, content).unwrap();
+}
+
+fn sha256(content: &[u8]) -> String {
+    sha2::Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn get(host: &str, path: &str) -> Vec<u8> {

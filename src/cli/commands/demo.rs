@@ -81,7 +81,7 @@ fn here(common: &Common) -> Common {
 /// Everything a sysadmin would do, in order, each command printed as it would be typed.
 fn walk(ui: &Ui, common: &Common, root: &Path, traffic: &Traffic) -> Result<Shown, CliError> {
     let yes = apply::Args { yes: true, ..apply::Args::default() };
-    typed(ui, "larder list", || list::run(ui, common, &list::Args {}))?;
+    typed(ui, "larder list", || list::run(ui, common, &list::Args::default()))?;
     typed(ui, "larder lock", || lock::run(ui, common, &lock::Args::default()))?;
     typed(ui, "larder plan", || plan::run(ui, common, &plan::Args::default()))?;
     typed(ui, "larder apply --yes", || apply::run(ui, common, &yes))?;

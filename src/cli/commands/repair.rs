@@ -46,13 +46,8 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
             (false, false) => Exit::Failed,
         });
     }
-    match (args.yes, ui.ask("Carry this out?")) {
-        (true, _) | (_, Some(true)) => {}
-        (false, Some(false)) => return Ok(Exit::InOrder),
-        (false, None) => {
-            return Err(CliError::usage("Nobody is there to ask, so nothing was changed")
-                .hint("say yes beforehand with: larder repair --yes"));
-        }
+    if !args.yes && !apply::agreed(ui, "repair")? {
+        return Ok(Exit::InOrder);
     }
     let (parts, whole) = carry_out(ui, &lab, common, &repair)?;
     apply::keep_what_was_learned(&lab, &whole)?;

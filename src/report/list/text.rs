@@ -4,31 +4,50 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
+use crate::report::list::details::push_details;
 use crate::report::list::{Certainty, Kind, List, ListedArtifact, ListedSection, Size, Total};
 use crate::size::Bytes;
 
 const HEADER: [&str; 9] = ["artifact", "kind", "files", "pinned", "size", "licence", "gate", "store", "source"];
 const SOURCE: usize = 8;
 const INDENT: &str = "  ";
+/// Of what goes on below something indented.
+const REST: &str = "    ";
 /// Narrower than this, the column of sources is left out.
 const NARROWEST_SOURCE: usize = 24;
 
 /// The list for a terminal of `width` columns, without colours.
-pub fn render(list: &List, width: u16) -> String {
+///
+/// What an artifact is for, where it goes and what to know of it is told where only one is listed, or all with `verbose`.
+pub fn render(list: &List, width: u16, verbose: bool) -> String {
     let rows: Vec<[String; 9]> = list.artifacts.iter().map(row).collect();
     let widths = column_widths(&rows, usize::from(width));
     let mut text = String::new();
     for section in &list.sections {
         let own = |artifact: &ListedArtifact| artifact.section.as_ref() == Some(&section.name);
         push_table(&mut text, &section.title, &shown(list, &rows, own), &widths);
+        if widths[SOURCE] == 0 {
+            push_originals(&mut text, list, own, usize::from(width));
+        }
         push_section_total(&mut text, section, usize::from(width));
     }
     let rest = shown(list, &rows, |artifact| artifact.section.is_none());
     push_table(&mut text, "Without a section", &rest, &widths);
-    push_packages(&mut text, list);
+    let with_details = verbose || list.artifacts.len() == 1;
+    if with_details {
+        push_details(&mut text, list, usize::from(width));
+    }
+    push_packages(&mut text, list, with_details, usize::from(width));
     push_cloud(&mut text, list);
     push_conditions(&mut text, list, usize::from(width));
+    push_profiles(&mut text, list, usize::from(width));
     push_wrapped(&mut text, "", &format!("All that is listed: {}", total_words(&list.total)), usize::from(width));
+    push_outside(&mut text, list, usize::from(width));
+    let notes = list.artifacts.iter().filter(|artifact| artifact.note.is_some()).count();
+    if notes > 0 && !with_details {
+        let have = if notes == 1 { "has a note" } else { "have notes" };
+        let _ = writeln!(text, "{notes} of these {have}: larder list --verbose");
+    }
     text
 }
 
@@ -153,6 +172,15 @@ fn push_table(text: &mut String, title: &str, rows: &[&[String; 9]], widths: &[u
     }
 }
 
+/// Of what copies are one, where there is no room for the column that says so.
+fn push_originals(text: &mut String, list: &List, belongs: impl Fn(&ListedArtifact) -> bool, width: usize) {
+    for copy in list.artifacts.iter().filter(|artifact| belongs(artifact)) {
+        if let Some(original) = &copy.duplicate_of {
+            push_entry(text, &format!("{} is a copy of {original}", copy.name), width);
+        }
+    }
+}
+
 fn push_section_total(text: &mut String, section: &ListedSection, width: usize) {
     push_wrapped(text, "", &format!("{}: {}", section.title, total_words(&section.total)), width);
     let documented = section.documented.as_ref().map(|documented| format!("The document says {documented}."));
@@ -188,7 +216,7 @@ fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
-fn push_packages(text: &mut String, list: &List) {
+fn push_packages(text: &mut String, list: &List, with_details: bool, width: usize) {
     if list.packages.is_empty() {
         return;
     }
@@ -200,6 +228,8 @@ fn push_packages(text: &mut String, list: &List) {
         let other = package.documented.as_ref().filter(|said| package.version.as_ref() != Some(said));
         let documented = other.map(|said| format!(" (the document says {said})")).unwrap_or_default();
         let _ = writeln!(text, "{INDENT}{}{version}{revision}{pinned}{documented}", package.name);
+        let told = package.purpose.iter().chain(&package.note).filter(|_| with_details);
+        told.for_each(|words| push_lines(text, [REST; 2], words, width));
     }
     text.push('\n');
 }
@@ -221,19 +251,56 @@ fn push_conditions(text: &mut String, list: &List, width: usize) {
     }
     let _ = writeln!(text, "Conditions");
     for condition in &list.conditions {
-        push_wrapped(text, INDENT, &format!("{}: {}", condition.name, condition.why), width);
+        push_entry(text, &format!("{}: {}", condition.name, condition.why), width);
     }
     text.push('\n');
 }
 
+/// The sets of artifacts and their sums; the one that is listed is marked.
+fn push_profiles(text: &mut String, list: &List, width: usize) {
+    if list.profiles.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "Profiles");
+    for profile in &list.profiles {
+        let mark = if profile.listed { ", which is listed here" } else { "" };
+        push_entry(text, &format!("{}{mark}: {}", profile.name, total_words(&profile.total)), width);
+        profile.title.iter().for_each(|title| push_lines(text, [REST; 2], title, width));
+    }
+    text.push('\n');
+}
+
+fn push_outside(text: &mut String, list: &List, width: usize) {
+    let Some(outside) = list.outside.filter(|outside| outside.artifacts + outside.copies > 0) else { return };
+    let Some(profile) = list.profiles.iter().find(|profile| profile.listed) else { return };
+    let copies = if outside.copies == 1 { "copy" } else { "copies" };
+    let parts = [
+        (outside.artifacts > 0).then(|| count(outside.artifacts, "artifact")),
+        (outside.copies > 0).then(|| format!("{} known {copies}", outside.copies)),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    let words = format!("Outside profile {}: {}; see all with: larder list --all", profile.name, parts.join(" and "));
+    push_wrapped(text, "", &words, width);
+}
+
+/// One of several things under a heading: its further lines are indented more than its first.
+pub(super) fn push_entry(text: &mut String, words: &str, width: usize) {
+    push_lines(text, [INDENT, REST], words, width);
+}
+
 /// Whole words; lines after the first are indented.
 fn push_wrapped(text: &mut String, first_indent: &str, words: &str, width: usize) {
-    let mut line = first_indent.to_owned();
+    push_lines(text, [first_indent, INDENT], words, width);
+}
+
+/// Whole words, with the indents of the first line and of all others.
+fn push_lines(text: &mut String, [first, rest]: [&str; 2], words: &str, width: usize) {
+    let mut line = first.to_owned();
     let mut is_empty = true;
     for word in words.split_whitespace() {
         if !is_empty && line.chars().count() + 1 + word.chars().count() > width {
             let _ = writeln!(text, "{line}");
-            INDENT.clone_into(&mut line);
+            rest.clone_into(&mut line);
             is_empty = true;
         }
         if !is_empty {
