@@ -22,14 +22,24 @@ impl Pacer {
 
     /// Waits until `bytes` more may pass.
     pub async fn pass(&self, bytes: usize) {
-        let Some(rate) = self.bytes_per_second else { return };
-        let turn = {
-            let mut next_free = self.next_free.lock().unwrap_or_else(PoisonError::into_inner);
-            let turn = (*next_free).max(Instant::now());
-            *next_free = turn + Duration::from_secs_f64(bytes as f64 / rate);
-            turn
-        };
-        tokio::time::sleep_until(turn).await;
+        if let Some(turn) = self.turn(bytes) {
+            tokio::time::sleep_until(turn).await;
+        }
+    }
+
+    /// The same on a thread that has nothing else to do.
+    pub fn pass_blocking(&self, bytes: u64) {
+        if let Some(turn) = self.turn(usize::try_from(bytes).unwrap_or(usize::MAX)) {
+            std::thread::sleep(turn.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    fn turn(&self, bytes: usize) -> Option<Instant> {
+        let rate = self.bytes_per_second?;
+        let mut next_free = self.next_free.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = (*next_free).max(Instant::now());
+        *next_free = turn + Duration::from_secs_f64(bytes as f64 / rate);
+        Some(turn)
     }
 }
 

@@ -62,7 +62,9 @@ fn section(command: &Command) -> String {
     let name = command.get_name();
     let own: Vec<&Arg> = command
         .get_arguments()
-        .filter(|arg| !arg.is_global_set() && !["help", "version"].contains(&arg.get_id().as_str()))
+        .filter(|arg| {
+            !arg.is_global_set() && !arg.is_hide_set() && !["help", "version"].contains(&arg.get_id().as_str())
+        })
         .collect();
     let positional: String = own.iter().filter(|arg| arg.is_positional()).map(|arg| format!(" {arg}")).collect();
     let options = if own.iter().all(|arg| arg.is_positional()) { "" } else { " [OPTIONS]" };

@@ -158,6 +158,7 @@ impl Run {
 
     /// Copies content that is on this machine; `None` where it turns out to be wrong or gone.
     async fn reuse(self: Arc<Self>, target: &Target, origin: Option<Origin>) -> Result<Option<Proven>, JobError> {
+        let is_paced = self.means.paces_drives && matches!(origin, Some(Origin::Drive { .. }));
         let from = match origin {
             None => return Ok(None),
             Some(Origin::Here { path, .. } | Origin::Drive { path }) => path,
@@ -171,7 +172,13 @@ impl Run {
             let size = target.wanted().size;
             let label = from.display().to_string();
             self.means.monitor.event(Event::Started { item: &target.item, total: size, resumed: 0, from: &label });
-            match copy(&target, &from) {
+            let mut pass = |bytes: u64| {
+                if is_paced {
+                    self.pacer.pass_blocking(bytes);
+                }
+                if self.means.stop.is_cancelled() { Err(std::io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+            };
+            match copy(&target, &from, &mut pass) {
                 Ok(proven) => {
                     self.note(|outcome| outcome.reused_bytes += proven.size());
                     Ok(Some(proven))
@@ -179,6 +186,7 @@ impl Run {
                 // The other copy is rotten or vanished: nothing is lost by fetching instead.
                 Err(fsio::ProofError::Content(_) | fsio::ProofError::Length { .. }) => Ok(None),
                 Err(fsio::ProofError::Io(error)) if fsio::is_absent(&error) => Ok(None),
+                Err(fsio::ProofError::Io(_)) if self.means.stop.is_cancelled() => Err(JobError::Interrupted),
                 Err(fsio::ProofError::Io(error)) => Err(JobError::io(format!("{label} cannot be copied"))(error)),
             }
         })
@@ -218,14 +226,17 @@ impl Run {
     }
 }
 
-fn copy(target: &Target, from: &Path) -> Result<Proven, fsio::ProofError> {
-    let mut partial = fsio::Partial::open(&target.staging, &target.key(), ContentHasher::new(), target.owner)?;
-    partial.fill_from(from, target.hasher_with_chunks())?;
-    partial.prove(target.wanted().size, &target.wanted().digests).map_err(|unproven| {
-        // A copy of wrong content is of no use to anybody; the original stays where it is.
-        let _ = unproven.partial.discard();
-        unproven.error
-    })
+fn copy(target: &Target, from: &Path, pass: fsio::Pass<'_>) -> Result<Proven, fsio::ProofError> {
+    let wanted = target.wanted();
+    let copying = fsio::Copying {
+        from,
+        staging: &target.staging,
+        key: &target.key(),
+        owner: target.owner,
+        size: wanted.size,
+        digests: &wanted.digests,
+    };
+    copying.copy(|| target.hasher_with_chunks(), pass)
 }
 
 /// What is known of a file once its content was measured.

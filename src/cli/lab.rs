@@ -338,7 +338,8 @@ fn state_dir(common: &Common, home: &Path) -> PathBuf {
     common.state.clone().unwrap_or_else(|| env::state_dir(home))
 }
 
-fn inventory_path(common: &Common, home: &Path) -> Result<PathBuf, CliError> {
+/// The inventory that a command goes by: the one that is named, else the first of the usual places.
+pub(super) fn inventory_path(common: &Common, home: &Path) -> Result<PathBuf, CliError> {
     if let Some(path) = &common.inventory {
         return Ok(path.clone());
     }

@@ -43,7 +43,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let lab = Lab::read_wanted(ui, common)?;
     let plan = make(ui, &lab, common, &args.limits)?;
     show(ui, &lab, &plan, args.all);
-    ui.text(ending(&plan));
+    ui.text(&ending(&plan, Some("larder apply")));
     Ok(if args.check && !plan.is_settled() { Exit::Differences } else { Exit::InOrder })
 }
 
