@@ -7,6 +7,9 @@ use tokio::time::Instant;
 
 use crate::size::Bytes;
 
+/// How long a thread sleeps before it looks whether it is to stop.
+const NAP: Duration = Duration::from_millis(50);
+
 /// Lets bytes pass at a limited rate, shared by everybody who asks.
 #[derive(Debug)]
 pub struct Pacer {
@@ -27,10 +30,18 @@ impl Pacer {
         }
     }
 
-    /// The same on a thread that has nothing else to do.
-    pub fn pass_blocking(&self, bytes: u64) {
-        if let Some(turn) = self.turn(usize::try_from(bytes).unwrap_or(usize::MAX)) {
-            std::thread::sleep(turn.saturating_duration_since(Instant::now()));
+    /// The same on a thread that has nothing else to do; `false` once `stopped` says so.
+    pub fn pass_blocking(&self, bytes: u64, stopped: impl Fn() -> bool) -> bool {
+        let turn = self.turn(usize::try_from(bytes).unwrap_or(usize::MAX));
+        loop {
+            if stopped() {
+                return false;
+            }
+            let left = turn.map(|turn| turn.saturating_duration_since(Instant::now())).unwrap_or_default();
+            if left.is_zero() {
+                return true;
+            }
+            std::thread::sleep(left.min(NAP));
         }
     }
 

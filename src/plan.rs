@@ -47,6 +47,8 @@ pub struct Outlook {
     pub reuse: bool,
     /// Whether anything may be fetched from where it was published.
     pub upstream: bool,
+    /// The one place that this run takes from, as people call it, where it was told so.
+    pub only_from: Option<String>,
     /// How much may be downloaded in all.
     pub max_download: Option<Bytes>,
     /// Stores into which a running server installs, by store.
@@ -68,6 +70,7 @@ impl Default for Outlook {
             denied: Vec::new(),
             reuse: true,
             upstream: true,
+            only_from: None,
             max_download: None,
             served_stores: Vec::new(),
             silent_servers: HashMap::new(),
@@ -229,7 +232,11 @@ fn plan_file(
         index.will_arrive(sighting, file);
         entry.steps.push(Step::Fetch { file, path, bytes, from: open, need });
     } else {
-        let otherwise = || if outlook.upstream { no_upstream(artifact.irreplaceable) } else { upstream_is_off() };
+        let otherwise = || match &outlook.only_from {
+            Some(place) => not_there(place, artifact.irreplaceable),
+            None if outlook.upstream => no_upstream(artifact.irreplaceable),
+            None => upstream_is_off(),
+        };
         let refusal = refused.first().map_or_else(otherwise, |refusal| (*refusal).clone());
         entry.obstacles.push(Obstacle { path: Some(path), refusal });
     }
@@ -315,6 +322,15 @@ fn no_upstream(irreplaceable: bool) -> Refusal {
         "nobody knows where it comes from"
     };
     Refusal { reason: reason.to_owned(), hint: Some("copy it from a machine or a backup that has it".to_owned()) }
+}
+
+fn not_there(place: &str, irreplaceable: bool) -> Refusal {
+    let hint = if irreplaceable {
+        "copy it from a machine or a backup that has it"
+    } else {
+        "copy it from another place, or fetch it with: larder apply"
+    };
+    Refusal { reason: format!("{place} does not have it"), hint: Some(hint.to_owned()) }
 }
 
 fn upstream_is_off() -> Refusal {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -308,4 +309,97 @@ fn a_machine_without_an_inventory_begins_with_what_is_on_the_drive() {
     assert!(Command::new("sh").args(["-c", &script]).current_dir(fresh.path()).status().unwrap().success());
     let verified = program::said(program::program(fresh.path()).arg("verify").current_dir(fresh.path()), fresh.path());
     assert_eq!(verified.code, 0, "{}{}", verified.out, verified.err);
+}
+
+/// At one byte per second, nothing but the first piece ever passes: only a signal ends it.
+fn stop_once_it_says(lab: &Lab, arguments: &[&str], told: impl Fn(&str) -> bool) -> (Option<i32>, String) {
+    let mut command = lab.command(arguments);
+    let mut running =
+        command.args(["--progress", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(running.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.by_ref().any(|line| told(&line)), "{arguments:?} ended before");
+    let pid = rustix::process::Pid::from_child(&running);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    said.for_each(drop);
+    let output = running.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn copies_by_a_drive_keep_to_the_rate_and_can_be_stopped_and_continued() {
+    let (from, to) = (full_machine(), empty_machine());
+    let drive = tempfile::tempdir().unwrap();
+    let folder = drive.path().to_str().unwrap();
+    let is_large = |line: &str, event: &str| line.contains("large.bin") && line.contains(event);
+    let slowly = ["copy", "--to", folder, "--yes", "--max-rate", "100KB/s"];
+    let (code, out) = stop_once_it_says(&from, &slowly, |line| is_large(line, "advanced"));
+    assert_eq!(code, Some(130), "{out}");
+    assert!(out.contains(&format!("Stopped; larder copy --to {folder} continues from here")), "{out}");
+    let partial = drive.path().join(format!(".larder/sha256-{}.partial", Sha256::of(&contents()[2].1)));
+    assert!(std::fs::metadata(partial).unwrap().len() < 6 << 20);
+    assert_eq!(from.run(&["copy", "--to", folder, "--yes"]).code, 0);
+    let slowly = ["copy", "--from", folder, "--yes", "--max-rate", "1B/s"];
+    let (code, out) = stop_once_it_says(&to, &slowly, |line| is_large(line, "started"));
+    assert!(code == Some(130) && !to.path("home/plain/large.bin").exists(), "{out}");
+    assert!(out.contains(&format!("Stopped; larder copy --from {folder} continues from here")), "{out}");
+    let taken = to.run(&["copy", "--from", folder, "--yes"]);
+    assert_eq!(taken.code, 0, "{}{}", taken.out, taken.err);
+    assert_has_all(&to);
+}
+
+/// Limits are obeyed by the larder that writes, on whichever machine that is.
+#[test]
+fn limits_are_passed_on_to_the_other_machine() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (here, there) = (full_machine(), empty_machine());
+    there.write(
+        "larder",
+        format!("#!/bin/sh\necho \"$@\" >> {}\nexec {} \"$@\"\n", there.path("typed").display(), other(&there)),
+    );
+    let script = there.path("larder");
+    assert!(Command::new("chmod").arg("755").arg(&script).status().unwrap().success());
+    let words = script.display().to_string();
+    let limited =
+        run(&here, &sshd, &words, &["--to", "pc9:", "--yes", "--max-download", "1MB", "--max-rate", "80MB/s"]);
+    assert_eq!(limited.code, 4, "{}{}", limited.out, limited.err);
+    assert!(
+        limited.out.contains("download limit") && !there.path("home/plain/config.json").exists(),
+        "{}",
+        limited.out
+    );
+    let typed = std::fs::read_to_string(there.path("typed")).unwrap();
+    assert!(typed.contains("--max-rate 80000000B/s --max-download 1000000"), "{typed}");
+    let (folder, told) = (tempfile::tempdir().unwrap(), "--max-download limits what this machine fetches");
+    let refused = here.run(&["copy", "--to", folder.path().to_str().unwrap(), "--max-download", "1MB"]);
+    assert!(refused.code == 2 && refused.err.contains(told), "{}", refused.err);
+}
+
+#[test]
+fn what_the_other_machine_does_not_have_is_said_to_be_missing_there() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (here, there) = (empty_machine(), empty_machine());
+    there.write("home/plain/config.json", b"{}");
+    let taken = run(&here, &sshd, &other(&there), &["pc9:", "--yes"]);
+    assert_eq!(taken.code, 4, "{}{}", taken.out, taken.err);
+    assert!(taken.out.contains("pc9 does not have it") && !taken.out.contains("upstream"), "{}", taken.out);
+    let shown = run(&here, &sshd, &other(&full_machine()), &["pc9:", "--dry-run"]);
+    assert!(shown.out.contains("Carry it out with: larder copy pc9:"), "{}", shown.out);
+}
+
+/// The store belongs to a service: its user writes there, though somebody else logs in.
+#[test]
+fn a_service_user_over_there_takes_what_the_one_who_logs_in_is_given() {
+    if !rustix::process::geteuid().is_root() {
+        return skip::skipped("to act as another user needs root");
+    }
+    let Some(sshd) = Sshd::start() else { return };
+    let (here, there) = (full_machine(), empty_machine());
+    let owned = Command::new("chown").args(["-R", "65534:65534"]).arg(there.path("")).status().unwrap();
+    assert!(owned.success());
+    let words = format!("setpriv --reuid=65534 --regid=65534 --clear-groups {}", other(&there));
+    let given = run(&here, &sshd, &words, &["--to", "pc9:", "--yes"]);
+    assert_eq!(given.code, 0, "{}{}", given.out, given.err);
+    assert_has_all(&there);
+    let owner = std::fs::metadata(there.path("home/plain/large.bin")).unwrap().uid();
+    assert_eq!(owner, 65534);
 }

@@ -173,10 +173,9 @@ impl Run {
             let label = from.display().to_string();
             self.means.monitor.event(Event::Started { item: &target.item, total: size, resumed: 0, from: &label });
             let mut pass = |bytes: u64| {
-                if is_paced {
-                    self.pacer.pass_blocking(bytes);
-                }
-                if self.means.stop.is_cancelled() { Err(std::io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+                let stopped = || self.means.stop.is_cancelled();
+                let goes_on = if is_paced { self.pacer.pass_blocking(bytes, stopped) } else { !stopped() };
+                if goes_on { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }
             };
             match copy(&target, &from, &mut pass) {
                 Ok(proven) => {

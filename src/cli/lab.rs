@@ -41,6 +41,8 @@ pub(super) struct Lab {
     pub(super) state: PathBuf,
     pub(super) stores: Arc<Stores>,
     pub(super) facts: Arc<Facts>,
+    /// The one place that this run may take from, as people call it.
+    only_from: Option<String>,
     /// Made when first needed; all of a run share it, with what it learns of its hosts.
     sources: OnceLock<Arc<Sources>>,
 }
@@ -88,6 +90,7 @@ impl Lab {
             state,
             stores: Arc::new(stores),
             facts: Arc::new(facts),
+            only_from: None,
             sources: OnceLock::new(),
         };
         lab.check_selection(&path)?;
@@ -215,6 +218,7 @@ impl Lab {
         let order = self.inventory.sources_of(&self.machine).order;
         Ok(Outlook {
             upstream: order.contains(&SourceKind::Upstream),
+            only_from: self.only_from.clone(),
             order,
             spaces,
             denied: denied.collect(),
@@ -231,7 +235,8 @@ impl Lab {
             return Ok(Vec::new());
         }
         let peer = |peer: Peer| {
-            let token = peer.token_file.map(|path| read_token(&expand_home(&path, &self.home))).transpose()?;
+            let of_file = peer.token_file.map(|path| read_token(&expand_home(&path, &self.home))).transpose()?;
+            let token = peer.token.or(of_file);
             Ok(PeerConfig { name: peer.name, url: peer.url, token, certificate: peer.certificate, socket: peer.socket })
         };
         config.peers.into_iter().map(peer).collect()
@@ -244,8 +249,9 @@ impl Lab {
         config.buckets.iter().map(|bucket| buckets::place(bucket, &self.home, retry)).collect()
     }
 
-    /// From now on, nothing is taken from anywhere but from `sources`.
-    pub(super) fn take_only_from(&mut self, sources: inventory::SourceConfig) {
+    /// From now on, nothing is taken from anywhere but from `sources`, which people call `name`.
+    pub(super) fn take_only_from(&mut self, name: &str, sources: inventory::SourceConfig) {
+        self.only_from = Some(name.to_owned());
         if let Some(machine) = self.inventory.machines.get_mut(&self.machine) {
             machine.order = None;
         }

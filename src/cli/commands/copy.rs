@@ -136,7 +136,8 @@ fn take_from_folder(ui: &Ui, common: &Common, args: &Args, folder: &Path) -> Res
         _ => Lab::read(ui, common)?,
     };
     let sources = lab.inventory.sources_of(&lab.machine);
-    lab.take_only_from(SourceConfig { order: vec![SourceKind::Drive], drives: vec![folder], ..sources });
+    let name = folder.display().to_string();
+    lab.take_only_from(&name, SourceConfig { order: vec![SourceKind::Drive], drives: vec![folder], ..sources });
     carry_out(ui, common, args, &lab)
 }
 
@@ -153,26 +154,20 @@ fn read_from_drive(ui: &Ui, common: &Common, folder: &Path) -> Result<Lab, CliEr
     Ok(lab)
 }
 
+/// Takes through `socket`, with the secret that comes by the standard input.
 fn through_socket(ui: &Ui, common: &Common, args: &Args, socket: &Path) -> Result<Exit, CliError> {
+    let mut secret = String::new();
+    std::io::stdin().read_line(&mut secret)?;
     let mut lab = Lab::read(ui, common)?;
-    take_only_from_peer(&mut lab, "the other machine", socket);
-    let carried_out = carry_out(ui, common, args, &lab);
-    // ssh makes the socket's file and leaves it behind.
-    let _ = crate::fsio::remove_file(socket);
-    carried_out
+    take_only_from_peer(&mut lab, "the other machine", socket, Some(secret.trim().to_owned()));
+    carry_out(ui, common, args, &lab)
 }
 
 /// Makes the server behind `socket` the only source.
-fn take_only_from_peer(lab: &mut Lab, name: &str, socket: &Path) {
+fn take_only_from_peer(lab: &mut Lab, name: &str, socket: &Path, token: Option<String>) {
     let sources = lab.inventory.sources_of(&lab.machine);
-    let peer = Peer {
-        name: name.to_owned(),
-        url: "http://peer".parse().expect("a constant address"),
-        token_file: None,
-        certificate: None,
-        socket: Some(socket.to_owned()),
-    };
-    lab.take_only_from(SourceConfig { order: vec![SourceKind::Peer], peers: vec![peer], ..sources });
+    let peer = Peer { socket: Some(socket.to_owned()), token, ..Peer::on_this_machine(name) };
+    lab.take_only_from(name, SourceConfig { order: vec![SourceKind::Peer], peers: vec![peer], ..sources });
 }
 
 /// Shows what is lacking here and takes it. What is here and was never read is read first: a length proves nothing.

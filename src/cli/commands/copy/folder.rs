@@ -75,7 +75,7 @@ fn carry_out<'a>(ui: &Ui, args: &Args, lab: &Lab, folder: &Path, load: &'a mut L
     let max_rate = lab.inventory.sources_of(&lab.machine).max_rate().map_err(CliError::usage)?;
     let pacer = Pacer::new(args.max_rate.or(max_rate));
     let mut pass = |bytes: u64| {
-        pacer.pass_blocking(bytes);
+        pacer.pass_blocking(bytes, is_stopped);
         go_on()
     };
     let (packed, failures) = pack(load, &drive, monitor.as_ref(), &mut pass);

@@ -1,9 +1,10 @@
 //! Copies over ssh: the user's own keys, configuration and jump hosts; nothing listens on any network.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use tokio::net::UnixListener;
@@ -15,7 +16,7 @@ use crate::cli::error::CliError;
 use crate::cli::lab::Lab;
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
-use crate::serve::{Guests, Traffic, answer_at, router};
+use crate::serve::{Guests, Token, Traffic, answer_at, router};
 use crate::sources::Tunnel;
 
 /// Logins at the same time: each has its own cipher and so its own core, and servers refuse many at once.
@@ -31,8 +32,11 @@ pub(super) fn take(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Resu
         let _within = runtime.enter();
         Tunnel::open(command)?
     };
-    take_only_from_peer(&mut lab, machine, tunnel.socket());
-    lab.inventory.sources.parallel = lab.inventory.sources.parallel.min(CONNECTIONS);
+    take_only_from_peer(&mut lab, machine, tunnel.socket(), None);
+    let sources = &mut lab.inventory.sources;
+    // Files at the same time, and ranges of one large file: every one of them is a login.
+    sources.parallel = sources.parallel.min(CONNECTIONS);
+    sources.connections = sources.connections.min(CONNECTIONS);
     let greeting = lab.sources(common, &args.limits)?;
     runtime.block_on(greeting.peers().holdings(machine)).map_err(|error| {
         let said = tunnel.last_words();
@@ -49,13 +53,15 @@ pub(super) fn give(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Resu
     let runtime = tokio::runtime::Runtime::new()?;
     let folder = tempfile::Builder::new().prefix("larder-").permissions(PermissionsExt::from_mode(0o700)).tempdir()?;
     let here = folder.path().join("serve");
+    let secret = secret();
     {
         let _within = runtime.enter();
         let index = serve::index(&lab)?;
-        let router = router(index, Guests::default(), Arc::new(Traffic::default()));
+        let guests = Guests { token: Token::new(&secret), ..Guests::default() };
+        let router = router(index, guests, Arc::new(Traffic::default()));
         runtime.spawn(answer_at(UnixListener::bind(&here)?, router));
     }
-    let over_there = Remote { args, common, lab: &lab, machine, here: &here, name: folder.path() };
+    let over_there = Remote { args, common, lab: &lab, machine, here: &here, name: folder.path(), secret: &secret };
     if !args.yes {
         let shown = over_there.run("--dry-run")?;
         if args.dry_run || !shown.success() {
@@ -68,6 +74,14 @@ pub(super) fn give(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Resu
     exit(args, machine, over_there.run("--yes")?)
 }
 
+/// What only the larder that is started over there learns, by its standard input.
+fn secret() -> String {
+    let mut bytes = [0; 32];
+    let filled = rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut bytes);
+    filled.expect("the system has random bytes: without them no key of ssh could be used either");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A larder on the other machine that takes from here.
 struct Remote<'a> {
     args: &'a Args,
@@ -76,6 +90,7 @@ struct Remote<'a> {
     machine: &'a str,
     here: &'a Path,
     name: &'a Path,
+    secret: &'a str,
 }
 
 impl Remote<'_> {
@@ -83,21 +98,39 @@ impl Remote<'_> {
         // The same random name as on this machine: it is ours on that one too.
         let name = self.name.file_name().unwrap_or_default().to_string_lossy();
         let there = format!("/tmp/{name}-{}.socket", how.trim_start_matches('-'));
-        let mut words = vec![self.args.way.remote_larder.clone(), "copy".to_owned(), how.to_owned()];
-        words.extend(["--from-socket".to_owned(), there.clone()]);
-        words.extend(self.common.only.iter().flat_map(|only| ["--only".to_owned(), quoted(only)]));
-        words.extend(self.common.json.then(|| "--json".to_owned()));
-        words.extend(self.common.quiet.then(|| "--quiet".to_owned()));
         let mut command = self.args.way.to(self.lab, self.machine);
         let forward = OsString::from(format!("{there}:{}", self.here.display()));
         // Before the destination, which is the last word so far.
         let at = command.len() - 2;
         command.splice(at..at, ["-oExitOnForwardFailure=yes".into(), "-R".into(), forward]);
-        command.push(words.join(" ").into());
+        command.push(self.script(how, &there).into());
         let program = command.remove(0);
-        let status = Command::new(&program).args(command).status();
-        status
-            .map_err(|error| CliError::from(error).context(format!("{} cannot be started", program.to_string_lossy())))
+        let started = Command::new(&program).args(command).stdin(Stdio::piped()).spawn();
+        let mut running = started.map_err(|error| {
+            CliError::from(error).context(format!("{} cannot be started", program.to_string_lossy()))
+        })?;
+        if let Some(mut stdin) = running.stdin.take() {
+            // Who ends before it listens says why on its standard error.
+            let _ = writeln!(stdin, "{}", self.secret);
+        }
+        Ok(running.wait()?)
+    }
+
+    /// What the other machine's shell does.
+    ///
+    /// sshd makes the socket for the user who logs in. The larder there may run as the user who owns the store, so
+    /// everybody there may connect; who does not know the secret gets nothing.
+    fn script(&self, how: &str, socket: &str) -> String {
+        let mut words = vec![self.args.way.remote_larder.clone(), "copy".to_owned(), how.to_owned()];
+        words.extend(["--from-socket".to_owned(), socket.to_owned()]);
+        words.extend(self.common.only.iter().flat_map(|only| ["--only".to_owned(), quoted(only)]));
+        words.extend(self.common.json.then(|| "--json".to_owned()));
+        words.extend(self.common.quiet.then(|| "--quiet".to_owned()));
+        words.extend(self.args.max_rate.map(|rate| format!("--max-rate {}B/s", rate.0)));
+        words.extend(self.args.limits.max_download.map(|limit| format!("--max-download {}", limit.0)));
+        let larder = words.join(" ");
+        let script = format!("chmod 0666 {socket} && {larder}; code=$?; rm -f {socket}; exit $code");
+        format!("sh -c {}", quoted(&script))
     }
 }
 
