@@ -22,7 +22,7 @@ use crate::plan::Outlook;
 use crate::resolve;
 use crate::retry::RetryPolicy;
 use crate::size::Bytes;
-use crate::sources::{Manners, PUBLIC_HUB, PeerConfig, SourceSettings, Sources, Timeouts};
+use crate::sources::{Manners, PUBLIC_HUB, PeerConfig, SftpConfig, SourceSettings, Sources, Timeouts};
 use crate::stores::Stores;
 
 /// One machine of a lab, as its files describe it.
@@ -43,6 +43,8 @@ pub(super) struct Lab {
     pub(super) facts: Arc<Facts>,
     /// The one place that this run may take from, as people call it.
     only_from: Option<String>,
+    /// Machines that are read by sftp in this run.
+    pub(super) by_sftp: Vec<SftpConfig>,
     /// Made when first needed; all of a run share it, with what it learns of its hosts.
     sources: OnceLock<Arc<Sources>>,
 }
@@ -91,6 +93,7 @@ impl Lab {
             stores: Arc::new(stores),
             facts: Arc::new(facts),
             only_from: None,
+            by_sftp: Vec::new(),
             sources: OnceLock::new(),
         };
         lab.check_selection(&path)?;
@@ -289,6 +292,7 @@ impl Lab {
             offline: common.offline || env::hub_is_offline(),
             ollama_registry: config.ollama.clone(),
             peers: self.peers()?,
+            sftp: self.by_sftp.clone(),
             buckets: self.buckets()?,
             ollama_version: config.ollama_version.clone(),
             xet: (config.xet && !env::xet_is_off()).then(|| state_dir(common, &self.home).join("xet")),

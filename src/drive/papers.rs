@@ -37,6 +37,11 @@ impl Papers {
         self.files.push((place.into(), bytes));
     }
 
+    /// The files with their places.
+    pub fn into_files(self) -> Vec<(PathBuf, Vec<u8>)> {
+        self.files
+    }
+
     /// Whether a lock is among them.
     pub(super) fn have_lock(&self) -> bool {
         self.files.iter().any(|(place, _)| place == Path::new(LOCK))

@@ -13,7 +13,9 @@ use crate::size::Bytes;
 use super::apply::{self, Command};
 use super::plan;
 use super::remote::Way;
+use super::remote::install::Sending;
 
+mod by_sftp;
 mod folder;
 mod machine;
 mod unread;
@@ -49,6 +51,13 @@ pub(in crate::cli) struct Args {
 
     #[command(flatten)]
     way: Way,
+
+    #[command(flatten)]
+    sending: Sending,
+
+    /// Read the other machine's files by sftp: larder need not be there
+    #[arg(long, conflicts_with_all = ["to", "send_larder", "remote_larder"])]
+    sftp: bool,
 
     /// Take through this socket: how `copy --to` runs on the other machine
     #[arg(long, value_name = "PATH", hide = true, conflicts_with_all = ["from", "to"])]

@@ -16,7 +16,7 @@ use crate::inventory::SourceKind;
 use crate::observe::{Access, Sighting};
 use crate::plan::{self, Outlook, Plan, Refusal};
 use crate::report::plan::{Heading, ending, text};
-use crate::sources::{BucketSource, Holdings, PeerSource, SourceError, Sources, find_in_drive};
+use crate::sources::{BucketSource, Holdings, SourceError, Sources, find_in_drive};
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -90,7 +90,7 @@ fn make_for(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits, mut outlook: O
             outlook.on_buckets = on_buckets(ui, lab, sources.buckets()).await;
         }
         if may_ask_peers {
-            outlook.on_peers = on_peers(ui, lab, sources.peers(), &outlook.on_buckets).await;
+            outlook.on_peers = on_peers(ui, lab, &sources, &outlook.on_buckets).await;
         }
         if may_ask_peers || may_ask_buckets {
             draft = plan::plan(&sightings, &outlook);
@@ -110,13 +110,14 @@ fn wants_content(draft: &Plan) -> bool {
 async fn on_peers(
     ui: &Ui,
     lab: &Lab,
-    peers: &PeerSource,
+    sources: &Sources,
     elsewhere: &HashMap<ContentName, Vec<String>>,
 ) -> HashMap<ContentName, Vec<String>> {
     let wanted = wanted_contents(lab);
     let names = lab.inventory.sources_of(&lab.machine).peers.into_iter().map(|peer| peer.name);
+    let (peers, sftp) = (sources.peers(), sources.sftp());
     let asked = names.filter(|name| peers.names().any(|known| known == name)).map(|name| async {
-        let holdings = peers.holdings(&name).await;
+        let holdings = if sftp.knows(&name) { sftp.holdings(&name).await } else { peers.holdings(&name).await };
         (name, holdings)
     });
     let mut found: HashMap<ContentName, Vec<String>> = HashMap::new();

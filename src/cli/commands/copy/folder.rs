@@ -1,7 +1,7 @@
 //! Copies to a folder, such as a drive that travels.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
@@ -10,16 +10,16 @@ use super::Args;
 use crate::cli::commands::apply::agreed;
 use crate::cli::commands::{sign, stopped_by_signals};
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, expand, manifest_files};
+use crate::cli::lab::{Lab, expand};
+use crate::cli::papers::papers;
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
-use crate::drive::{self, Drive, Load, Papers};
+use crate::drive::{self, Drive, Load};
 use crate::fsio::{Pass, ProofError, free_space};
 use crate::monitor::{Event, Monitor};
 use crate::pace::Pacer;
 use crate::report::table::count;
 use crate::size::Bytes;
-use crate::trust::signature_of;
 
 /// What came of it.
 #[derive(Debug, Serialize)]
@@ -79,7 +79,7 @@ fn carry_out<'a>(ui: &Ui, args: &Args, lab: &Lab, folder: &Path, load: &'a mut L
         go_on()
     };
     let (packed, failures) = pack(load, &drive, monitor.as_ref(), &mut pass);
-    drive.label(load, &papers(lab)?)?;
+    drive.label(load, &papers(lab, false)?)?;
     Ok(Given { load, packed, failures, interrupted: is_stopped() })
 }
 
@@ -111,40 +111,6 @@ fn pack(load: &Load, drive: &Drive, monitor: &dyn Monitor, pass: Pass<'_>) -> (u
         }
     }
     (packed, failures)
-}
-
-/// Inventory and manifests, and where somebody signed them, the lock and the signatures as well.
-fn papers(lab: &Lab) -> Result<Papers, CliError> {
-    let mut papers = Papers::default();
-    let mut add = |place: PathBuf, from: &Path| -> Result<(), CliError> {
-        papers.add(place, fs_err::read(from)?);
-        Ok(())
-    };
-    add(PathBuf::from("inventory.toml"), &lab.inventory_path)?;
-    let mut files: Vec<(PathBuf, PathBuf)> = manifest_files(&lab.inventory_path, &lab.inventory)?
-        .into_iter()
-        .map(|file| (place_of(lab, &file), file))
-        .collect();
-    if signature_of(&lab.lock_path).exists() {
-        files.push((PathBuf::from("inventory.lock"), lab.lock_path.clone()));
-    }
-    for (place, file) in files {
-        add(place.clone(), &file)?;
-        let signature = signature_of(&file);
-        if signature.exists() {
-            add(signature_of(&place), &signature)?;
-        }
-    }
-    Ok(papers)
-}
-
-/// Where a manifest lies beside the inventory, so that the inventory's patterns find it on the drive too.
-fn place_of(lab: &Lab, manifest: &Path) -> PathBuf {
-    let root = lab.inventory_path.parent().unwrap_or(Path::new(""));
-    let below = manifest.strip_prefix(root).ok().filter(|below| below.is_relative());
-    let is_plain = |below: &&Path| below.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    let name = Path::new("manifests").join(manifest.file_name().unwrap_or_default());
-    below.filter(is_plain).map_or(name, Path::to_owned)
 }
 
 fn text(load: &Load, folder: &Path, free: u64) -> String {
