@@ -54,6 +54,8 @@ pub struct Means {
     pub connections: usize,
     /// Limit for all downloads together, bytes per second.
     pub max_rate: Option<Bytes>,
+    /// Whether what is copied from a drive keeps to it too.
+    pub paces_drives: bool,
     /// How passing errors are tried again.
     pub retry: RetryPolicy,
     /// Stops the run; it can be continued later.

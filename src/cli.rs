@@ -12,6 +12,7 @@ mod error;
 mod exit;
 mod lab;
 mod limits;
+mod papers;
 mod progress;
 mod ui;
 

@@ -34,10 +34,10 @@ pub use journal::journaled_bytes;
 pub use lock::FileLock;
 pub use overwrite::Overwrite;
 pub use owner::{Owner, OwnerError, running_as};
-pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, reuse_copy};
+pub use partial::{Copying, Partial, Pass, ProofError, Proven, Unproven, hash_file, hash_file_by};
 pub use priority::be_idle;
 pub use read::{ContentReader, PIECE, PieceBuffer, unreadable_parts};
-pub use space::{Space, free_space};
+pub use space::{Space, free_space, longest_file};
 pub use sweep::{DEAD_AFTER, sweep};
 pub use twin::{Sharing, share};
 

@@ -7,6 +7,9 @@ use tokio::time::Instant;
 
 use crate::size::Bytes;
 
+/// How long a thread sleeps before it looks whether it is to stop.
+const NAP: Duration = Duration::from_millis(50);
+
 /// Lets bytes pass at a limited rate, shared by everybody who asks.
 #[derive(Debug)]
 pub struct Pacer {
@@ -22,14 +25,32 @@ impl Pacer {
 
     /// Waits until `bytes` more may pass.
     pub async fn pass(&self, bytes: usize) {
-        let Some(rate) = self.bytes_per_second else { return };
-        let turn = {
-            let mut next_free = self.next_free.lock().unwrap_or_else(PoisonError::into_inner);
-            let turn = (*next_free).max(Instant::now());
-            *next_free = turn + Duration::from_secs_f64(bytes as f64 / rate);
-            turn
-        };
-        tokio::time::sleep_until(turn).await;
+        if let Some(turn) = self.turn(bytes) {
+            tokio::time::sleep_until(turn).await;
+        }
+    }
+
+    /// The same on a thread that has nothing else to do; `false` once `stopped` says so.
+    pub fn pass_blocking(&self, bytes: u64, stopped: impl Fn() -> bool) -> bool {
+        let turn = self.turn(usize::try_from(bytes).unwrap_or(usize::MAX));
+        loop {
+            if stopped() {
+                return false;
+            }
+            let left = turn.map(|turn| turn.saturating_duration_since(Instant::now())).unwrap_or_default();
+            if left.is_zero() {
+                return true;
+            }
+            std::thread::sleep(left.min(NAP));
+        }
+    }
+
+    fn turn(&self, bytes: usize) -> Option<Instant> {
+        let rate = self.bytes_per_second?;
+        let mut next_free = self.next_free.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = (*next_free).max(Instant::now());
+        *next_free = turn + Duration::from_secs_f64(bytes as f64 / rate);
+        Some(turn)
     }
 }
 

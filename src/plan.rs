@@ -53,6 +53,8 @@ pub struct Outlook {
     pub reuse: bool,
     /// Whether anything may be fetched from where it was published.
     pub upstream: bool,
+    /// The one place that this run takes from, as people call it, where it was told so.
+    pub only_from: Option<String>,
     /// How much may be downloaded in all.
     pub max_download: Option<Bytes>,
     /// Stores into which a running server installs, by store.
@@ -76,6 +78,7 @@ impl Default for Outlook {
             denied: Vec::new(),
             reuse: true,
             upstream: true,
+            only_from: None,
             max_download: None,
             served_stores: Vec::new(),
             silent_servers: HashMap::new(),
@@ -232,7 +235,11 @@ fn plan_file(
         index.will_arrive(sighting, file);
         entry.steps.push(Step::Fetch { file, path, bytes, from: open, need });
     } else {
-        let otherwise = || if outlook.upstream { no_upstream(artifact, outlook) } else { upstream_is_off() };
+        let otherwise = || match &outlook.only_from {
+            Some(place) => not_there(place, artifact.irreplaceable),
+            None if outlook.upstream => no_upstream(artifact, outlook),
+            None => upstream_is_off(),
+        };
         entry.obstacles.push(Obstacle { path: Some(path), refusal: refusal.unwrap_or_else(otherwise) });
     }
 }
@@ -340,6 +347,15 @@ fn undecided(artifact: &Artifact, alternatives: &[Reference], copy: &str) -> Ref
             names.join(", "),
         )),
     }
+}
+
+fn not_there(place: &str, irreplaceable: bool) -> Refusal {
+    let hint = if irreplaceable {
+        "copy it from a machine or a backup that has it"
+    } else {
+        "copy it from another place, or fetch it with: larder apply"
+    };
+    Refusal { reason: format!("{place} does not have it"), hint: Some(hint.to_owned()) }
 }
 
 fn upstream_is_off() -> Refusal {

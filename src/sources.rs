@@ -25,6 +25,7 @@ pub mod ollama;
 mod peer;
 mod pin;
 mod set;
+mod sftp;
 mod trail;
 mod tunnel;
 #[cfg(feature = "xet")]
@@ -39,6 +40,7 @@ pub use network::{Manners, Network};
 pub use ollama::{OllamaConfig, OllamaSource};
 pub use peer::{Holdings, PeerConfig, PeerSource};
 pub use set::{PUBLIC_HUB, SourceSettings, Sources, Timeouts};
+pub use sftp::{SftpConfig, SftpSource};
 pub use tunnel::Tunnel;
 
 /// Somewhere artifacts come from.

@@ -248,6 +248,17 @@ impl StoreError {
     }
 }
 
+/// Where a store in `layout` at `root`, on whatever machine, may keep the content of `file`: the likeliest place first.
+///
+/// Nothing on disk is looked at.
+pub fn places_of(layout: Layout, root: &Path, artifact: &Artifact, file: &File) -> Vec<PathBuf> {
+    match layout {
+        Layout::HfCache => hf_cache::places_of(root, artifact, file),
+        Layout::Ollama => ollama::places_of(root, file),
+        Layout::Folder => vec![file.path.under(root)],
+    }
+}
+
 /// Opens the store that `config` describes; nothing on disk is touched.
 pub fn open(name: &str, config: &StoreConfig, owner: Option<Owner>) -> Box<dyn Store> {
     let (name, root) = (name.to_owned(), config.path.clone());

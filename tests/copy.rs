@@ -1,7 +1,10 @@
 //! `larder copy`: over a real sshd in both directions, and by a drive that knows neither links nor owners.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use larder::digest::Sha256;
 
@@ -161,6 +164,7 @@ fn a_drive_carries_everything_to_a_machine_without_a_network() {
     }
     let again = from.run(&["copy", "--to", folder, "--yes"]);
     assert!(again.code == 0 && again.out.contains("3 there already"), "{}", again.out);
+    assert!(!again.out.contains("read first"), "what was proven there is not read again: {}", again.out);
     let taken = to.run(&["copy", "--from", folder, "--yes"]);
     assert_eq!(taken.code, 0, "{}{}", taken.out, taken.err);
     assert_has_all(&to);
@@ -176,4 +180,226 @@ fn what_is_rotten_here_does_not_go_on_a_drive() {
     assert!(packed.out.contains("sub/middle.bin"), "{}", packed.out);
     let names = std::fs::read_dir(drive.path().join("blobs")).unwrap().count();
     assert_eq!(names, 2, "nothing lies under a digest that it does not have");
+}
+
+/// A length proves nothing: what was never read is read before the command says that all is in order.
+#[test]
+fn a_wrong_file_of_the_right_length_on_the_target_is_found_and_replaced() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (pc1, pc2) = (full_machine(), full_machine());
+    pc1.write("home/plain/sub/middle.bin", vec![7; 100_000]);
+    let shown = run(&pc1, &sshd, &other(&pc2), &["pc9:", "--dry-run"]);
+    assert!(shown.code == 0 && shown.out.contains("3 files (6.1 MiB) here were never read"), "{}", shown.out);
+    let taken = run(&pc1, &sshd, &other(&pc2), &["pc9:", "--yes"]);
+    assert_eq!(taken.code, 0, "{}{}", taken.out, taken.err);
+    assert_has_all(&pc1);
+    pc2.write("home/plain/config.json", b"[]");
+    let given = run(&pc1, &sshd, &other(&pc2), &["--to", "pc9:", "--yes"]);
+    assert_eq!(given.code, 0, "{}{}", given.out, given.err);
+    assert_has_all(&pc2);
+}
+
+#[test]
+fn what_is_wrong_on_both_machines_is_told_and_is_not_in_order() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (here, there) = (full_machine(), full_machine());
+    for lab in [&here, &there] {
+        lab.write("home/plain/sub/middle.bin", vec![7; 100_000]);
+    }
+    let taken = run(&here, &sshd, &other(&there), &["pc9:", "--yes"]);
+    assert_ne!(taken.code, 0, "{}{}", taken.out, taken.err);
+    assert!(taken.out.contains("sub/middle.bin"), "{}", taken.out);
+    assert!(std::fs::read(here.path("home/plain/sub/middle.bin")).unwrap() == vec![7; 100_000], "nothing is lost");
+}
+
+#[test]
+fn a_wrong_content_of_the_right_length_on_a_drive_is_found_and_replaced() {
+    let from = full_machine();
+    let drive = tempfile::tempdir().unwrap();
+    let folder = drive.path().to_str().unwrap();
+    assert_eq!(from.run(&["copy", "--to", folder, "--yes"]).code, 0);
+    let blob = drive.path().join(format!("blobs/sha256-{}", Sha256::of(&contents()[1].1)));
+    let write = |bytes: &[u8]| larder::fsio::write_atomic(&blob, bytes, &Default::default()).unwrap();
+    write(&vec![7; 100_000]);
+    let shown = from.run(&["copy", "--to", folder, "--dry-run"]);
+    assert!(shown.out.contains("1 file (97.7 KiB) there are read first"), "{}", shown.out);
+    let again = from.run(&["copy", "--to", folder, "--yes"]);
+    assert!(again.code == 0 && again.out.contains("was wrong on the drive: tiny/sub/middle.bin"), "{}", again.out);
+    assert!(std::fs::read(&blob).unwrap() == contents()[1].1);
+    // Wrong there, and no better here: not in order.
+    write(&vec![7; 100_000]);
+    from.write("home/plain/sub/middle.bin", vec![8; 100_000]);
+    let neither = from.run(&["copy", "--to", folder, "--yes"]);
+    assert_eq!(neither.code, 4, "{}{}", neither.out, neither.err);
+}
+
+/// The partial of a content on a drive, holding `bytes`.
+fn leave_partial(drive: &Path, content: &[u8], bytes: &[u8]) {
+    let place = drive.join(format!(".larder/sha256-{}.partial", Sha256::of(content)));
+    larder::fsio::write_atomic(&place, bytes, &Default::default()).unwrap();
+}
+
+#[test]
+fn a_drive_is_filled_behind_what_a_stopped_run_left() {
+    let from = full_machine();
+    let drive = tempfile::tempdir().unwrap();
+    let folder = drive.path().to_str().unwrap();
+    let large = &contents()[2].1;
+    leave_partial(drive.path(), large, &large[..4 << 20]);
+    leave_partial(drive.path(), &contents()[1].1, b"not the beginning of it");
+    let packed = from.run(&["copy", "--to", folder, "--yes", "--progress", "json"]);
+    assert_eq!(packed.code, 0, "{}{}", packed.out, packed.err);
+    let events = packed.err.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut of_large = events.filter(|event| event["item"] == "tiny/large.bin" && event["event"] == "advanced");
+    assert_eq!(of_large.next().unwrap()["here"], 5 << 20, "the first four are there already: {}", packed.err);
+    for (_, content) in contents() {
+        let blob = drive.path().join(format!("blobs/sha256-{}", Sha256::of(&content)));
+        assert!(std::fs::read(blob).unwrap() == content);
+    }
+}
+
+/// Whoever comes second waits, and finds done what the first did.
+#[test]
+fn two_runs_on_one_drive_do_not_write_into_each_others_files() {
+    let from = full_machine();
+    let drive = tempfile::tempdir().unwrap();
+    let folder = drive.path().to_str().unwrap();
+    let lock = larder::fsio::FileLock::try_acquire(&drive.path().join(".larder/lock"), None).unwrap().unwrap();
+    let large = &contents()[2].1;
+    leave_partial(drive.path(), large, &large[..1 << 20]);
+    let mut command = from.command(&["copy", "--to", folder, "--yes", "--progress", "json"]);
+    let mut second = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(second.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let waits = said.by_ref().find(|line| line.contains("waiting"));
+    assert!(waits.is_some(), "it waits for the drive");
+    let partial = drive.path().join(format!(".larder/sha256-{}.partial", Sha256::of(large)));
+    assert_eq!(std::fs::metadata(partial).unwrap().len(), 1 << 20, "it touches nothing meanwhile");
+    drop(lock);
+    said.for_each(drop);
+    assert!(second.wait().unwrap().success());
+    let drive = tempfile::tempdir().unwrap();
+    let arguments = ["copy", "--to", drive.path().to_str().unwrap(), "--yes", "--quiet"];
+    let many: Vec<_> = (0..4).map(|_| from.command(&arguments).stdout(Stdio::null()).spawn().unwrap()).collect();
+    assert!(many.into_iter().all(|mut one| one.wait().unwrap().success()));
+    for (_, content) in contents() {
+        let blob = drive.path().join(format!("blobs/sha256-{}", Sha256::of(&content)));
+        assert!(std::fs::read(blob).unwrap() == content);
+    }
+}
+
+/// Nothing but the program and the drive: the drive says what is wanted.
+#[test]
+fn a_machine_without_an_inventory_begins_with_what_is_on_the_drive() {
+    let from = full_machine();
+    let drive = tempfile::tempdir().unwrap();
+    let folder = drive.path().to_str().unwrap();
+    assert_eq!(from.run(&["copy", "--to", folder, "--yes"]).code, 0);
+    let fresh = tempfile::tempdir().unwrap();
+    let mut command = program::program(fresh.path());
+    command.args(["copy", "--from", folder, "--yes"]).current_dir(fresh.path());
+    let taken = program::said(&mut command, fresh.path());
+    assert_eq!(taken.code, 0, "{}{}", taken.out, taken.err);
+    assert!(taken.err.contains("going by") && taken.err.contains("inventory.toml"), "{}", taken.err);
+    for (path, bytes) in contents() {
+        assert!(std::fs::read(fresh.path().join("home/plain").join(path)).unwrap() == bytes, "{path}");
+    }
+    // As its README says.
+    let script =
+        format!("mkdir -p home/.config/larder && cp -r {folder}/inventory.* {folder}/manifests home/.config/larder/");
+    assert!(Command::new("sh").args(["-c", &script]).current_dir(fresh.path()).status().unwrap().success());
+    let verified = program::said(program::program(fresh.path()).arg("verify").current_dir(fresh.path()), fresh.path());
+    assert_eq!(verified.code, 0, "{}{}", verified.out, verified.err);
+}
+
+/// At one byte per second, nothing but the first piece ever passes: only a signal ends it.
+fn stop_once_it_says(lab: &Lab, arguments: &[&str], told: impl Fn(&str) -> bool) -> (Option<i32>, String) {
+    let mut command = lab.command(arguments);
+    let mut running =
+        command.args(["--progress", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(running.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.by_ref().any(|line| told(&line)), "{arguments:?} ended before");
+    let pid = rustix::process::Pid::from_child(&running);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    said.for_each(drop);
+    let output = running.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn copies_by_a_drive_keep_to_the_rate_and_can_be_stopped_and_continued() {
+    let (from, to) = (full_machine(), empty_machine());
+    let drive = tempfile::tempdir().unwrap();
+    let folder = drive.path().to_str().unwrap();
+    let is_large = |line: &str, event: &str| line.contains("large.bin") && line.contains(event);
+    let slowly = ["copy", "--to", folder, "--yes", "--max-rate", "100KB/s"];
+    let (code, out) = stop_once_it_says(&from, &slowly, |line| is_large(line, "advanced"));
+    assert_eq!(code, Some(130), "{out}");
+    assert!(out.contains(&format!("Stopped; larder copy --to {folder} continues from here")), "{out}");
+    let partial = drive.path().join(format!(".larder/sha256-{}.partial", Sha256::of(&contents()[2].1)));
+    assert!(std::fs::metadata(partial).unwrap().len() < 6 << 20);
+    assert_eq!(from.run(&["copy", "--to", folder, "--yes"]).code, 0);
+    let slowly = ["copy", "--from", folder, "--yes", "--max-rate", "1B/s"];
+    let (code, out) = stop_once_it_says(&to, &slowly, |line| is_large(line, "started"));
+    assert!(code == Some(130) && !to.path("home/plain/large.bin").exists(), "{out}");
+    assert!(out.contains(&format!("Stopped; larder copy --from {folder} continues from here")), "{out}");
+    let taken = to.run(&["copy", "--from", folder, "--yes"]);
+    assert_eq!(taken.code, 0, "{}{}", taken.out, taken.err);
+    assert_has_all(&to);
+}
+
+/// Limits are obeyed by the larder that writes, on whichever machine that is.
+#[test]
+fn limits_are_passed_on_to_the_other_machine() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (here, there) = (full_machine(), empty_machine());
+    there.write(
+        "larder",
+        format!("#!/bin/sh\necho \"$@\" >> {}\nexec {} \"$@\"\n", there.path("typed").display(), other(&there)),
+    );
+    let script = there.path("larder");
+    assert!(Command::new("chmod").arg("755").arg(&script).status().unwrap().success());
+    let words = script.display().to_string();
+    let limited =
+        run(&here, &sshd, &words, &["--to", "pc9:", "--yes", "--max-download", "1MB", "--max-rate", "80MB/s"]);
+    assert_eq!(limited.code, 4, "{}{}", limited.out, limited.err);
+    assert!(
+        limited.out.contains("download limit") && !there.path("home/plain/config.json").exists(),
+        "{}",
+        limited.out
+    );
+    let typed = std::fs::read_to_string(there.path("typed")).unwrap();
+    assert!(typed.contains("--max-rate 80000000B/s --max-download 1000000"), "{typed}");
+    let (folder, told) = (tempfile::tempdir().unwrap(), "--max-download limits what this machine fetches");
+    let refused = here.run(&["copy", "--to", folder.path().to_str().unwrap(), "--max-download", "1MB"]);
+    assert!(refused.code == 2 && refused.err.contains(told), "{}", refused.err);
+}
+
+#[test]
+fn what_the_other_machine_does_not_have_is_said_to_be_missing_there() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (here, there) = (empty_machine(), empty_machine());
+    there.write("home/plain/config.json", b"{}");
+    let taken = run(&here, &sshd, &other(&there), &["pc9:", "--yes"]);
+    assert_eq!(taken.code, 4, "{}{}", taken.out, taken.err);
+    assert!(taken.out.contains("pc9 does not have it") && !taken.out.contains("upstream"), "{}", taken.out);
+    let shown = run(&here, &sshd, &other(&full_machine()), &["pc9:", "--dry-run"]);
+    assert!(shown.out.contains("Carry it out with: larder copy pc9:"), "{}", shown.out);
+}
+
+/// The store belongs to a service: its user writes there, though somebody else logs in.
+#[test]
+fn a_service_user_over_there_takes_what_the_one_who_logs_in_is_given() {
+    if !rustix::process::geteuid().is_root() {
+        return skip::skipped("to act as another user needs root");
+    }
+    let Some(sshd) = Sshd::start() else { return };
+    let (here, there) = (full_machine(), empty_machine());
+    let owned = Command::new("chown").args(["-R", "65534:65534"]).arg(there.path("")).status().unwrap();
+    assert!(owned.success());
+    let words = format!("setpriv --reuid=65534 --regid=65534 --clear-groups {}", other(&there));
+    let given = run(&here, &sshd, &words, &["--to", "pc9:", "--yes"]);
+    assert_eq!(given.code, 0, "{}{}", given.out, given.err);
+    assert_has_all(&there);
+    let owner = std::fs::metadata(there.path("home/plain/large.bin")).unwrap().uid();
+    assert_eq!(owner, 65534);
 }

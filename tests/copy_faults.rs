@@ -261,6 +261,28 @@ fn a_cache_of_two_hops_loads_offline_after_copy_and_does_not_after_rsync() {
     }
 }
 
+/// FAT says only in the middle of a file that it is too long: larder says so before the first byte.
+#[test]
+fn a_drive_that_holds_no_long_files_is_told_before_the_first_byte() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let script = "truncate -s 64M image && mkfs.vfat -F 32 image >/dev/null && mkdir mnt && mount -o loop image mnt";
+    let made = Command::new("sh").args(["-ec", script]).current_dir(dir.path()).output().unwrap();
+    if !made.status.success() {
+        return skip::skipped("a FAT drive needs root, dosfstools, and a kernel that knows FAT");
+    }
+    let four = 4_u64 << 30;
+    let long = format!("[[artifact.file]]\npath = \"long.bin\"\nsize = {four}\nsha256 = \"{}\"\n", Sha256::of(b"x"));
+    let lab = Lab::new(INVENTORY, &format!("{}{long}", manifest()));
+    lab.write("home/plain/config.json", b"{}");
+    let sparse = Command::new("truncate").args(["-s", &four.to_string()]).arg(lab.path("home/plain/long.bin")).status();
+    assert!(sparse.unwrap().success());
+    let folder = dir.path().join("mnt").display().to_string();
+    let shown = lab.run(&["copy", "--to", &folder, "--dry-run"]);
+    let unmounted = Command::new("umount").arg(&folder).status().unwrap();
+    assert!(unmounted.success());
+    assert!(shown.out.contains("stays here: tiny/long.bin: this drive is formatted with FAT"), "{}", shown.out);
+}
+
 /// A drive as shops sell them: no links, no owners, no modes. Unmounted when dropped.
 struct Exfat(tempfile::TempDir);
 

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use larder::artifact::{Reference, Remote};
-use larder::digest::{Digests, Sha256};
+use larder::digest::{ContentName, Digests, Sha256};
 use larder::sources::{
-    ByteRange, DirectorySource, Manners, Source, SourceError, SourceSettings, Sources, Timeouts, find_in_drive,
+    ByteRange, DirectorySource, Manners, SftpConfig, Source, SourceError, SourceSettings, Sources, Timeouts,
+    find_in_drive,
 };
 
 #[path = "contract/source.rs"]
@@ -17,6 +18,8 @@ mod contract;
 #[path = "support/hub.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod hub;
+#[path = "support/skip.rs"]
+mod skip;
 
 use contract::{Case, read, suite};
 use hub::{Fault, Hub};
@@ -150,6 +153,68 @@ async fn folders_keep_the_contract() {
         short: None,
     };
     suite(&case).await;
+}
+
+const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
+
+/// A source that reads the contents that lie at `places` by the sftp server of OpenSSH.
+fn by_sftp(places: &[(Sha256, &Path)]) -> OneOf {
+    let place =
+        |(digest, path): &(Sha256, &Path)| (ContentName::Sha256(*digest), (None, vec![path.display().to_string()]));
+    let config = SftpConfig {
+        name: "pc9".to_owned(),
+        command: vec![SFTP_SERVER.into()],
+        sessions: 2,
+        places: places.iter().map(place).collect(),
+    };
+    let settings = SourceSettings { sftp: vec![config], ..SourceSettings::default() };
+    let reference = Reference::Peer { peer: "pc9".to_owned(), content: ContentName::Sha256(places[0].0) };
+    OneOf(Sources::new(&settings).unwrap(), reference)
+}
+
+fn on_pc9(digest: Sha256, size: usize) -> Remote {
+    let reference = Reference::Peer { peer: "pc9".to_owned(), content: ContentName::Sha256(digest) };
+    Remote { reference, size: Some(size as u64), digests: Digests::sha256(digest) }
+}
+
+#[tokio::test]
+async fn sftp_keeps_the_contract() {
+    if !Path::new(SFTP_SERVER).exists() {
+        return skip::skipped("OpenSSH's sftp server is missing; install it with scripts/test-parts");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (there, missing) = (dir.path().join("a name with spaces and ü"), dir.path().join("missing.bin"));
+    // More than is on its way at a time.
+    let bytes = content(9_000_001);
+    fs_err::write(&there, &bytes).unwrap();
+    let (digest, other) = (Sha256::of(&bytes), Sha256::of(b"other"));
+    let case = Case {
+        source: Box::new(by_sftp(&[(digest, &there), (other, &missing)])),
+        there: on_pc9(digest, bytes.len()),
+        content: bytes.clone(),
+        missing: on_pc9(other, bytes.len()),
+        busy: None,
+        short: None,
+    };
+    suite(&case).await;
+}
+
+/// The file shrinks while it is read.
+#[tokio::test]
+async fn what_breaks_off_by_sftp_is_cut_short() {
+    if !Path::new(SFTP_SERVER).exists() {
+        return skip::skipped("OpenSSH's sftp server is missing; install it with scripts/test-parts");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, bytes) = (dir.path().join("file.bin"), content(20_000_000));
+    fs_err::write(&path, &bytes).unwrap();
+    let digest = Sha256::of(&bytes);
+    let source = by_sftp(&[(digest, &path)]);
+    let body = source.open(&on_pc9(digest, bytes.len()), ByteRange::default()).await.unwrap();
+    fs_err::OpenOptions::new().write(true).open(&path).unwrap().set_len(1_000_000).unwrap();
+    let (came, end) = read(body).await;
+    assert!(matches!(end, Err(SourceError::CutShort { expected: 20_000_000, got: 1_000_000, .. })), "{end:?}");
+    assert!(came == bytes[..1_000_000]);
 }
 
 /// Path, length, sha256 or git-sha1, by LFS.

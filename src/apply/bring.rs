@@ -165,6 +165,7 @@ impl Run {
         origin: Option<Origin>,
         fetchable: bool,
     ) -> Result<Option<Proven>, JobError> {
+        let is_paced = self.means.paces_drives && matches!(origin, Some(Origin::Drive { .. }));
         let from = match origin {
             None => return Ok(None),
             Some(Origin::Here { path, .. } | Origin::Drive { path }) => path,
@@ -178,7 +179,12 @@ impl Run {
             let size = target.wanted().size;
             let label = from.display().to_string();
             self.means.monitor.event(Event::Started { item: &target.item, total: size, resumed: 0, from: &label });
-            match copy(&target, &from) {
+            let mut pass = |bytes: u64| {
+                let stopped = || self.means.stop.is_cancelled();
+                let goes_on = if is_paced { self.pacer.pass_blocking(bytes, stopped) } else { !stopped() };
+                if goes_on { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }
+            };
+            match copy(&target, &from, &mut pass) {
                 Ok(proven) => {
                     // What a download left of it is of no use any more.
                     let _ = fsio::Partial::forget(&target.staging, &target.key());
@@ -191,6 +197,7 @@ impl Run {
                     tracing::warn!("{label} cannot be copied: {error}; it is fetched instead");
                     Ok(None)
                 }
+                Err(_) if self.means.stop.is_cancelled() => Err(JobError::Interrupted),
                 Err(fsio::ProofError::Original(error) | fsio::ProofError::Io(error)) => {
                     Err(JobError::io(format!("{label} cannot be copied"))(error))
                 }
@@ -233,20 +240,17 @@ impl Run {
 }
 
 /// Copies into a partial of its own: what a download left stays, should the original turn out to be wrong.
-fn copy(target: &Target, from: &Path) -> Result<Proven, fsio::ProofError> {
-    let key = format!("{}.copy", target.key());
-    // What a killed copy left is not gone on with.
-    fsio::Partial::forget(&target.staging, &key)?;
-    let mut partial = fsio::Partial::open(&target.staging, &key, ContentHasher::new(), target.owner)?;
-    if let Err(error) = partial.fill_from(from, target.hasher_with_chunks()) {
-        let _ = partial.discard();
-        return Err(error);
-    }
-    partial.prove(target.wanted().size, &target.wanted().digests).map_err(|unproven| {
-        // A copy of wrong content is of no use to anybody; the original stays where it is.
-        let _ = unproven.partial.discard();
-        unproven.error
-    })
+fn copy(target: &Target, from: &Path, pass: fsio::Pass<'_>) -> Result<Proven, fsio::ProofError> {
+    let wanted = target.wanted();
+    let copying = fsio::Copying {
+        from,
+        staging: &target.staging,
+        key: &format!("{}.copy", target.key()),
+        owner: target.owner,
+        size: wanted.size,
+        digests: &wanted.digests,
+    };
+    copying.copy(|| target.hasher_with_chunks(), pass)
 }
 
 /// What is known of a file once its content was measured.

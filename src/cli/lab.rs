@@ -22,7 +22,7 @@ use crate::plan::Outlook;
 use crate::resolve;
 use crate::retry::RetryPolicy;
 use crate::size::Bytes;
-use crate::sources::{Manners, PUBLIC_HUB, PeerConfig, SourceSettings, Sources, Timeouts};
+use crate::sources::{Manners, PUBLIC_HUB, PeerConfig, SftpConfig, SourceSettings, Sources, Timeouts};
 use crate::stores::Stores;
 
 /// Which of the declared artifacts a command is about, before `--only`.
@@ -56,6 +56,10 @@ pub(super) struct Lab {
     pub(super) state: PathBuf,
     pub(super) stores: Arc<Stores>,
     pub(super) facts: Arc<Facts>,
+    /// The one place that this run may take from, as people call it.
+    only_from: Option<String>,
+    /// Machines that are read by sftp in this run.
+    pub(super) by_sftp: Vec<SftpConfig>,
     /// Made when first needed; all of a run share it, with what it learns of its hosts.
     sources: OnceLock<Arc<Sources>>,
 }
@@ -110,6 +114,8 @@ impl Lab {
             state,
             stores: Arc::new(stores),
             facts: Arc::new(facts),
+            only_from: None,
+            by_sftp: Vec::new(),
             sources: OnceLock::new(),
         };
         lab.check_selection(&path)?;
@@ -280,6 +286,7 @@ impl Lab {
         let order = self.inventory.sources_of(&self.machine).order;
         Ok(Outlook {
             upstream: order.contains(&SourceKind::Upstream),
+            only_from: self.only_from.clone(),
             order,
             spaces,
             alternatives: self.alternatives(),
@@ -303,7 +310,8 @@ impl Lab {
             return Ok(Vec::new());
         }
         let peer = |peer: Peer| {
-            let token = peer.token_file.map(|path| read_token(&expand_home(&path, &self.home))).transpose()?;
+            let of_file = peer.token_file.map(|path| read_token(&expand_home(&path, &self.home))).transpose()?;
+            let token = peer.token.or(of_file);
             Ok(PeerConfig { name: peer.name, url: peer.url, token, certificate: peer.certificate, socket: peer.socket })
         };
         config.peers.into_iter().map(peer).collect()
@@ -316,8 +324,9 @@ impl Lab {
         config.buckets.iter().map(|bucket| buckets::place(bucket, &self.home, retry)).collect()
     }
 
-    /// From now on, nothing is taken from anywhere but from `sources`.
-    pub(super) fn take_only_from(&mut self, sources: inventory::SourceConfig) {
+    /// From now on, nothing is taken from anywhere but from `sources`, which people call `name`.
+    pub(super) fn take_only_from(&mut self, name: &str, sources: inventory::SourceConfig) {
+        self.only_from = Some(name.to_owned());
         if let Some(machine) = self.inventory.machines.get_mut(&self.machine) {
             machine.order = None;
         }
@@ -355,6 +364,7 @@ impl Lab {
             offline: common.offline || env::hub_is_offline(),
             ollama_registry: config.ollama.clone(),
             peers: self.peers()?,
+            sftp: self.by_sftp.clone(),
             buckets: self.buckets()?,
             ollama_version: config.ollama_version.clone(),
             xet: (config.xet && !env::xet_is_off()).then(|| state_dir(common, &self.home).join("xet")),
@@ -410,7 +420,8 @@ fn state_dir(common: &Common, home: &Path) -> PathBuf {
     common.state.clone().unwrap_or_else(|| env::state_dir(home))
 }
 
-fn inventory_path(common: &Common, home: &Path) -> Result<PathBuf, CliError> {
+/// The inventory that a command goes by: the one that is named, else the first of the usual places.
+pub(super) fn inventory_path(common: &Common, home: &Path) -> Result<PathBuf, CliError> {
     if let Some(path) = &common.inventory {
         return Ok(path.clone());
     }

@@ -123,25 +123,29 @@ impl Partial {
         Ok(())
     }
 
-    /// Replaces the content by that of `from`, sharing blocks where the file system can, and hashes it.
+    /// Goes on with the content of `from` behind what is here already; where nothing is, blocks are shared with it
+    /// if the file system can.
     ///
-    /// Returns whether blocks are shared. What fails on the side of `from` is [`ProofError::Original`].
-    pub fn fill_from(&mut self, from: &Path, hasher: ContentHasher) -> Result<bool, ProofError> {
+    /// `pass` is asked before each piece with its length, and may wait, or stop with an error. Returns whether
+    /// blocks are shared. What fails on the side of `from` is [`ProofError::Original`].
+    fn fill_from(&mut self, from: &Path, pass: Pass<'_>) -> Result<bool, ProofError> {
         let mut source = fs_err::File::open(from).map_err(ProofError::Original)?;
-        self.restart(hasher)?;
-        let shared = rustix::fs::ioctl_ficlone(self.file.file(), source.file()).is_ok();
-        if shared {
+        if self.is_empty() && rustix::fs::ioctl_ficlone(self.file.file(), source.file()).is_ok() {
             let mut state = self.hasher.take().unwrap_or_default();
             // The blocks are the original's.
             self.len = hash_into(&mut self.file, &mut state).map_err(ProofError::Original)?;
             self.hasher = Some(state);
             return Ok(true);
         }
+        source.seek(SeekFrom::Start(self.len)).map_err(ProofError::Original)?;
         let mut buffer = vec![0; CHUNK];
         loop {
             match source.read(&mut buffer).map_err(ProofError::Original)? {
                 0 => return Ok(false),
-                n => self.append(&buffer[..n])?,
+                n => {
+                    pass(n as u64)?;
+                    self.append(&buffer[..n])?;
+                }
             }
         }
     }
@@ -227,19 +231,29 @@ impl Proven {
 }
 
 /// Reads a whole file through `hasher`; returns what was measured and the length.
-pub fn hash_file(path: &Path, mut hasher: ContentHasher) -> io::Result<(Digests, u64)> {
+pub fn hash_file(path: &Path, hasher: ContentHasher) -> io::Result<(Digests, u64)> {
+    hash_file_by(path, hasher, &mut |_| Ok(()))
+}
+
+/// The same, asking `pass` before each piece.
+pub fn hash_file_by(path: &Path, mut hasher: ContentHasher, pass: Pass<'_>) -> io::Result<(Digests, u64)> {
     let mut file = fs_err::File::open(path)?;
-    let len = hash_into(&mut file, &mut hasher)?;
+    let len = hash_pieces(&mut file, &mut hasher, pass)?;
     Ok((hasher.finish(), len))
 }
 
 fn hash_into(file: &mut fs_err::File, hasher: &mut ContentHasher) -> io::Result<u64> {
+    hash_pieces(file, hasher, &mut |_| Ok(()))
+}
+
+fn hash_pieces(file: &mut fs_err::File, hasher: &mut ContentHasher, pass: Pass<'_>) -> io::Result<u64> {
     let mut buffer = vec![0; CHUNK];
     let mut len = 0;
     loop {
         match file.read(&mut buffer)? {
             0 => return Ok(len),
             n => {
+                pass(n as u64)?;
                 hasher.update(&buffer[..n]);
                 len += n as u64;
             }
@@ -247,21 +261,56 @@ fn hash_into(file: &mut fs_err::File, hasher: &mut ContentHasher) -> io::Result<
     }
 }
 
-/// Copies `from` into the partial of `key`, proves it, and returns it ready to be persisted.
-pub fn reuse_copy(
-    staging: &Path,
-    key: &str,
-    from: &Path,
-    expected: (Option<u64>, &Digests),
-    owner: Option<Owner>,
-) -> Result<Proven, ProofError> {
-    let (size, digests) = expected;
-    let hasher = || ContentHasher::to_compare(digests, size);
-    let mut partial = Partial::open(staging, key, hasher(), owner)?;
-    partial.fill_from(from, hasher())?;
-    partial.prove(size, digests).map_err(|unproven| {
-        // A copy of wrong content is of no use to anybody; the original stays where it is.
-        let _ = unproven.partial.discard();
-        unproven.error
-    })
+/// Asked before each piece with its length; may wait, or stop with an error.
+pub type Pass<'a> = &'a mut dyn FnMut(u64) -> io::Result<()>;
+
+/// A file of this machine whose content is to lie in another place too.
+#[derive(Debug, Clone, Copy)]
+pub struct Copying<'a> {
+    /// The file.
+    pub from: &'a Path,
+    /// Our own folder on the file system of the other place.
+    pub staging: &'a Path,
+    /// What the unfinished copy is called there; hold the [`super::FileLock`] of it.
+    pub key: &'a str,
+    /// Who owns the copy.
+    pub owner: Option<Owner>,
+    /// The length it must have, where that is known.
+    pub size: Option<u64>,
+    /// The digests it must have.
+    pub digests: &'a Digests,
+}
+
+impl Copying<'_> {
+    /// Bytes that an earlier, stopped copy left.
+    pub fn resumed(&self) -> u64 {
+        fs_err::metadata(Partial::path_of(self.staging, self.key)).map_or(0, |partial| partial.len())
+    }
+
+    /// Copies, behind what a stopped run left, and proves: ready to be persisted.
+    ///
+    /// Where what was left does not fit, all of it is copied again. After an error of `pass` what was copied stays; a
+    /// copy of wrong content is removed, and the original stays where it is.
+    pub fn copy(&self, hasher: impl Fn() -> ContentHasher, pass: Pass<'_>) -> Result<Proven, ProofError> {
+        let mut partial = Partial::open(self.staging, self.key, hasher(), self.owner)?;
+        let mut is_resumed = !partial.is_empty();
+        loop {
+            partial.fill_from(self.from, pass)?;
+            let unproven = match partial.prove(self.size, self.digests) {
+                Ok(proven) => return Ok(proven),
+                Err(unproven) => *unproven,
+            };
+            partial = unproven.partial;
+            match unproven.error {
+                error @ (ProofError::Io(_) | ProofError::Original(_)) => return Err(error),
+                error if !is_resumed => {
+                    // A copy of wrong content is of no use to anybody.
+                    let _ = partial.discard();
+                    return Err(error);
+                }
+                _ => partial.restart(hasher())?,
+            }
+            is_resumed = false;
+        }
+    }
 }

@@ -39,6 +39,16 @@ pub fn free_space(path: &Path) -> io::Result<Space> {
     })
 }
 
+/// The longest file that the file system of `path` can hold, where that is less than models need.
+///
+/// Known before the first byte: FAT itself says no only once 4 GiB of a file are written.
+pub fn longest_file(path: &Path) -> Option<u64> {
+    /// What Linux calls every kind of FAT but exFAT.
+    const FAT: u64 = 0x4d44;
+    let numbers = rustix::fs::statfs(existing_ancestor(path).as_path()).ok()?;
+    (numbers.f_type as u64 == FAT).then_some(u64::from(u32::MAX))
+}
+
 /// The highest folder above `path` that lies on the same file system.
 fn mount_point(path: &Path, device: u64) -> PathBuf {
     let absolute = fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());

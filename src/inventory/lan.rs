@@ -49,7 +49,7 @@ pub struct ServeConfig {
 }
 
 /// A machine that serves its artifacts.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Peer {
     /// What people call it; the machine of this name does not ask itself.
@@ -65,4 +65,28 @@ pub struct Peer {
     /// A socket that leads there. Never written in an inventory: `larder copy` opens one for its run.
     #[serde(skip)]
     pub socket: Option<PathBuf>,
+    /// The token itself, where it is made for one run. Never logged, never written.
+    #[serde(skip)]
+    pub token: Option<String>,
+}
+
+/// Never prints the token.
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer").field("name", &self.name).field("url", &self.url.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    /// One that is reached through something of this machine's own: see [`Peer::socket`].
+    pub fn on_this_machine(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            url: "http://peer".parse().expect("a constant address"),
+            token_file: None,
+            certificate: None,
+            socket: None,
+            token: None,
+        }
+    }
 }

@@ -267,13 +267,14 @@ fn obstacles(plan: &Plan) -> String {
     out
 }
 
-/// What to do next.
-pub fn ending(plan: &Plan) -> &'static str {
+/// What to do next; `command` carries the plan out, where that can be typed on this machine.
+pub fn ending(plan: &Plan, command: Option<&str>) -> String {
     if plan.is_settled() {
-        "Everything is in order: there is nothing to do\n"
+        "Everything is in order: there is nothing to do\n".to_owned()
     } else if plan.has_steps() {
-        "Nothing has been changed. Carry it out with: larder apply\n"
+        let how = command.map(|command| format!(". Carry it out with: {command}")).unwrap_or_default();
+        format!("Nothing has been changed{how}\n")
     } else {
-        "There is nothing that larder can do about it\n"
+        "There is nothing that larder can do about it\n".to_owned()
     }
 }

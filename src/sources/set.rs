@@ -12,7 +12,7 @@ use super::body::unreachable;
 use super::trail::plain;
 use super::{
     Allowance, BucketSource, DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, Listing, Manners, Network,
-    OllamaConfig, OllamaSource, PeerConfig, PeerSource, Source, SourceError,
+    OllamaConfig, OllamaSource, PeerConfig, PeerSource, SftpConfig, SftpSource, Source, SourceError,
 };
 use crate::artifact::{Reference, Remote};
 use crate::bucket::Place;
@@ -38,6 +38,8 @@ pub struct SourceSettings {
     pub ollama_version: Option<String>,
     /// Other larders of the lab.
     pub peers: Vec<PeerConfig>,
+    /// Machines whose files are read by sftp; they are peers to whoever plans.
+    pub sftp: Vec<SftpConfig>,
     /// Object stores of the lab.
     pub buckets: Vec<Place>,
     /// Content that the hub keeps in Xet is read from there, and the library that does it has this folder for
@@ -59,6 +61,7 @@ impl fmt::Debug for SourceSettings {
             .field("ollama_registry", &self.ollama_registry.as_ref().map(Url::as_str))
             .field("ollama_version", &self.ollama_version)
             .field("peers", &self.peers)
+            .field("sftp", &self.sftp.iter().map(|machine| &machine.name).collect::<Vec<_>>())
             .field("buckets", &self.buckets)
             .field("xet", &self.xet)
             .field("manners", &self.manners)
@@ -89,6 +92,7 @@ pub struct Sources {
     ollama: OllamaSource,
     directory: DirectorySource,
     peers: PeerSource,
+    sftp: SftpSource,
     buckets: BucketSource,
     offline: bool,
     allowance: Arc<Allowance>,
@@ -114,6 +118,7 @@ impl Sources {
         let buckets = BucketSource::new(&settings.buckets, settings.offline, &network)?;
         Ok(Self {
             peers,
+            sftp: SftpSource::new(&settings.sftp, network.clone()),
             buckets,
             hub: with_xet(HubSource::new(hub, network.clone())?, settings),
             http: HttpSource::new(HttpConfig { offline: settings.offline }, network.clone()),
@@ -128,6 +133,11 @@ impl Sources {
     /// Other larders of the lab.
     pub fn peers(&self) -> &PeerSource {
         &self.peers
+    }
+
+    /// Machines whose files are read by sftp.
+    pub fn sftp(&self) -> &SftpSource {
+        &self.sftp
     }
 
     /// Object stores of the lab.
@@ -184,6 +194,7 @@ impl Sources {
             Reference::Hub { .. } => Ok(self.hub.as_ref()),
             Reference::Url(_) => Ok(&self.http),
             Reference::Ollama(_) => Ok(&self.ollama),
+            Reference::Peer { peer, .. } if self.sftp.knows(peer) => Ok(&self.sftp),
             Reference::Peer { .. } => Ok(&self.peers),
             Reference::Bucket { .. } => Ok(&self.buckets),
         }

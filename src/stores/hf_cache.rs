@@ -131,6 +131,13 @@ impl HfCacheStore {
     }
 }
 
+/// Blobs under every name that a client may have given them, and what the snapshot leads to.
+pub(super) fn places_of(root: &Path, artifact: &Artifact, file: &File) -> Vec<PathBuf> {
+    let Ok(repo) = RepoPlaces::of(root, artifact) else { return Vec::new() };
+    let snapshot = repo.commit.as_deref().map(|commit| file.path.under(&repo.snapshot(commit)));
+    blob_names(file).map(|name| repo.blob(&name)).chain(snapshot).collect()
+}
+
 impl Store for HfCacheStore {
     fn name(&self) -> &str {
         &self.name

@@ -350,6 +350,11 @@ impl Store for OllamaStore {
 }
 
 /// The digest that names the file's blob: the pinned one, else the one in its path.
+/// A layer's one place.
+pub(super) fn places_of(root: &Path, file: &File) -> Vec<PathBuf> {
+    digest_of(file).map(|digest| root.join(format!("blobs/sha256-{digest}"))).into_iter().collect()
+}
+
 fn digest_of(file: &File) -> Option<Sha256> {
     let named = || file.path.file_name().strip_prefix("sha256-")?.parse().ok();
     file.digests.sha256.or_else(named)

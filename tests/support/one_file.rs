@@ -133,6 +133,7 @@ impl OneFile {
             parallel: 4,
             connections: self.connections,
             max_rate: None,
+            paces_drives: false,
             retry: RetryPolicy { first, longest: first * 8, ..RetryPolicy::default() },
             stop,
             now: || 1,

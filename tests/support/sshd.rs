@@ -14,6 +14,15 @@ pub(crate) struct Sshd {
 impl Sshd {
     /// Starts the server; `None` where there is none on this machine.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with("")
+    }
+
+    /// The same for a machine where who logs in has this home, and finds programs only in these folders.
+    pub(crate) fn start_at(home: &Path, path: &str) -> Option<Self> {
+        Self::start_with(&format!("SetEnv HOME={} PATH={path}\n", home.display()))
+    }
+
+    fn start_with(more: &str) -> Option<Self> {
         let program = Path::new("/usr/sbin/sshd");
         if !program.exists() {
             crate::skip::skipped("sshd is missing; install it with scripts/test-parts");
@@ -34,7 +43,7 @@ impl Sshd {
             "sshd_config",
             format!(
                 "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
-                 StrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n",
+                 StrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n{more}",
                 path("host"),
                 path("user.pub")
             ),

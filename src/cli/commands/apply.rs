@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{plan, sign};
-use crate::apply::{self, Means, Outcome};
+use crate::apply::{self, Failure, Means, Outcome};
 use crate::artifact::Artifact;
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, Limits, now};
@@ -34,26 +34,37 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let lab = Lab::read_wanted(ui, common)?;
     let plan = plan::make(ui, &lab, common, &args.limits)?;
     let Args { yes, limits, max_rate } = *args;
-    carry_out(ui, common, &lab, &plan, Command { name: "apply", yes, limits, max_rate })
+    let again = Some("larder apply");
+    let command = Command { name: "apply", again, yes, limits, max_rate, paces_drives: false, unproven: Vec::new() };
+    carry_out(ui, common, &lab, &plan, command)
 }
 
 /// Which command carries a plan out, whether it was agreed to beforehand, and within what.
-pub(super) struct Command {
+pub(super) struct Command<'a> {
     pub(super) name: &'static str,
+    /// What to type to go on from here, where that is known.
+    pub(super) again: Option<&'a str>,
     pub(super) yes: bool,
     pub(super) limits: Limits,
     pub(super) max_rate: Option<Bytes>,
+    pub(super) paces_drives: bool,
+    /// What is here according to the plan, and could not be proven.
+    pub(super) unproven: Vec<Failure>,
 }
 
 /// Shows the plan, asks, and does it.
-pub(super) fn carry_out(ui: &Ui, common: &Common, lab: &Lab, plan: &Plan, command: Command) -> Result<Exit, CliError> {
+pub(super) fn carry_out(
+    ui: &Ui,
+    common: &Common,
+    lab: &Lab,
+    plan: &Plan,
+    command: Command<'_>,
+) -> Result<Exit, CliError> {
     if !ui.json {
         plan::show(ui, lab, plan, false);
     }
     if !plan.has_steps() {
-        ui.text(ending(plan));
-        ui.object(command.name, &Outcome::default());
-        return Ok(if plan.is_settled() { Exit::InOrder } else { Exit::Partly });
+        return Ok(nothing_to_do(ui, plan, command));
     }
     sign::require(lab)?;
     if !command.yes && !agreed(ui, command.name)? {
@@ -62,7 +73,8 @@ pub(super) fn carry_out(ui: &Ui, common: &Common, lab: &Lab, plan: &Plan, comman
     let runtime = tokio::runtime::Runtime::new()?;
     let mut means = means(ui, lab, plan, lab.sources(common, &command.limits)?)?;
     means.max_rate = command.max_rate.or(means.max_rate);
-    let outcome = runtime.block_on(async {
+    means.paces_drives = command.paces_drives;
+    let mut outcome = runtime.block_on(async {
         let (stop, first) = (means.stop.clone(), super::stop_signal()?);
         tokio::spawn(async move {
             first.await;
@@ -77,9 +89,18 @@ pub(super) fn carry_out(ui: &Ui, common: &Common, lab: &Lab, plan: &Plan, comman
         Ok::<_, CliError>(apply::apply(plan, &lab.wanted, means).await)
     })?;
     keep_what_was_learned(lab, &outcome)?;
-    ui.text(&text(&outcome));
+    outcome.failures.extend(command.unproven);
+    ui.text(&text(&outcome, command.again));
     ui.object(command.name, &outcome);
     Ok(exit(&outcome, plan.artifacts.iter().any(|entry| !entry.obstacles.is_empty())))
+}
+
+fn nothing_to_do(ui: &Ui, plan: &Plan, command: Command<'_>) -> Exit {
+    let outcome = Outcome { failures: command.unproven, ..Outcome::default() };
+    let is_proven = outcome.failures.is_empty();
+    ui.text(&if is_proven { ending(plan, None) } else { failures(&outcome) });
+    ui.object(command.name, &outcome);
+    if plan.is_settled() && is_proven { Exit::InOrder } else { Exit::Partly }
 }
 
 /// Whether somebody who was asked said yes.
@@ -104,6 +125,7 @@ pub(super) fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources
         parallel: config.parallel,
         connections: config.connections,
         max_rate,
+        paces_drives: false,
         retry: lab.retry(),
         stop: CancellationToken::new(),
         now,
@@ -146,7 +168,8 @@ fn place_of(lab: &Lab, lock: &Lock, artifact: &str) -> usize {
     lock.artifacts.iter().position(|entry| number(&entry.name) > own).unwrap_or(lock.artifacts.len())
 }
 
-pub(super) fn text(outcome: &Outcome) -> String {
+/// What was done; `again` goes on from there.
+pub(super) fn text(outcome: &Outcome, again: Option<&str>) -> String {
     let mut out = format!("{} placed", count(outcome.placed.len(), "file"));
     if outcome.moved_bytes > 0 {
         out.push_str(&format!(", {} fetched", Bytes(outcome.moved_bytes)));
@@ -155,16 +178,21 @@ pub(super) fn text(outcome: &Outcome) -> String {
         out.push_str(&format!(", {} copied from other places on this machine", Bytes(outcome.reused_bytes)));
     }
     out.push_str(&format!(", {} ready\n", count(outcome.published.len(), "artifact")));
-    for failure in &outcome.failures {
-        out.push_str(&format!("failed: {}: {}\n", failure.item, failure.reason));
+    out.push_str(&failures(outcome));
+    if outcome.interrupted {
+        let how = again.map_or_else(|| "the same command".to_owned(), str::to_owned);
+        out.push_str(&format!("Stopped; {how} continues from here\n"));
     }
+    out
+}
+
+fn failures(outcome: &Outcome) -> String {
+    let failures = outcome.failures.iter().map(|failure| format!("failed: {}: {}\n", failure.item, failure.reason));
+    let mut out: String = failures.collect();
     let mut hints: Vec<&String> = outcome.failures.iter().filter_map(|failure| failure.hint.as_ref()).collect();
     hints.sort();
     hints.dedup();
     hints.iter().for_each(|hint| out.push_str(&format!("hint: {hint}\n")));
-    if outcome.interrupted {
-        out.push_str("Stopped; larder apply continues from here\n");
-    }
     out
 }
 

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, Limits, expand};
+use crate::cli::lab::{Lab, Limits, expand, inventory_path};
 use crate::cli::ui::Ui;
-use crate::cli::{Common, Exit};
+use crate::cli::{Common, Exit, env};
 use crate::inventory::{Peer, SourceConfig, SourceKind, parse_rate};
 use crate::report::plan::ending;
 use crate::size::Bytes;
@@ -13,9 +13,12 @@ use crate::size::Bytes;
 use super::apply::{self, Command};
 use super::plan;
 use super::remote::Way;
+use super::remote::install::Sending;
 
+mod by_sftp;
 mod folder;
 mod machine;
+mod unread;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -49,9 +52,29 @@ pub(in crate::cli) struct Args {
     #[command(flatten)]
     way: Way,
 
+    #[command(flatten)]
+    sending: Sending,
+
+    /// Read the other machine's files by sftp: larder need not be there
+    #[arg(long, conflicts_with_all = ["to", "send_larder", "remote_larder"])]
+    sftp: bool,
+
     /// Take through this socket: how `copy --to` runs on the other machine
     #[arg(long, value_name = "PATH", hide = true, conflicts_with_all = ["from", "to"])]
     from_socket: Option<PathBuf>,
+}
+
+impl Args {
+    /// What to type to do the same; not known where another machine asked for it.
+    fn again(&self) -> Option<String> {
+        if self.from_socket.is_some() {
+            return None;
+        }
+        let from = self.from.iter().map(|from| format!(" --from {from}"));
+        let to = self.to.iter().map(|to| format!(" --to {to}"));
+        let what = self.what.iter().map(|what| format!(" {what}"));
+        Some(from.chain(to).chain(what).fold("larder copy".to_owned(), |command, word| command + &word))
+    }
 }
 
 /// Where something is copied from or to.
@@ -112,45 +135,70 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
 }
 
 fn take_from_folder(ui: &Ui, common: &Common, args: &Args, folder: &Path) -> Result<Exit, CliError> {
-    let mut lab = Lab::read(ui, common)?;
-    let folder = expand(folder, &lab.home);
+    let home = env::home();
+    let folder = expand(folder, &home);
     if !folder.is_dir() {
         return Err(CliError::usage(format!("{} is no folder", folder.display())).hint("is the drive mounted?"));
     }
+    let mut lab = match inventory_path(common, &home) {
+        Err(_) if folder.join("inventory.toml").is_file() => read_from_drive(ui, common, &folder)?,
+        _ => Lab::read(ui, common)?,
+    };
     let sources = lab.inventory.sources_of(&lab.machine);
-    lab.take_only_from(SourceConfig { order: vec![SourceKind::Drive], drives: vec![folder], ..sources });
+    let name = folder.display().to_string();
+    lab.take_only_from(&name, SourceConfig { order: vec![SourceKind::Drive], drives: vec![folder], ..sources });
     carry_out(ui, common, args, &lab)
 }
 
+/// A machine that has no inventory yet goes by the one that came with the drive.
+fn read_from_drive(ui: &Ui, common: &Common, folder: &Path) -> Result<Lab, CliError> {
+    let inventory = folder.join("inventory.toml");
+    ui.note(&format!(
+        "This machine has no inventory: going by {}; its README.txt says how to keep it",
+        inventory.display()
+    ));
+    let mut lab = Lab::read(ui, &Common { inventory: Some(inventory), ..common.clone() })?;
+    // What is learned on the way is not written to the drive, which need not be writable.
+    lab.stored = None;
+    Ok(lab)
+}
+
+/// Takes through `socket`, with the secret that comes by the standard input.
 fn through_socket(ui: &Ui, common: &Common, args: &Args, socket: &Path) -> Result<Exit, CliError> {
+    let mut secret = String::new();
+    std::io::stdin().read_line(&mut secret)?;
     let mut lab = Lab::read(ui, common)?;
-    take_only_from_peer(&mut lab, "the other machine", socket);
-    let carried_out = carry_out(ui, common, args, &lab);
-    // ssh makes the socket's file and leaves it behind.
-    let _ = crate::fsio::remove_file(socket);
-    carried_out
+    take_only_from_peer(&mut lab, "the other machine", socket, Some(secret.trim().to_owned()));
+    carry_out(ui, common, args, &lab)
 }
 
 /// Makes the server behind `socket` the only source.
-fn take_only_from_peer(lab: &mut Lab, name: &str, socket: &Path) {
+fn take_only_from_peer(lab: &mut Lab, name: &str, socket: &Path, token: Option<String>) {
     let sources = lab.inventory.sources_of(&lab.machine);
-    let peer = Peer {
-        name: name.to_owned(),
-        url: "http://peer".parse().expect("a constant address"),
-        token_file: None,
-        certificate: None,
-        socket: Some(socket.to_owned()),
-    };
-    lab.take_only_from(SourceConfig { order: vec![SourceKind::Peer], peers: vec![peer], ..sources });
+    let peer = Peer { socket: Some(socket.to_owned()), token, ..Peer::on_this_machine(name) };
+    lab.take_only_from(name, SourceConfig { order: vec![SourceKind::Peer], peers: vec![peer], ..sources });
 }
 
+/// Shows what is lacking here and takes it. What is here and was never read is read first: a length proves nothing.
 fn carry_out(ui: &Ui, common: &Common, args: &Args, lab: &Lab) -> Result<Exit, CliError> {
-    let plan = plan::make(ui, lab, common, &args.limits)?;
     if args.dry_run {
+        unread::tell(ui, lab)?;
+        let plan = plan::make(ui, lab, common, &args.limits)?;
         plan::show(ui, lab, &plan, false);
-        ui.text(ending(&plan));
+        ui.text(&ending(&plan, args.again().as_deref()));
         return Ok(Exit::InOrder);
     }
-    let command = Command { name: "copy", yes: args.yes, limits: args.limits, max_rate: args.max_rate };
+    let Some(unproven) = unread::read(ui, lab, common)? else { return Ok(Exit::Interrupted) };
+    let plan = plan::make(ui, lab, common, &args.limits)?;
+    let again = args.again();
+    let command = Command {
+        name: "copy",
+        again: again.as_deref(),
+        yes: args.yes,
+        limits: args.limits,
+        max_rate: args.max_rate,
+        paces_drives: true,
+        unproven,
+    };
     apply::carry_out(ui, common, lab, &plan, command)
 }

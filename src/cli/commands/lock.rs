@@ -96,12 +96,7 @@ async fn look_up_all(
 }
 
 /// Everything that the manifests declare, locked: what was looked up, and the rest as it is `stored` now.
-fn merge(
-    lab: &Lab,
-    common: &Common,
-    stored: Option<&Lock>,
-    looked_up: &LookedUp,
-) -> Result<(Lock, Changes), CliError> {
+fn merge(lab: &Lab, common: &Common, stored: Option<&Lock>, looked_up: &LookedUp) -> Result<(Lock, Changes), CliError> {
     let mut changes = Changes::default();
     let mut lock = Lock::default();
     let asked = asked_for(lab, common)?;
@@ -135,7 +130,11 @@ async fn look_up(
 ) -> Result<Artifact, Failed> {
     if common.offline {
         let says_more = previous.is_some_and(|locked| locked.origin == Origin::Upstream && is_of(locked, declared));
-        return if says_more { Err(not_offline(declared)) } else { Ok(resolve::from_pins(declared, lab.layout(declared))) };
+        return if says_more {
+            Err(not_offline(declared))
+        } else {
+            Ok(resolve::from_pins(declared, lab.layout(declared)))
+        };
     }
     ui.note(&format!("looking up {}", declared.name));
     resolve::resolve(declared, lab.layout(declared), sources).await.map_err(|error| Failed {
@@ -161,8 +160,7 @@ fn is_of(locked: &Artifact, declared: &Declared) -> bool {
 
 /// Whether a locked entry still says all that the manifest and the mode of this run can tell.
 fn is_current(locked: &Artifact, declared: &Declared, common: &Common) -> bool {
-    is_of(locked, declared)
-        && (common.offline || locked.origin == Origin::Upstream || !locked.source.has_upstream())
+    is_of(locked, declared) && (common.offline || locked.origin == Origin::Upstream || !locked.source.has_upstream())
 }
 
 fn note(changes: &mut Changes, previous: Option<&Artifact>, entry: &Artifact) {

@@ -17,7 +17,7 @@ use crate::observe::{self, Access, Held, Sighting};
 use crate::plan::{self, ArtifactPlan, Outlook, Plan, Refusal};
 use crate::relpath::RelPath;
 use crate::report::plan::{Heading, ending, text};
-use crate::sources::{BucketSource, Holdings, PeerSource, SourceError, Sources, find_in_drive};
+use crate::sources::{BucketSource, Holdings, SourceError, Sources, find_in_drive};
 
 /// How often places are asked at most: a place that gives nothing is known well enough by then.
 const MOST_ROUNDS: usize = 8;
@@ -47,7 +47,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let lab = Lab::read_wanted(ui, common)?;
     let plan = make(ui, &lab, common, &args.limits)?;
     show(ui, &lab, &plan, args.all);
-    ui.text(ending(&plan));
+    ui.text(&ending(&plan, Some("larder apply")));
     Ok(if args.check && !plan.is_settled() { Exit::Differences } else { Exit::InOrder })
 }
 
@@ -95,7 +95,7 @@ fn make_for(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits, mut outlook: O
             outlook.on_buckets = on_buckets(ui, lab, sources.buckets()).await;
         }
         if may_ask_peers {
-            outlook.on_peers = on_peers(ui, lab, sources.peers(), &outlook.on_buckets).await;
+            outlook.on_peers = on_peers(ui, lab, &sources, &outlook.on_buckets).await;
         }
         if may_ask_peers || may_ask_buckets {
             draft = plan::plan(&sightings, &outlook);
@@ -139,13 +139,14 @@ fn wants_content(draft: &Plan) -> bool {
 async fn on_peers(
     ui: &Ui,
     lab: &Lab,
-    peers: &PeerSource,
+    sources: &Sources,
     elsewhere: &HashMap<ContentName, Vec<String>>,
 ) -> HashMap<ContentName, Vec<String>> {
     let wanted = wanted_contents(lab);
     let names = lab.inventory.sources_of(&lab.machine).peers.into_iter().map(|peer| peer.name);
+    let (peers, sftp) = (sources.peers(), sources.sftp());
     let asked = names.filter(|name| peers.names().any(|known| known == name)).map(|name| async {
-        let holdings = peers.holdings(&name).await;
+        let holdings = if sftp.knows(&name) { sftp.holdings(&name).await } else { peers.holdings(&name).await };
         (name, holdings)
     });
     let mut found: HashMap<ContentName, Vec<String>> = HashMap::new();

@@ -7,6 +7,8 @@ use std::process::{Command, Output, Stdio};
 use crate::cli::error::CliError;
 use crate::cli::lab::Lab;
 
+pub(super) mod install;
+
 /// How other machines are reached.
 #[derive(Debug, Clone, clap::Args)]
 pub(in crate::cli) struct Way {
@@ -65,4 +67,9 @@ impl Way {
         CliError::failed(&std::io::Error::other(reason))
             .hint(format!("try: {} {machine} {} --version", self.ssh, self.remote_larder))
     }
+}
+
+/// A word that the remote shell takes as it is.
+pub(super) fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
 }

@@ -53,7 +53,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     apply::keep_what_was_learned(&lab, &whole)?;
     ui.text(&report::repair::outcome_text(&parts));
     if repair.whole.has_steps() {
-        ui.text(&apply::text(&whole));
+        ui.text(&apply::text(&whole, Some("larder repair")));
     }
     ui.object("repair", &Repaired { repair: &repair, parts: &parts, whole_files: &whole });
     Ok(exit(&repair, &parts, &whole))

@@ -1,71 +1,144 @@
 //! Copies over ssh: the user's own keys, configuration and jump hosts; nothing listens on any network.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
 
-use super::{Args, carry_out, take_only_from_peer};
+use super::{Args, by_sftp, carry_out, take_only_from_peer};
 use crate::cli::commands::apply::agreed;
+use crate::cli::commands::remote::install::{self, Provided};
+use crate::cli::commands::remote::{Way, quoted};
 use crate::cli::commands::serve;
 use crate::cli::error::CliError;
 use crate::cli::lab::Lab;
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
-use crate::serve::{Guests, Traffic, answer_at, router};
-use crate::sources::Tunnel;
+use crate::serve::{Guests, Token, Traffic, answer_at, router};
+use crate::sources::{SourceError, Tunnel};
 
 /// Logins at the same time: each has its own cipher and so its own core, and servers refuse many at once.
-const CONNECTIONS: usize = 4;
+pub(super) const CONNECTIONS: usize = 4;
 
 /// Takes from `machine` what this one lacks.
 pub(super) fn take(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Result<Exit, CliError> {
-    let mut lab = Lab::read(ui, common)?;
-    let mut command = args.way.to(&lab, machine);
-    command.push(format!("{} serve --stdio", args.way.remote_larder).into());
-    let runtime = tokio::runtime::Runtime::new()?;
-    let tunnel = {
-        let _within = runtime.enter();
-        Tunnel::open(command)?
+    if args.sftp {
+        return by_sftp::take(ui, common, args, machine);
+    }
+    let runtime = Runtime::new()?;
+    let mut way = args.way.clone();
+    let refused = match Taking::begin(ui, common, args, (&way, machine), &runtime)? {
+        Ok(taking) => return taking.carry_out(ui, common, args),
+        Err(refused) => refused,
     };
-    take_only_from_peer(&mut lab, machine, tunnel.socket());
-    lab.inventory.sources.parallel = lab.inventory.sources.parallel.min(CONNECTIONS);
-    let greeting = lab.sources(common, &args.limits)?;
-    runtime.block_on(greeting.peers().holdings(machine)).map_err(|error| {
-        let said = tunnel.last_words();
-        let failed = if said.is_empty() { CliError::failed(&error) } else { CliError::failed(&error).context(said) };
-        failed
-            .hint(format!("larder must be there: try {} {machine} {} --version", args.way.ssh, args.way.remote_larder))
-    })?;
-    carry_out(ui, common, args, &lab)
+    let lab = Lab::read(ui, common)?;
+    if !install::is_lacking(&way, &lab, machine) {
+        return Err(refused);
+    }
+    match install::provide(ui, &lab, &way, machine, &args.sending)? {
+        Provided::Larder(words) => way.remote_larder = words,
+        Provided::Unwanted => return by_sftp::take(ui, common, args, machine),
+        Provided::Nobody => return Err(refused),
+    }
+    Taking::begin(ui, common, args, (&way, machine), &runtime)??.carry_out(ui, common, args)
+}
+
+/// A larder on another machine that answers.
+struct Taking {
+    lab: Lab,
+    _tunnel: Tunnel,
+}
+
+impl Taking {
+    /// Starts a larder on `machine`; the inner error says why it does not answer.
+    fn begin(
+        ui: &Ui,
+        common: &Common,
+        args: &Args,
+        (way, machine): (&Way, &str),
+        runtime: &Runtime,
+    ) -> Result<Result<Self, CliError>, CliError> {
+        let mut lab = Lab::read(ui, common)?;
+        let mut command = way.to(&lab, machine);
+        command.push(format!("{} serve --stdio", way.remote_larder).into());
+        let tunnel = {
+            let _within = runtime.enter();
+            Tunnel::open(command)?
+        };
+        take_only_from_peer(&mut lab, machine, tunnel.socket(), None);
+        cap_logins(&mut lab);
+        let greeting = lab.sources(common, &args.limits)?;
+        Ok(match runtime.block_on(greeting.peers().holdings(machine)) {
+            Ok(_) => Ok(Self { lab, _tunnel: tunnel }),
+            Err(error) => Err(unanswered(&error, &tunnel.last_words(), way, machine)),
+        })
+    }
+
+    fn carry_out(self, ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
+        carry_out(ui, common, args, &self.lab)
+    }
+}
+
+/// Files at the same time, and ranges of one large file: every one of them is a login.
+pub(super) fn cap_logins(lab: &mut Lab) {
+    let sources = &mut lab.inventory.sources;
+    sources.parallel = sources.parallel.min(CONNECTIONS);
+    sources.connections = sources.connections.min(CONNECTIONS);
+}
+
+fn unanswered(error: &SourceError, said: &str, way: &Way, machine: &str) -> CliError {
+    let failed = if said.is_empty() { CliError::failed(error) } else { CliError::failed(error).context(said) };
+    failed.hint(format!(
+        "larder must be there: try {} {machine} {} --version; without one, --send-larder sends this one, and --sftp does \
+         without",
+        way.ssh, way.remote_larder
+    ))
 }
 
 /// Has `machine` take from here what it lacks.
 pub(super) fn give(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?;
-    let runtime = tokio::runtime::Runtime::new()?;
+    let runtime = Runtime::new()?;
     let folder = tempfile::Builder::new().prefix("larder-").permissions(PermissionsExt::from_mode(0o700)).tempdir()?;
     let here = folder.path().join("serve");
+    let secret = secret();
     {
         let _within = runtime.enter();
         let index = serve::index(&lab)?;
-        let router = router(index, Guests::default(), Arc::new(Traffic::default()));
+        let guests = Guests { token: Token::new(&secret), ..Guests::default() };
+        let router = router(index, guests, Arc::new(Traffic::default()));
         runtime.spawn(answer_at(UnixListener::bind(&here)?, router));
     }
-    let over_there = Remote { args, common, lab: &lab, machine, here: &here, name: folder.path() };
-    if !args.yes {
-        let shown = over_there.run("--dry-run")?;
-        if args.dry_run || !shown.success() {
-            return exit(args, machine, shown);
-        }
-        if !agreed(ui, "copy")? {
-            return Ok(Exit::InOrder);
-        }
+    let way = args.way.clone();
+    let mut there = Remote { args, common, lab: &lab, machine, here: &here, secret: &secret, way };
+    let first = if args.yes { "--yes" } else { "--dry-run" };
+    let mut ended = there.run(first)?;
+    if install::means_lacking(ended.code())
+        && let Provided::Larder(words) = install::provide(ui, &lab, &args.way, machine, &args.sending)?
+    {
+        there.way.remote_larder = words;
+        ended = there.run(first)?;
     }
-    exit(args, machine, over_there.run("--yes")?)
+    if args.yes || args.dry_run || !ended.success() {
+        return exit(args, machine, ended);
+    }
+    if !agreed(ui, "copy")? {
+        return Ok(Exit::InOrder);
+    }
+    exit(args, machine, there.run("--yes")?)
+}
+
+/// What only the larder that is started over there learns, by its standard input.
+fn secret() -> String {
+    let mut bytes = [0; 32];
+    let filled = rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut bytes);
+    filled.expect("the system has random bytes: without them no key of ssh could be used either");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A larder on the other machine that takes from here.
@@ -74,36 +147,52 @@ struct Remote<'a> {
     common: &'a Common,
     lab: &'a Lab,
     machine: &'a str,
+    /// The socket on this machine.
     here: &'a Path,
-    name: &'a Path,
+    secret: &'a str,
+    way: Way,
 }
 
 impl Remote<'_> {
     fn run(&self, how: &str) -> Result<ExitStatus, CliError> {
         // The same random name as on this machine: it is ours on that one too.
-        let name = self.name.file_name().unwrap_or_default().to_string_lossy();
+        let folder = self.here.parent().unwrap_or(self.here);
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let there = format!("/tmp/{name}-{}.socket", how.trim_start_matches('-'));
-        let mut words = vec![self.args.way.remote_larder.clone(), "copy".to_owned(), how.to_owned()];
-        words.extend(["--from-socket".to_owned(), there.clone()]);
-        words.extend(self.common.only.iter().flat_map(|only| ["--only".to_owned(), quoted(only)]));
-        words.extend(self.common.json.then(|| "--json".to_owned()));
-        words.extend(self.common.quiet.then(|| "--quiet".to_owned()));
-        let mut command = self.args.way.to(self.lab, self.machine);
+        let mut command = self.way.to(self.lab, self.machine);
         let forward = OsString::from(format!("{there}:{}", self.here.display()));
         // Before the destination, which is the last word so far.
         let at = command.len() - 2;
         command.splice(at..at, ["-oExitOnForwardFailure=yes".into(), "-R".into(), forward]);
-        command.push(words.join(" ").into());
+        command.push(self.script(how, &there).into());
         let program = command.remove(0);
-        let status = Command::new(&program).args(command).status();
-        status
-            .map_err(|error| CliError::from(error).context(format!("{} cannot be started", program.to_string_lossy())))
+        let started = Command::new(&program).args(command).stdin(Stdio::piped()).spawn();
+        let mut running = started.map_err(|error| {
+            CliError::from(error).context(format!("{} cannot be started", program.to_string_lossy()))
+        })?;
+        if let Some(mut stdin) = running.stdin.take() {
+            // Who ends before it listens says why on its standard error.
+            let _ = writeln!(stdin, "{}", self.secret);
+        }
+        Ok(running.wait()?)
     }
-}
 
-/// A word that the remote shell takes as it is.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
+    /// What the other machine's shell does.
+    ///
+    /// sshd makes the socket for the user who logs in. The larder there may run as the user who owns the store, so
+    /// everybody there may connect; who does not know the secret gets nothing.
+    fn script(&self, how: &str, socket: &str) -> String {
+        let mut words = vec![self.way.remote_larder.clone(), "copy".to_owned(), how.to_owned()];
+        words.extend(["--from-socket".to_owned(), socket.to_owned()]);
+        words.extend(self.common.only.iter().flat_map(|only| ["--only".to_owned(), quoted(only)]));
+        words.extend(self.common.json.then(|| "--json".to_owned()));
+        words.extend(self.common.quiet.then(|| "--quiet".to_owned()));
+        words.extend(self.args.max_rate.map(|rate| format!("--max-rate {}B/s", rate.0)));
+        words.extend(self.args.limits.max_download.map(|limit| format!("--max-download {}", limit.0)));
+        let larder = words.join(" ");
+        let script = format!("chmod 0666 {socket} && {larder}; code=$?; rm -f {socket}; exit $code");
+        format!("sh -c {}", quoted(&script))
+    }
 }
 
 /// The other larder's exit code is ours; ssh's own says that nothing was done.
@@ -113,9 +202,11 @@ fn exit(args: &Args, machine: &str, status: ExitStatus) -> Result<Exit, CliError
         Some(3) => Ok(Exit::Differences),
         Some(4) => Ok(Exit::Partly),
         Some(130) => Ok(Exit::Interrupted),
-        Some(127) => Err(CliError::failed(&std::io::Error::other(format!("there is no larder on {machine}"))).hint(
-            format!("put the program there, or name it with --remote-larder; it is started by: {}", args.way.ssh),
-        )),
+        Some(126 | 127) => Err(CliError::failed(&std::io::Error::other(format!("there is no larder on {machine}")))
+            .hint(format!(
+                "send this one with --send-larder, or name the one there with --remote-larder; it is started by: {}",
+                args.way.ssh
+            ))),
         Some(1 | 2) => Ok(Exit::Failed),
         _ => Err(CliError::failed(&std::io::Error::other(format!("the connection to {machine} ended early")))
             .hint("what arrived stays; running it again continues from there")),
