@@ -28,7 +28,7 @@ const CONTENT: &[u8] = b"weights that not everybody may read";
 async fn rated(rates: Rates) -> (String, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = put(dir.path(), "model.bin", &vec![7; 2 * MIB], true);
-    let index = Index { artifacts: vec![served("tiny", "hf:acme/tiny", Some(COMMIT), vec![file])], ..Index::default() };
+    let index = Index::of(vec![served("tiny", "hf:acme/tiny", Some(COMMIT), vec![file])], ["/"]);
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let url = format!("http://{}/files/tiny/model.bin", server.local_addr());
     let terms = Terms { rates, ..Guests::default().into() };
