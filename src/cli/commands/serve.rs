@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 mod renewal;
 mod stdio;
 mod supply;
+mod units;
 
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, read_token};
@@ -33,6 +34,14 @@ pub(in crate::cli) struct Args {
     /// Where to listen; port 0 lets the system choose [default: 127.0.0.1:8014]
     #[arg(long, value_name = "IP:PORT")]
     address: Option<SocketAddr>,
+
+    /// Show units for systemd that serve with these options, its socket first; or write them into DIR
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "stdio")]
+    units: Option<Option<PathBuf>>,
+
+    /// The user that the units' server runs as [default: who asked]
+    #[arg(long = "as", value_name = "USER", requires = "units")]
+    user: Option<String>,
 
     /// Serve one client on standard input and output, as larder copy does over ssh
     #[arg(long, conflicts_with_all = ["address", "allow", "token_file", "tls", "certificate", "key", "gated", "fetch_missing"])]
@@ -99,6 +108,9 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let lab = Arc::new(Lab::read(ui, common)?);
     if args.stdio {
         return serve_stdio(&lab);
+    }
+    if let Some(folder) = &args.units {
+        return units::tell(ui, common, &lab, args, folder.as_deref());
     }
     let looks = renewal::looks_of(&lab);
     let config = args.over(&lab.inventory.serve);
