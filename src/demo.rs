@@ -51,7 +51,7 @@ impl Miniature {
 
     /// What the serving machine hands out.
     pub fn index(&self) -> Index {
-        Index { artifacts: models().iter().map(|model| self.served(model)).collect(), lock: None, facts: None }
+        Index::of(models().iter().map(|model| self.served(model)).collect(), [self.root.join("upstream")])
     }
 
     /// Writes the inventory and the manifests of a machine that provisions itself from `server`.

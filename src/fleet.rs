@@ -126,6 +126,23 @@ pub struct Kept {
     /// Whether nobody else has it.
     #[serde(default)]
     pub irreplaceable: bool,
+    /// Of what nobody else has: its files.
+    #[serde(default)]
+    pub contents: Vec<HeldContent>,
+}
+
+/// One file of something that nobody else has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldContent {
+    /// Its path in the store.
+    pub path: String,
+    /// Its length, where that is known.
+    pub bytes: Option<u64>,
+    /// The name of its content, such as `sha256:…`; absent where nobody has read it.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// Whether it is there, and not known to be wrong.
+    pub here: bool,
 }
 
 /// One thing that is wrong on a machine.
@@ -237,12 +254,14 @@ fn version(artifact: &Artifact) -> String {
     }
 }
 
-/// Which machines have an artifact that nobody else has.
+/// Files that nobody else has, and the machines that have exactly these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Copies {
     /// The artifact.
     pub artifact: String,
-    /// The machines on which it is in order.
+    /// Its files that the same machines have, in alphabetical order. Two of one path are two contents.
+    pub files: Vec<String>,
+    /// The machines on which they are, and not known to be wrong.
     pub machines: Vec<String>,
 }
 
@@ -253,16 +272,58 @@ impl Copies {
     }
 }
 
-/// The artifacts that no other source has, in alphabetical order, and who has them.
+/// The contents that no other source has, by artifact in alphabetical order, and who has them.
+///
+/// Two machines have a copy each where path and content agree; where one of them does not know the content, because
+/// nobody has read it there, path and length.
 pub fn copies(machines: &[Seen]) -> Vec<Copies> {
-    let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut artifacts: BTreeMap<&str, Vec<(&str, &HeldContent)>> = BTreeMap::new();
     for seen in machines {
         for kept in seen.report.artifacts.iter().filter(|kept| kept.irreplaceable) {
-            let holders = found.entry(&kept.artifact).or_default();
-            holders.extend(kept.is_in_order().then(|| seen.report.machine.clone()));
+            let held = artifacts.entry(&kept.artifact).or_default();
+            held.extend(kept.contents.iter().map(|content| (seen.report.machine.as_str(), content)));
         }
     }
-    found.into_iter().map(|(artifact, machines)| Copies { artifact: artifact.to_owned(), machines }).collect()
+    artifacts.into_iter().flat_map(|(artifact, held)| copies_of(artifact, &held)).collect()
+}
+
+/// What a file is known by: its path, and its content or, where that is not known, its length.
+type Identity<'a> = (&'a str, Option<&'a str>, Option<u64>);
+
+fn copies_of(artifact: &str, held: &[(&str, &HeldContent)]) -> Vec<Copies> {
+    let mut holders: BTreeMap<Identity<'_>, BTreeSet<&str>> = BTreeMap::new();
+    for (machine, file) in held {
+        let machines = holders.entry(identity(file, held)).or_default();
+        machines.extend(file.here.then_some(*machine));
+    }
+    let mut by_machines: BTreeMap<BTreeSet<&str>, Vec<String>> = BTreeMap::new();
+    for ((path, ..), machines) in holders {
+        by_machines.entry(machines).or_default().push(path.to_owned());
+    }
+    // A machine that is to have something and names no file has nothing.
+    if by_machines.is_empty() {
+        by_machines.insert(BTreeSet::new(), Vec::new());
+    }
+    let copies = by_machines.into_iter().map(|(machines, files)| Copies {
+        artifact: artifact.to_owned(),
+        files,
+        machines: machines.into_iter().map(str::to_owned).collect(),
+    });
+    copies.collect()
+}
+
+/// What was never read counts as the content that lies elsewhere at the same path in the same length, if it is one.
+fn identity<'a>(file: &'a HeldContent, held: &[(&str, &'a HeldContent)]) -> Identity<'a> {
+    let path = file.path.as_str();
+    if let Some(content) = &file.content {
+        return (path, Some(content), None);
+    }
+    let alike = held.iter().filter(|(_, other)| other.path == file.path && other.bytes == file.bytes);
+    let known: BTreeSet<&str> = alike.filter_map(|(_, other)| other.content.as_deref()).collect();
+    match known.len() {
+        1 => (path, known.first().copied(), None),
+        _ => (path, None, file.bytes),
+    }
 }
 
 #[cfg(test)]
@@ -294,16 +355,51 @@ mod tests {
         assert!(differences(&first, &first).is_empty());
     }
 
+    fn held(path: &str, content: Option<&str>, here: bool) -> Value {
+        json!({"path": path, "bytes": 9, "content": content, "here": here})
+    }
+
+    fn own(machine: &str, contents: Value) -> Seen {
+        let mut lora = kept("lora", 2, true);
+        lora["contents"] = contents;
+        seen(machine, json!([lora, kept("x", 2, false)]))
+    }
+
+    fn counted(machines: &[Seen]) -> Vec<(Vec<String>, Vec<String>)> {
+        copies(machines).into_iter().map(|copies| (copies.files, copies.machines)).collect()
+    }
+
+    fn line(files: &[&str], machines: &[&str]) -> (Vec<String>, Vec<String>) {
+        let own = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        (own(files), own(machines))
+    }
+
     #[test]
-    fn copies_count_only_where_they_are_in_order() {
-        let machines = [
-            seen("a", json!([kept("lora", 2, true), kept("x", 2, false)])),
-            seen("b", json!([kept("lora", 1, true)])),
-            seen("c", json!([kept("lora", 2, true), kept("other", 0, true)])),
+    fn copies_are_counted_by_content_and_not_by_name() {
+        let (one, other) = (Some("sha256:1"), Some("sha256:2"));
+        let same = [own("a", json!([held("f", one, true)])), own("b", json!([held("f", one, true)]))];
+        assert_eq!(counted(&same), [line(&["f"], &["a", "b"])]);
+        let different = [own("a", json!([held("f", one, true)])), own("b", json!([held("f", other, true)]))];
+        assert_eq!(counted(&different), [line(&["f"], &["a"]), line(&["f"], &["b"])]);
+        let renamed = [own("a", json!([held("f", None, true)])), own("b", json!([held("g", None, true)]))];
+        assert_eq!(counted(&renamed), [line(&["f"], &["a"]), line(&["g"], &["b"])]);
+        let partly = [
+            own("a", json!([held("f", one, true), held("g", other, true)])),
+            own("b", json!([held("f", one, true), held("g", other, false)])),
         ];
-        let found = copies(&machines);
-        assert_eq!(found[0], Copies { artifact: "lora".into(), machines: vec!["a".into(), "c".into()] });
-        assert_eq!((found.len(), found[1].is_alarming(), found[0].is_alarming()), (2, true, false));
+        assert_eq!(counted(&partly), [line(&["g"], &["a"]), line(&["f"], &["a", "b"])]);
+        assert!(copies(&partly)[0].is_alarming() && !copies(&partly)[1].is_alarming());
+    }
+
+    #[test]
+    fn what_was_never_read_counts_by_path_and_length_while_there_is_one_content() {
+        let one = own("a", json!([held("f", Some("sha256:1"), true)]));
+        let other = own("c", json!([held("f", Some("sha256:2"), true)]));
+        let unread = own("b", json!([held("f", None, true)]));
+        assert_eq!(counted(&[one.clone(), unread.clone()]), [line(&["f"], &["a", "b"])]);
+        assert_eq!(counted(&[one, unread, other]).len(), 3, "nobody knows which of the two it is");
+        assert_eq!(counted(&[own("a", json!([held("f", None, false)]))]), [line(&["f"], &[])]);
+        assert_eq!(counted(&[own("a", json!([]))]), [line(&[], &[])]);
     }
 
     #[test]

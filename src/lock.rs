@@ -44,8 +44,13 @@ struct Header {
 impl Lock {
     /// Reads the lock; `None` where there is none yet.
     pub fn read(path: &Path) -> Result<Option<Self>, InputError> {
+        Ok(Self::read_with_text(path)?.map(|(lock, _)| lock))
+    }
+
+    /// The same, and the text as it was read: what a signature is compared with.
+    pub fn read_with_text(path: &Path) -> Result<Option<(Self, String)>, InputError> {
         match fs_err::read_to_string(path) {
-            Ok(text) => Self::parse(path, &text).map(Some),
+            Ok(text) => Self::parse(path, &text).map(|lock| Some((lock, text))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(InputError::unreadable(path, &error)),
         }

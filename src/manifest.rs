@@ -381,18 +381,26 @@ pub enum Requirement {
 impl Manifests {
     /// Reads and checks manifest files together; the errors of all files are collected.
     pub fn read(files: &[PathBuf]) -> Result<Self, Vec<InputError>> {
+        Self::read_with_texts(files).map(|(all, _)| all)
+    }
+
+    /// The same, and the text of each file as it was read: what a signature is compared with.
+    pub fn read_with_texts(files: &[PathBuf]) -> Result<(Self, Vec<String>), Vec<InputError>> {
         let mut all = Self::default();
-        let mut errors = Vec::new();
+        let (mut texts, mut errors) = (Vec::new(), Vec::new());
         for path in files {
             match read_file(path) {
-                Ok((file, text)) => all.take(path, file, &text),
+                Ok((file, text)) => {
+                    all.take(path, file, &text);
+                    texts.push(text);
+                }
                 Err(error) => errors.push(error),
             }
         }
         // What other files refer to may be in the ones that could not be read.
         let all_are_here = errors.is_empty();
         errors.extend(check::check(&all, all_are_here));
-        if errors.is_empty() { Ok(all) } else { Err(errors) }
+        if errors.is_empty() { Ok((all, texts)) } else { Err(errors) }
     }
 
     /// Parses one manifest's text; `path` is only named in errors.

@@ -11,6 +11,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -22,7 +23,9 @@ use axum::response::Response;
 use crate::artifact::Artifact;
 use crate::facts::Facts;
 
+mod account;
 mod answer;
+mod bounds;
 mod bring;
 mod catalog;
 mod content;
@@ -31,11 +34,13 @@ mod hub;
 mod listen;
 mod listing;
 mod metrics;
+mod patience;
 mod plain;
 mod range;
 mod rates;
 mod registry;
 mod route;
+mod shelf;
 mod tls;
 mod xet;
 
@@ -44,14 +49,18 @@ pub use guests::{Guests, Token};
 pub use listen::{Limits, ServeError, Server, answer_at, answer_on};
 pub use metrics::Traffic;
 pub use rates::Rates;
+pub use shelf::{Renewal, Renewed, Shelf};
 pub use tls::{Tls, TlsError};
 pub use xet::Seal;
 
+use account::Account;
 use answer::{empty, json};
 use bring::Bringing;
 use catalog::Catalog;
+use metrics::Face;
 use rates::Paces;
 use route::Route;
+use shelf::Stock;
 
 /// What the server may hand out.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +71,9 @@ pub struct Index {
     pub lock: Option<String>,
     /// Where chunk digests are looked up, for other larders.
     pub facts: Option<Arc<Facts>>,
+    /// The folders that content may lie in, such as those of the stores. What lies elsewhere, or is a link to there,
+    /// is not handed out.
+    pub within: Vec<PathBuf>,
 }
 
 /// One artifact and where its content lies.
@@ -80,8 +92,6 @@ pub struct Terms {
     pub guests: Guests,
     /// How fast contents go out.
     pub rates: Rates,
-    /// Who brings what is asked for and not here; without it, nobody does.
-    pub supply: Option<Arc<dyn Supply>>,
     /// What passes and links are sealed with, together with the guests' token.
     pub seal: Seal,
 }
@@ -92,53 +102,75 @@ impl From<Guests> for Terms {
     }
 }
 
-/// What every answer needs.
+/// What all answers have in common.
 #[derive(Clone)]
-struct Site {
-    catalog: Arc<Catalog>,
-    facts: Option<Arc<Facts>>,
+struct House {
+    shelf: Shelf,
     guests: Arc<Guests>,
     paces: Arc<Paces>,
-    supply: Option<Arc<dyn Supply>>,
     bringing: Arc<Bringing>,
     seal: Arc<Seal>,
     traffic: Arc<Traffic>,
 }
 
-/// The three faces over `index`, on `terms` such as [`Guests`]. Counts in `traffic`, which tests and progress displays may read.
+/// What one answer needs: what there is does not change while it is made.
+struct Site {
+    catalog: Arc<Catalog>,
+    supply: Option<Arc<dyn Supply>>,
+    paces: Arc<Paces>,
+    bringing: Arc<Bringing>,
+    seal: Arc<Seal>,
+    traffic: Arc<Traffic>,
+}
+
+impl House {
+    async fn site(&self) -> Site {
+        let Stock { catalog, supply } = self.shelf.stock().await;
+        let House { paces, bringing, seal, traffic, .. } = self.clone();
+        Site { catalog, supply, paces, bringing, seal, traffic }
+    }
+}
+
+/// The three faces over what is on `shelf`, such as an [`Index`], on `terms` such as [`Guests`]. Counts in `traffic`,
+/// which tests and progress displays may read.
 ///
 /// Looks at the sizes of files whose size the index does not know, once.
-pub fn router(mut index: Index, terms: impl Into<Terms>, traffic: Arc<Traffic>) -> Router {
-    let (facts, terms) = (index.facts.take(), terms.into());
+pub fn router(shelf: impl Into<Shelf>, terms: impl Into<Terms>, traffic: Arc<Traffic>) -> Router {
+    let terms = terms.into();
     let seal = terms.guests.token.map_or_else(|| terms.seal.clone(), |token| terms.seal.bound_to(token.digest()));
-    let site = Site {
-        catalog: Arc::new(Catalog::new(index)),
-        facts,
+    let house = House {
+        shelf: shelf.into(),
         guests: Arc::new(terms.guests),
         paces: Arc::new(Paces::new(terms.rates)),
-        supply: terms.supply,
         bringing: Arc::default(),
         seal: Arc::new(seal),
         traffic,
     };
-    Router::new().fallback(answer_request).with_state(site)
+    Router::new().fallback(answer_request).with_state(house)
 }
 
-async fn answer_request(State(site): State<Site>, request: Request) -> Response {
-    let method = request.method().clone();
-    // Queries may carry tokens, so only the path is logged. It is still percent-encoded.
-    let path = request.uri().path().to_owned();
+async fn answer_request(State(house): State<House>, request: Request) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
-    let route = Route::parse(&path);
-    let is_vouched_for = matches!(&route, Route::Xet(ask) if xet::vouches(&site, ask, request.headers()));
-    let response = match site.guests.admit(peer.map(|peer| peer.ip()), request.headers(), is_vouched_for) {
-        Ok(()) => dispatch(&site, route, request).await,
+    let route = Route::parse(request.uri().path());
+    let (method, face) = (request.method().clone(), route.face());
+    let account = Account {
+        peer: peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        method: method.clone(),
+        path: request.uri().path().to_owned(),
+        face,
+        begun: Instant::now(),
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        bytes: 0,
+        is_told: false,
+        traffic: Arc::clone(&house.traffic),
+    };
+    let is_vouched_for = matches!(&route, Route::Xet(ask) if xet::vouches(&house.seal, ask, request.headers()));
+    let response = match house.guests.admit(peer.map(|peer| peer.ip()), request.headers(), is_vouched_for) {
+        Ok(()) => dispatch(&house.site().await, route, request).await,
         Err(refusal) => *refusal,
     };
-    site.traffic.count_answer(response.status());
-    let (status, peer) = (response.status().as_u16(), peer.map(|peer| peer.to_string()));
-    tracing::info!(peer = peer.unwrap_or_default(), %method, path, status, "request");
-    if method == Method::HEAD { head_only(response) } else { response }
+    let response = if face == Face::Registry { registry::in_its_words(response) } else { response };
+    account.over(if method == Method::HEAD { head_only(response) } else { response })
 }
 
 /// The answer to GET without its content, but with the content's length.
@@ -160,6 +192,7 @@ async fn dispatch(site: &Site, route: Route, request: Request) -> Response {
         Route::Xet(ask) => xet::answer(site, &ask, request).await,
         Route::WhoAmI => hub::nobody(),
         Route::RegistryVersion => registry::version(),
+        Route::RegistryCatalog => registry::list_repositories(site, &request.uri),
         Route::Registry { repository, item } => registry::answer(site, &repository, &item, request).await,
         Route::File { artifact, path } => plain::file(site, &artifact, &path, request).await,
         Route::Blob { content } => plain::blob(site, &content, request).await,
@@ -169,6 +202,6 @@ async fn dispatch(site: &Site, route: Route, request: Request) -> Response {
         Route::Lock => plain::lock(&site.catalog),
         Route::Chunks { digest } => plain::chunks(site, &digest).await,
         Route::Metrics => answer::typed(StatusCode::OK, metrics::MEDIA_TYPE, site.traffic.to_prometheus()),
-        Route::Nothing => empty(StatusCode::NOT_FOUND),
+        Route::Nothing { .. } => empty(StatusCode::NOT_FOUND),
     }
 }

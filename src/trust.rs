@@ -111,6 +111,14 @@ pub fn signature_of(file: &Path) -> PathBuf {
 
 /// Compares the content of `file` with its signature; answers who made it.
 pub fn check(file: &Path, keys: &[Key]) -> Result<String, TrustError> {
+    let content = fs_err::read(file).map_err(|source| TrustError::Io { file: file.to_owned(), source })?;
+    check_content(file, &content, keys)
+}
+
+/// Compares `content`, which was read from `file` before, with the signature that lies there now.
+///
+/// Whoever goes by what was read must ask for that: the file may be another one by now.
+pub fn check_content(file: &Path, content: &[u8], keys: &[Key]) -> Result<String, TrustError> {
     let unreadable = |file: &Path| {
         let file = file.to_owned();
         move |source| TrustError::Io { file, source }
@@ -125,8 +133,7 @@ pub fn check(file: &Path, keys: &[Key]) -> Result<String, TrustError> {
     let text = if size > LONGEST_SIGNATURE { Vec::new() } else { fs_err::read(&path).map_err(unreadable(&path))? };
     let signature =
         SshSig::from_pem(&text).map_err(|source| TrustError::Malformed { signature: path.clone(), source })?;
-    let content = fs_err::read(file).map_err(unreadable(file))?;
-    verify(file, &content, &signature, keys)
+    verify(file, content, &signature, keys)
 }
 
 fn verify(file: &Path, content: &[u8], signature: &SshSig, keys: &[Key]) -> Result<String, TrustError> {

@@ -132,7 +132,7 @@ fn mirror() -> Mirror {
         folder: None,
         files: vec![File { size: Some(bytes.len() as u64), digests, ..File::named("weights.bin".parse().unwrap()) }],
     };
-    let index = Index { artifacts: vec![Served { artifact, content: vec![Some(place)] }], lock: None, facts: None };
+    let index = Index::of(vec![Served { artifact, content: vec![Some(place)] }], ["/"]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let traffic = Arc::new(Traffic::default());
     let server = runtime.block_on(Server::bind((Ipv4Addr::LOCALHOST, 0).into())).unwrap();

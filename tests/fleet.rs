@@ -74,7 +74,7 @@ fn machines_are_seen_side_by_side() {
     assert!(s3.keys("fleet").iter().all(|key| !key.contains("/blobs/")), "only what machines say was put");
     let status = run(&first, &["status", "--fleet"]);
     must_be(&status, 3);
-    assert!(status.out.contains("own is only on pc1"), "{}", status.out);
+    assert!(status.out.contains("wrong: own (") && status.out.contains("is only on pc1"), "{}", status.out);
     let seen = json(&run(&first, &["status", "--fleet", "--json"]));
     let column = |key: &str| seen["machines"].as_array().unwrap().iter().map(|m| m[key].clone()).collect::<Vec<_>>();
     assert_eq!(column("machine"), ["pc1", "pc2"]);

@@ -65,7 +65,11 @@ fn online(program: &Path, home: &Path, endpoint: &str) -> Command {
 }
 
 fn snapshot(home: &Path, commit: &str) -> BTreeMap<String, Vec<u8>> {
-    contents(&home.join("hub/models--acme--hand/snapshots").join(commit))
+    snapshot_in(&home.join("hub"), commit)
+}
+
+fn snapshot_in(cache: &Path, commit: &str) -> BTreeMap<String, Vec<u8>> {
+    contents(&cache.join("models--acme--hand/snapshots").join(commit))
 }
 
 fn published() -> BTreeMap<String, Vec<u8>> {
@@ -131,6 +135,40 @@ fn transformers_loads_what_larder_fetched() {
     let second = provisioned(&serving.url());
     let said = output(client(&python, second.home()).arg(script("transform.py")));
     assert!(said.contains("tokens [2, 5, 6, 3]"), "{said}");
+}
+
+/// As a program of the lab does it: the mirror's address in the environment, and nothing in the cache.
+#[test]
+fn transformers_loads_from_larder_by_branch_and_by_commit() {
+    for name in CLIENTS {
+        let Some(python) = parts::part(&format!("{name}/bin/python")) else { return };
+        // The older generation is installed without transformers, and snapshots are the part of it that asks.
+        let programs: &[&str] = if name == "hf-latest" { &["online.py", "snapshot.py"] } else { &["snapshot.py"] };
+        for program in programs {
+            let (_first, serving, commit) = mirrored();
+            for revision in ["main", commit.as_str()] {
+                let home = tempfile::tempdir().unwrap();
+                let run = |online_now: bool| {
+                    let mut command = online(&python, home.path(), &serving.url());
+                    if !online_now {
+                        command.env("HF_HUB_OFFLINE", "1");
+                    }
+                    output(command.arg(script(program)).arg(revision).arg(&commit))
+                };
+                assert!(run(true).contains("loaded"), "{name} {program} {revision}");
+                let asked = serving.requests();
+                assert!(asked.iter().any(|line| line.contains("/resolve/")), "{name} {program} {revision}: {asked:?}");
+                run(false);
+                assert_eq!(serving.requests(), [""; 0], "{name} {program} {revision}: what came is enough");
+                let kept = snapshot_in(&home.path().join("hub"), &commit);
+                let all = published();
+                assert!(
+                    kept.iter().all(|(path, content)| all.get(path) == Some(content)),
+                    "{name} {program} {revision}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -61,7 +61,11 @@ fn what_only_one_machine_has_is_an_alarm_until_another_has_it_too() {
     let (first, second) = labs();
     let alone = run(&first, &second, &sshd, &["status", "--machines", "pc1,pc2"]);
     assert_eq!(alone.code, 3, "{}{}", alone.out, alone.err);
-    assert!(alone.out.contains("ours is only on pc1") && !alone.out.contains("both is only"), "{}", alone.out);
+    assert!(
+        alone.out.contains("ours (ours.bin) is only on pc1") && !alone.out.contains("wrong: both"),
+        "{}",
+        alone.out
+    );
     second.write("home/plain/ours.bin", WEIGHTS);
     let shared = run(&first, &second, &sshd, &["status", "--machines", "pc1,pc2", "--json"]);
     assert_eq!(shared.code, 0, "{}{}", shared.out, shared.err);
@@ -72,6 +76,40 @@ fn what_only_one_machine_has_is_an_alarm_until_another_has_it_too() {
     for copies in told["irreplaceable"].as_array().unwrap() {
         assert_eq!(copies["machines"], serde_json::json!(["pc1", "pc2"]), "{copies}");
     }
+}
+
+/// One name is no copy: what was trained on each of two machines is there once.
+#[test]
+fn two_contents_under_one_name_and_two_folders_of_as_many_files_are_no_copies() {
+    let Some(sshd) = Sshd::start() else { return };
+    let manifest = |bytes: &[u8]| {
+        format!(
+            "[[artifact]]\nname = \"ours\"\nstore = \"plain\"\nsource = \"local\"\n\
+             [[artifact.file]]\npath = \"ours.bin\"\nsize = {}\nsha256 = \"{}\"\n\
+             [[artifact]]\nname = \"loras\"\nstore = \"plain\"\nsource = \"local\"\n\
+             match = {{ glob = \"loras/*.bin\", count = 2 }}\n",
+            bytes.len(),
+            Sha256::of(bytes)
+        )
+    };
+    let (a, b) = (b"trained on pc1".as_slice(), b"trained on pc2".as_slice());
+    let (first, second) = labs();
+    for (lab, bytes, names) in [(&first, a, ["one", "both"]), (&second, b, ["two", "both"])] {
+        lab.write("manifests/lab.toml", manifest(bytes));
+        lab.write("home/plain/ours.bin", bytes);
+        names.iter().for_each(|name| lab.write(&format!("home/plain/loras/{name}.bin"), name.as_bytes()));
+    }
+    let told = run(&first, &second, &sshd, &["status", "--machines", "pc1,pc2"]);
+    assert_eq!(told.code, 3, "{}{}", told.out, told.err);
+    for alarm in [
+        "ours (ours.bin) is only on pc1",
+        "ours (ours.bin) is only on pc2",
+        "loras (loras/one.bin) is only on pc1",
+        "loras (loras/two.bin) is only on pc2",
+    ] {
+        assert!(told.out.contains(alarm), "{alarm}: {}", told.out);
+    }
+    assert!(!told.out.contains("both.bin"), "{}", told.out);
 }
 
 #[test]

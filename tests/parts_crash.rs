@@ -197,7 +197,7 @@ fn serve(root: &Path) -> Upstream {
         folder: None,
         files: vec![file],
     };
-    Upstream::start(Index { artifacts: vec![Served { artifact, content: vec![Some(place)] }], lock: None, facts: None })
+    Upstream::start(Index::of(vec![Served { artifact, content: vec![Some(place)] }], ["/"]))
 }
 
 #[test]

@@ -77,7 +77,7 @@ async fn a_peer_keeps_the_contract_of_sources() {
     let certificate = tls.fingerprint();
     let guests = || Guests { networks: Vec::new(), token: Token::new("s3cret") };
     let artifact = || served("one", "hf:acme/one", Some(COMMIT), vec![put(dir.path(), "one.bin", &bytes, true)]);
-    let index = || Index { artifacts: vec![artifact()], lock: None, facts: None };
+    let index = || Index::of(vec![artifact()], ["/"]);
     let plain = Mirror::open_for(index(), guests(), |server| server).await;
     let encrypted = Mirror::open_for(index(), guests(), |server| server.with_tls(tls)).await;
     for peer in [config(&plain, Some("s3cret"), None), config(&encrypted, Some("s3cret"), Some(certificate))] {
@@ -99,10 +99,8 @@ async fn a_peer_with_another_certificate_or_token_gives_nothing() {
     let bytes = content(2000);
     let artifact = served("one", "hf:acme/one", Some(COMMIT), vec![put(dir.path(), "one.bin", &bytes, true)]);
     let tls = Tls::of_own(state.path(), vec!["localhost".to_owned()]).unwrap();
-    let (guests, index) = (
-        Guests { networks: Vec::new(), token: Token::new("s3cret") },
-        Index { artifacts: vec![artifact], lock: None, facts: None },
-    );
+    let (guests, index) =
+        (Guests { networks: Vec::new(), token: Token::new("s3cret") }, Index::of(vec![artifact], ["/"]));
     let right = tls.fingerprint();
     let mirror = Mirror::open_for(index, guests, |server| server.with_tls(tls)).await;
     let wanted = remote(by_sha256(&bytes), bytes.len());

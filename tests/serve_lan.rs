@@ -1,8 +1,10 @@
 //! The LAN server towards those who should not read from it, and towards those who only cost it something.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,8 @@ use tokio::net::{TcpSocket, TcpStream};
 #[path = "support/mirror.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod mirror;
+#[path = "support/tool.rs"]
+mod tool;
 
 use mirror::{COMMIT, Mirror, put, served};
 
@@ -39,7 +43,7 @@ fn tiny(folder: &Path) -> Served {
 }
 
 fn index(folder: &Path) -> Index {
-    Index { artifacts: vec![tiny(folder)], lock: Some("{}".to_owned()), facts: None }
+    Index { artifacts: vec![tiny(folder)], lock: Some("{}".to_owned()), facts: None, within: vec!["/".into()] }
 }
 
 fn client() -> Client {
@@ -156,9 +160,21 @@ async fn heads_that_never_end_and_floods_of_headers_cost_one_connection() {
 #[tokio::test]
 async fn smuggled_requests_are_not_answered() {
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirror::open(vec![tiny(dir.path())], None).await;
+    // One of them is answered as the one request that it may also be, and the server waits for the next.
+    let limits = Limits { head_patience: Duration::from_millis(200), ..Limits::default() };
+    let mirror = Mirror::open_for(index(dir.path()), Guests::default(), |server| server.with_limits(limits)).await;
     let hidden = "GET /files/tiny/model.safetensors HTTP/1.1\r\nhost: x\r\n\r\n";
     for ambiguous in [
+        // The classic: whoever goes by the length sees one request, whoever goes by the chunks sees two.
+        format!(
+            "POST /api/models/acme/tiny/paths-info/main HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\
+             transfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}",
+            hidden.len() + 5
+        ),
+        format!(
+            "POST /api/models/acme/tiny/paths-info/main HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\
+             content-length: 4\r\n\r\n5c\r\n{hidden}\r\n0\r\n\r\n"
+        ),
         format!(
             "POST /api/models/acme/tiny/paths-info/main HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ncontent-length: {}\r\n\r\n{hidden}",
             hidden.len()
@@ -174,8 +190,101 @@ async fn smuggled_requests_are_not_answered() {
     }
 }
 
+/// A body that comes byte by byte, or never, costs one connection for as long as the server is patient.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_idle_connections_do_not_keep_others_out() {
+async fn bodies_that_trickle_are_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { body_patience: Duration::from_millis(200), ..Limits::default() };
+    let mirror = Mirror::open_for(index(dir.path()), Guests::default(), |server| server.with_limits(limits)).await;
+    let head = "POST /api/models/acme/tiny/paths-info/main HTTP/1.1\r\nhost: x\r\n\
+                content-type: application/x-www-form-urlencoded\r\n";
+    for length in ["content-length: 1000000\r\n\r\n", "transfer-encoding: chunked\r\n\r\n"] {
+        let mut stream = TcpStream::connect(address(&mirror)).await.unwrap();
+        stream.write_all(format!("{head}{length}").as_bytes()).await.unwrap();
+        let (mut taking, mut giving) = stream.into_split();
+        // One byte after the other, for as long as somebody takes them.
+        let chunked = length.starts_with("transfer");
+        let trickle = tokio::spawn(async move {
+            loop {
+                tokio::task::yield_now().await;
+                if giving.write_all(if chunked { b"1\r\na\r\n" } else { b"a" }).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let mut answer = Vec::new();
+        // Ends only because the server closes.
+        let _ = taking.read_to_end(&mut answer).await;
+        trickle.abort();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("did not come in time"), "{answer}");
+    }
+    let large = format!("{head}connection: close\r\ncontent-length: 2000000\r\n\r\n{}", "a".repeat(2_000_000));
+    assert!(say(&mirror, large.as_bytes()).await.starts_with("HTTP/1.1 400"));
+    assert_eq!(status(&mirror, FACES[3], None).await, 200);
+}
+
+/// The kernel counts how long a client takes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_nothing_of_what_is_sent_is_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let large = put(dir.path(), "large.bin", &vec![7; 64 << 20], true);
+    let served = served("large", "hf:acme/large", Some(COMMIT), vec![large]);
+    let limits = Limits { send_patience: Duration::from_millis(200), ..Limits::default() };
+    let index = Index::of(vec![served], ["/"]);
+    let mirror = Mirror::open_for(index, Guests::default(), |server| server.with_limits(limits)).await;
+    let mut stream = TcpStream::connect(address(&mirror)).await.unwrap();
+    stream.write_all(b"GET /files/large/large.bin HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    // Nothing is read: the server can tell only by what is not taken.
+    let gone = async {
+        loop {
+            let metrics = client().get(mirror.at("/metrics")).send().await.unwrap().text().await.unwrap();
+            if mirror.traffic.bytes() > 0 && metrics.contains("larder_serve_answers_under_way 0\n") {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the answer is given up");
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(rest.len() < 64 << 20, "{} bytes came in spite of it", rest.len());
+}
+
+async fn connect_from(source: &str, mirror: &Mirror) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
+    socket.connect(address(mirror)).await.unwrap()
+}
+
+/// With the limits that every server has: a thousand from nine addresses are all let in, and others still are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_idle_connections_leave_room_for_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let mirror =
+        Mirror::open_for(index(dir.path()), Guests::default(), |server| server.with_limits(Limits::default())).await;
+    let mut idle = Vec::new();
+    for number in 0..1000 {
+        let mut stream = connect_from(&format!("127.0.0.{}", 10 + number % 9), &mirror).await;
+        // Half a request each: all are in, and wait.
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n").await.unwrap();
+        idle.push(stream);
+    }
+    let mut other = connect_from("127.0.0.2", &mirror).await;
+    let asked = b"GET /files/tiny/model.safetensors HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    other.write_all(asked).await.unwrap();
+    let mut answer = Vec::new();
+    other.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.ends_with(CONTENT));
+    for stream in &mut idle {
+        stream.write_all(b"connection: close\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "none of those that wait was forgotten");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_idle_connections_of_one_address_do_not_keep_others_out() {
     let dir = tempfile::tempdir().unwrap();
     let limits = Limits { connections_per_client: 100, ..Limits::default() };
     let mirror = Mirror::open_for(index(dir.path()), Guests::default(), |server| server.with_limits(limits)).await;
@@ -209,7 +318,8 @@ async fn chunk_digests_are_told_for_what_is_served() {
     let (digest, chunks) = (Sha256::of(&content), hasher.finish());
     facts.record_chunks(&digest, &chunks).unwrap();
     facts.record_chunks(&Sha256::of(b"elsewhere"), &chunks).unwrap();
-    let index = Index { artifacts: vec![artifact, tiny(dir.path())], lock: None, facts: Some(facts) };
+    let index =
+        Index { artifacts: vec![artifact, tiny(dir.path())], lock: None, facts: Some(facts), within: vec!["/".into()] };
     let mirror = Mirror::open_for(index, Guests::default(), |server| server).await;
     let path = |digest: &dyn std::fmt::Display| format!("/chunks/sha256/{digest}");
     let text = client().get(mirror.at(&path(&digest))).send().await.unwrap().text().await.unwrap();
@@ -221,16 +331,35 @@ async fn chunk_digests_are_told_for_what_is_served() {
     }
 }
 
+/// Prometheus' own program must find nothing to say about it.
+fn check_with_promtool(metrics: &str) {
+    let Some(promtool) = tool::tool("promtool") else { return };
+    let mut check = Command::new(promtool);
+    check.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut check = check.spawn().unwrap();
+    check.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let said = check.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&said.stderr) + String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success() && text.is_empty(), "{text}{metrics}");
+}
+
 #[tokio::test]
 async fn traffic_is_counted_for_prometheus() {
     let dir = tempfile::tempdir().unwrap();
     let mirror = Mirror::open(vec![tiny(dir.path())], None).await;
     assert_eq!(status(&mirror, FACES[3], None).await, 200);
     assert_eq!(status(&mirror, "/nothing/at/all", None).await, 404);
+    assert_eq!(status(&mirror, "/v2/", None).await, 200);
     let metrics = client().get(mirror.at("/metrics")).send().await.unwrap().text().await.unwrap();
+    let open = metrics.lines().find_map(|line| line.strip_prefix("larder_serve_connections ")).unwrap();
+    assert!((1..=4).contains(&open.parse::<u32>().unwrap()), "the one that asks is open: {metrics}");
+    check_with_promtool(&metrics);
     for line in [
-        "larder_serve_requests_total{status=\"2xx\"} 1".to_owned(),
-        "larder_serve_requests_total{status=\"4xx\"} 1".to_owned(),
+        "larder_serve_requests_total{face=\"larder\",status=\"200\"} 1".to_owned(),
+        "larder_serve_requests_total{face=\"hub\",status=\"404\"} 1".to_owned(),
+        "larder_serve_requests_total{face=\"registry\",status=\"200\"} 1".to_owned(),
+        "larder_serve_answers_under_way 0".to_owned(),
+        "larder_serve_connections_refused_total 0".to_owned(),
         format!("larder_serve_sent_bytes_total {}", CONTENT.len()),
     ] {
         assert!(metrics.lines().any(|told| told == line), "{line} in {metrics}");

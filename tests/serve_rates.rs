@@ -16,8 +16,9 @@ use larder::sources::{PeerConfig, SourceError, SourceSettings, Sources};
 #[expect(dead_code, reason = "shared with other tests")]
 mod mirror;
 #[path = "support/program.rs"]
-#[expect(dead_code, reason = "shared with other tests")]
 mod program;
+#[path = "support/tool.rs"]
+mod tool;
 
 use mirror::{COMMIT, put, served};
 use program::{INVENTORY, Lab};
@@ -28,7 +29,7 @@ const CONTENT: &[u8] = b"weights that not everybody may read";
 async fn rated(rates: Rates) -> (String, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = put(dir.path(), "model.bin", &vec![7; 2 * MIB], true);
-    let index = Index { artifacts: vec![served("tiny", "hf:acme/tiny", Some(COMMIT), vec![file])], ..Index::default() };
+    let index = Index::of(vec![served("tiny", "hf:acme/tiny", Some(COMMIT), vec![file])], ["/"]);
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let url = format!("http://{}/files/tiny/model.bin", server.local_addr());
     let terms = Terms { rates, ..Guests::default().into() };
@@ -94,12 +95,10 @@ fn ask(port: u16, head: &str) -> String {
 /// As systemd does it: the socket listens first, and the first client starts the program.
 #[test]
 fn the_first_client_starts_the_server_by_systemds_socket() {
-    if !std::path::Path::new("/usr/bin/systemd-socket-activate").exists() {
-        return;
-    }
+    let Some(activate) = tool::tool("systemd-socket-activate") else { return };
     let lab = tiny();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut command = Command::new("/usr/bin/systemd-socket-activate");
+    let mut command = Command::new(activate);
     command.arg(format!("--listen=127.0.0.1:{port}"));
     for name in ["HOME", "LARDER_STATE"] {
         let inner = lab.command(&[]);
@@ -115,13 +114,111 @@ fn the_first_client_starts_the_server_by_systemds_socket() {
     assert!(ask(port, "/files/tiny/tiny.bin HTTP/1.1").ends_with("not everybody may read"));
 }
 
+/// The units that larder writes: systemd finds nothing wrong with them, and they expose little.
+#[test]
+fn the_units_are_right_and_safe_in_the_eyes_of_systemd() {
+    let Some(analyze) = tool::tool("systemd-analyze") else { return };
+    let lab = tiny();
+    lab.write("token of the lab", b"s3cret-of-the-lab");
+    let shown = lab.run(&["serve", "--units"]);
+    assert_eq!(shown.code, 0, "{}", shown.err);
+    assert!(
+        shown.out.contains("ListenStream=127.0.0.1:8014\n") && !shown.out.contains("LoadCredential"),
+        "{}",
+        shown.out
+    );
+    let everything = [
+        "serve",
+        "--units",
+        "units",
+        "--as",
+        "daemon",
+        "--address",
+        "0.0.0.0:8014",
+        "--allow",
+        "192.168.7.0/24",
+        "--token-file",
+        "token of the lab",
+        "--tls",
+        "--gated",
+        "--fetch-missing",
+        "--max-rate",
+        "200MB/s",
+    ];
+    let written = lab.run(&everything);
+    assert_eq!(written.code, 0, "{}", written.err);
+    let service = fs_err::read_to_string(lab.path("units/larder-serve.service")).unwrap();
+    for words in [
+        "User=daemon\n",
+        "LoadCredential=\"token-file:",
+        "--token-file %d/token-file\n",
+        "serve --allow 192.168.7.0/24 --tls --gated --fetch-missing --max-rate 200MB/s",
+        "ExecReload=/bin/kill -HUP $MAINPID\n",
+    ] {
+        assert!(service.contains(words), "{words}: {service}");
+    }
+    assert!(!service.contains("s3cret"), "{service}");
+    let ran = |arguments: &[&str]| {
+        let mut command = Command::new(&analyze);
+        command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", lab.path("home"));
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.success(), said)
+    };
+    let unit = |name: &str| lab.path("units").join(name).to_str().unwrap().to_owned();
+    for name in ["larder-serve.socket", "larder-serve.service"] {
+        let (is_right, said) = ran(&["verify", "--system", "--man=no", &unit(name)]);
+        // An unknown key is only a warning, with success.
+        assert!(is_right && !said.contains("larder"), "{said}{service}");
+    }
+    let (is_safe, said) =
+        ran(&["security", "--offline=true", "--no-pager", "--threshold=25", &unit("larder-serve.service")]);
+    assert!(is_safe, "{said}");
+    // Who could be reached by everybody is asked first, as without the units; and what others wrote stays.
+    let open = lab.run(&["serve", "--units", "--address", "0.0.0.0:8014"]);
+    assert!(open.code == 2 && open.err.contains("Everybody who can reach"), "{}", open.err);
+    lab.write("units/larder-serve.socket", b"[Socket]\n");
+    let foreign = lab.run(&everything);
+    assert!(foreign.code == 2 && foreign.err.contains("was not written by larder"), "{}", foreign.err);
+}
+
+/// What the unit's command does under systemd: the socket is there, and the token lies where it is put for the service.
+#[test]
+fn the_units_command_serves_from_the_socket_with_its_credential() {
+    let Some(activate) = tool::tool("systemd-socket-activate") else { return };
+    let lab = tiny();
+    lab.write("token", b"s3cret-of-the-lab");
+    lab.write("credentials/token-file", b"s3cret-of-the-lab");
+    assert_eq!(lab.run(&["serve", "--units", "units", "--token-file", "token"]).code, 0);
+    let service = fs_err::read_to_string(lab.path("units/larder-serve.service")).unwrap();
+    let command = service.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let command = command.replace("%d", lab.path("credentials").to_str().unwrap());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut started = Command::new(activate);
+    started.arg(format!("--listen=127.0.0.1:{port}"));
+    for name in ["HOME", "LARDER_STATE"] {
+        let inner = lab.command(&[]);
+        let value = inner.get_envs().find(|(key, _)| *key == name).unwrap().1.unwrap().to_owned();
+        started.arg(format!("--setenv={name}={}", value.to_str().unwrap()));
+    }
+    started.args(command.split_whitespace());
+    let mut child = started.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let _running = Running(child);
+    assert!(said.any(|line| line.unwrap().contains("Listening on")));
+    std::thread::spawn(move || said.for_each(drop));
+    assert!(ask(port, "/files/tiny/tiny.bin HTTP/1.1").contains("401"));
+    let shown = ask(port, "/files/tiny/tiny.bin HTTP/1.1\r\nauthorization: Bearer s3cret-of-the-lab");
+    assert!(shown.ends_with("not everybody may read"), "{shown}");
+}
+
 /// Tokens come in headers, in addresses by mistake, and in the file that the server reads: none of them is written down.
 #[test]
 fn no_token_is_ever_in_the_log() {
     let lab = tiny();
     lab.write("token", b"s3cret-of-the-lab");
     let mut command = lab.command(&["-vv", "serve", "--address", "127.0.0.1:0", "--token-file", "token"]);
-    command.env("RUST_LOG", "trace");
+    command.env("LARDER_LOG", "trace");
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let mut log = String::new();
@@ -140,6 +237,7 @@ fn no_token_is_ever_in_the_log() {
     drop(Running(child));
     lines.map_while(Result::ok).for_each(|line| log.push_str(&line));
     assert!(log.contains("/files/tiny/tiny.bin") && log.contains("401"), "{log}");
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "everything is told, of what others say too: {log}");
     assert!(!log.contains("s3cret"), "{log}");
 }
 

@@ -481,7 +481,7 @@ async fn a_file_beyond_fifty_gigabytes_is_told_of_and_read_to_its_last_byte() {
     file.set_len(LEN).unwrap();
     file.write_all_at(b"end", LEN - 3).unwrap();
     model.artifact.files[0].size = Some(LEN);
-    let index = Index { artifacts: vec![model], ..Index::default() };
+    let index = Index::of(vec![model], ["/"]);
     let mirror = Mirror::open_for(index, Guests::default(), |server| server).await;
     for version in [1, 2] {
         let about = mirror.at(&format!("/api/xet/v{version}/reconstructions/{}", "1".repeat(64)));
@@ -507,7 +507,7 @@ async fn the_real_clients_read_over_https_with_the_certificate_that_was_made() {
     let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let content = noise(3 * CHUNK + 1, 18);
     let tls = Tls::of_own(state.path(), vec!["localhost".to_owned()]).unwrap();
-    let index = Index { artifacts: vec![one_in_xet(folder.path(), &content)], ..Index::default() };
+    let index = Index::of(vec![one_in_xet(folder.path(), &content)], ["/"]);
     let mirror = Mirror::open_for(index, Guests::default(), |server| server.with_tls(tls)).await;
     let endpoint = mirror.url.replace("http://127.0.0.1", "https://localhost");
     for name in CLIENTS {
@@ -527,7 +527,7 @@ async fn the_real_clients_read_over_https_with_the_certificate_that_was_made() {
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_are_those_by_which_the_client_came() {
     let folder = tempfile::tempdir().unwrap();
-    let index = Index { artifacts: vec![one_in_xet(folder.path(), b"weights")], ..Index::default() };
+    let index = Index::of(vec![one_in_xet(folder.path(), b"weights")], ["/"]);
     let mirror = Arc::new(Mirror::open_for(index, Guests::default(), |server| server).await);
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     for (scheme, expected) in [("", "http"), ("https", "https"), ("https, http", "https"), ("gopher", "http")] {

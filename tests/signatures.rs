@@ -1,6 +1,7 @@
 //! Whose word the lock and the manifests have: real keys of ssh-keygen, and everything that is not signed as it should be.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -142,6 +143,48 @@ fn nothing_else_is_carried_out_by_any_command() {
             assert_eq!((said.code, has_it(&lab)), (1, false), "{name} {arguments:?}: {}{}", said.out, said.err);
             assert!(said.err.contains(expected), "{name} {arguments:?}: {}", said.err);
         }
+    }
+}
+
+/// A lock that is another one when it is read than when its signature is looked at.
+#[test]
+fn what_was_read_must_be_what_was_signed() {
+    let lab = lab(&["anna"]);
+    assert_eq!((run(&lab, &["lock"]).code, sign(&lab, "anna").code), (0, 0));
+    let lock = lab.path("inventory.lock");
+    let signed = std::fs::read_to_string(&lock).unwrap();
+    larder::fsio::remove_file(&lock).unwrap();
+    assert!(Command::new("mkfifo").arg(&lock).status().unwrap().success());
+    let mut apply = lab.command(&["apply", "--yes"]);
+    let apply = apply.env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let apply = apply.spawn().unwrap();
+    // Opens once larder reads; the signed lock lies there before that has read a byte.
+    let mut pipe = std::fs::OpenOptions::new().write(true).open(&lock).unwrap();
+    larder::fsio::remove_file(&lock).unwrap();
+    lab.write("inventory.lock", &signed);
+    pipe.write_all(format!("{signed}\n\n").as_bytes()).unwrap();
+    drop(pipe);
+    let said = apply.wait_with_output().unwrap();
+    let err = String::from_utf8(said.stderr).unwrap();
+    assert!(err.contains("inventory.lock is not what anna signed"), "{err}");
+    assert_eq!((said.status.code(), has_it(&lab)), (Some(1), false), "{err}");
+    assert_eq!(run(&lab, &["apply", "--yes"]).code, 0, "the signed one is carried out");
+}
+
+#[test]
+fn keys_that_stand_elsewhere_or_are_written_otherwise_are_explained() {
+    let lab = lab(&["anna"]);
+    for (text, expected) in [
+        ("[policy]\nrequire_signature = true\n", "[trust] require-signature = true"),
+        ("[policy]\nrequire-signature = true\n", "it stands in another table"),
+        ("[trust]\nrequire_signature = true\n", "write `require-signature`"),
+        ("[sources]\nmax_rate = \"80 MB/s\"\n", "write `max-rate`"),
+        ("[sources]\nmax_bytes = \"20 GB\"\n", "it is called max-download"),
+        ("[policy]\nmax_rate = \"80 MB/s\"\n", "it stands in [sources]"),
+    ] {
+        lab.write("inventory.toml", format!("{INVENTORY}\n{text}"));
+        let said = run(&lab, &["plan"]);
+        assert!(said.code == 2 && said.err.contains(expected), "{text}: {}", said.err);
     }
 }
 

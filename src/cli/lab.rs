@@ -60,6 +60,8 @@ pub(super) struct Lab {
     only_from: Option<String>,
     /// Machines that are read by sftp in this run.
     pub(super) by_sftp: Vec<SftpConfig>,
+    /// Lock and manifests as they were read, where signatures are wanted: these go for what was read.
+    pub(super) read_texts: Vec<(PathBuf, String)>,
     /// Made when first needed; all of a run share it, with what it learns of its hosts.
     sources: OnceLock<Arc<Sources>>,
 }
@@ -87,10 +89,10 @@ impl Lab {
         // The lock and the facts can be long, and neither needs the other.
         let reading = std::thread::spawn({
             let lock_path = lock_path.clone();
-            move || Lock::read(&lock_path)
+            move || Lock::read_with_text(&lock_path)
         });
         let stored = || reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let (inventory, manifests) = match read_declared(&path) {
+        let (inventory, manifests, texts) = match read_declared(&path) {
             Ok(declared) => declared,
             Err(errors) => return Err(errors.into_iter().chain(stored().err()).collect::<Vec<_>>().into()),
         };
@@ -100,12 +102,18 @@ impl Lab {
         let state = state_dir(common, &home);
         let facts = open_facts(ui, &state);
         stores.iter().for_each(|(_, open)| facts.read_ahead(open.store.root()));
+        let (stored, lock_text) = stored()?.unzip();
+        let read_texts = if inventory.trust.require_signature {
+            lock_text.map(|text| (lock_path.clone(), text)).into_iter().chain(texts).collect()
+        } else {
+            Vec::new()
+        };
         let mut lab = Self {
             wanted: Lock::default(),
             unwanted: Vec::new(),
             inventory,
             manifests,
-            stored: stored()?,
+            stored,
             inventory_path: path.clone(),
             lock_path,
             machine,
@@ -116,6 +124,7 @@ impl Lab {
             facts: Arc::new(facts),
             only_from: None,
             by_sftp: Vec::new(),
+            read_texts,
             sources: OnceLock::new(),
         };
         lab.check_selection(&path)?;
@@ -435,11 +444,15 @@ pub(super) fn inventory_path(common: &Common, home: &Path) -> Result<PathBuf, Cl
 }
 
 /// Reads inventory, manifests and lock; the mistakes of all of them come together.
-fn read_declared(path: &Path) -> Result<(Inventory, Manifests), Vec<InputError>> {
+fn read_declared(path: &Path) -> Result<Declaration, Vec<InputError>> {
     let inventory = Inventory::read(path)?;
-    let manifests = Manifests::read(&manifest_files(path, &inventory)?)?;
-    Ok((inventory, manifests))
+    let files = manifest_files(path, &inventory)?;
+    let (manifests, texts) = Manifests::read_with_texts(&files)?;
+    Ok((inventory, manifests, files.into_iter().zip(texts).collect()))
 }
+
+/// The inventory, the manifests, and the text of each of these by file.
+type Declaration = (Inventory, Manifests, Vec<(PathBuf, String)>);
 
 pub(super) fn manifest_files(inventory_path: &Path, inventory: &Inventory) -> Result<Vec<PathBuf>, Vec<InputError>> {
     let root = inventory_path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -56,8 +56,35 @@ fn unknown(message: &str) -> Option<(String, String)> {
     };
     let unknown = rest.split('`').next()?;
     let known = rest.split('`').skip(2).step_by(2);
-    let hint = did_you_mean(unknown, known).unwrap_or_else(|| "remove it".to_owned());
+    let is_key = what == "key";
+    let hint = is_key
+        .then(|| with_hyphens(unknown, known.clone()).or_else(|| elsewhere(unknown)))
+        .flatten()
+        .or_else(|| did_you_mean(unknown, known))
+        .unwrap_or_else(|| "remove it".to_owned());
     Some((format!("unknown {what} `{unknown}`"), hint))
+}
+
+/// Keys are written with hyphens here.
+fn with_hyphens<'a>(unknown: &str, mut known: impl Iterator<Item = &'a str>) -> Option<String> {
+    let meant = unknown.replace('_', "-");
+    known.find(|known| *known == meant).map(|known| format!("keys have hyphens here: write `{known}`"))
+}
+
+/// Keys that people look for in another table, or under another name, than where they are.
+fn elsewhere(unknown: &str) -> Option<String> {
+    const ELSEWHERE: &[(&str, &str)] = &[
+        (
+            "require-signature",
+            "it stands in another table: [trust] require-signature = true, and keys = [\"ssh-ed25519 …\"]",
+        ),
+        ("require-signatures", "write [trust] require-signature = true, and keys = [\"ssh-ed25519 …\"]"),
+        ("max-rate", "it stands in [sources], in [machines.NAME] and, for what is sent, in [serve]"),
+        ("max-bytes", "it is called max-download, and stands in [sources]"),
+        ("only-local", "leave \"upstream\" out of [sources] order"),
+    ];
+    let meant = unknown.replace('_', "-");
+    ELSEWHERE.iter().find(|(name, _)| *name == meant).map(|(_, hint)| (*hint).to_owned())
 }
 
 fn missing(message: &str) -> Option<(String, String)> {

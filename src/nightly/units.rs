@@ -50,7 +50,7 @@ pub struct Schedule {
 }
 
 /// What every unit may not do; none of it needs more than the system's own filters.
-const FILTERS: &str = "NoNewPrivileges=yes
+pub(super) const FILTERS: &str = "NoNewPrivileges=yes
 LockPersonality=yes
 MemoryDenyWriteExecute=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
@@ -64,7 +64,7 @@ SystemCallErrorNumber=EPERM
 ";
 
 /// What only the system's manager can forbid everywhere.
-const WALLS: &str = "ProtectSystem=strict
+pub(super) const WALLS: &str = "ProtectSystem=strict
 ProtectHome=read-only
 PrivateTmp=yes
 PrivateDevices=yes
@@ -138,16 +138,16 @@ pub fn timer(schedule: &Schedule) -> String {
     )
 }
 
-fn command(words: &[String]) -> String {
+pub(super) fn command(words: &[String]) -> String {
     words.iter().map(|word| quoted(&word.replace('$', "$$"))).collect::<Vec<_>>().join(" ")
 }
 
-fn quoted_path(path: &Path) -> String {
+pub(super) fn quoted_path(path: &Path) -> String {
     quoted(&path.display().to_string())
 }
 
 /// One word for systemd, whatever is in it.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let word = word.replace('%', "%%");
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/-_.=:,+@%$".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {

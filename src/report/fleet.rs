@@ -32,7 +32,12 @@ fn alarms(copies: &[Copies]) -> String {
             Some(machine) => format!("is only on {machine}"),
             None => "is on no machine".to_owned(),
         };
-        out.push_str(&format!("wrong: {} {whose}, and nobody else has it\n", copies.artifact));
+        let files = match &copies.files[..] {
+            [] => String::new(),
+            [file] => format!(" ({file})"),
+            [file, more @ ..] => format!(" ({file} and {} more)", more.len()),
+        };
+        out.push_str(&format!("wrong: {}{files} {whose}, and nobody else has it\n", copies.artifact));
     }
     if !out.is_empty() {
         out.push_str("hint: copy it to another machine with: larder copy --to MACHINE: NAME\n");

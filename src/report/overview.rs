@@ -1,11 +1,16 @@
 //! Everything that `larder report` says, in whatever format.
 
+use std::path::Path;
+
 use serde::Serialize;
 
+use crate::artifact::Found;
 use crate::conditions::{Finding, State};
-use crate::facts::{Run, Runs};
+use crate::facts::{Known, Run, Runs};
+use crate::fleet::HeldContent;
 use crate::observe::Sighting;
 use crate::report::status::{ArtifactStatus, is_in_order, statuses};
+use crate::stores::FileState;
 use crate::verify::{Fault, Verdict};
 
 /// The state of one machine at one moment.
@@ -58,6 +63,9 @@ pub struct ReportedArtifact {
     pub last_good: Option<i64>,
     /// Whether nobody else has it.
     pub irreplaceable: bool,
+    /// Of what nobody else has: every file that it must have, or that its pattern finds, and its content.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub contents: Vec<HeldContent>,
 }
 
 impl ReportedArtifact {
@@ -111,6 +119,24 @@ impl Overview {
         }
     }
 
+    /// Adds which contents the irreplaceable artifacts are, so that other machines' can be compared with them.
+    ///
+    /// `known` is what was measured here: it names what the lock does not. `root_of` tells where a store lies.
+    pub fn name_contents<'a>(
+        &mut self,
+        sightings: &[Sighting<'_>],
+        known: &Known,
+        root_of: impl Fn(&str) -> Option<&'a Path>,
+    ) {
+        let irreplaceable = sightings.iter().filter(|sighting| sighting.artifact.irreplaceable);
+        for sighting in irreplaceable {
+            let name = &sighting.artifact.name;
+            if let Some(reported) = self.artifacts.iter_mut().find(|reported| reported.status.artifact == *name) {
+                reported.contents = contents(sighting, known, root_of(&sighting.artifact.store));
+            }
+        }
+    }
+
     /// All faults, in the order of the artifacts.
     pub fn faults(&self) -> impl Iterator<Item = &Fault> {
         self.artifacts.iter().flat_map(|artifact| &artifact.status.faults)
@@ -138,8 +164,35 @@ fn reported(status: ArtifactStatus, sighting: &Sighting<'_>, runs: &Runs) -> Rep
         wanted_bytes: artifact.size().0,
         last_good: good.max().max(runs.last_good(&artifact.name)),
         irreplaceable: artifact.irreplaceable,
+        contents: Vec::new(),
         status,
     }
+}
+
+fn contents(sighting: &Sighting<'_>, known: &Known, root: Option<&Path>) -> Vec<HeldContent> {
+    use crate::observe::Proof::Refuted;
+    let measured = |found: &Found| known.of(found).and_then(|measured| measured.digests.names().next());
+    let looked = sighting.artifact.files.iter().zip(&sighting.observed.files).zip(&sighting.proofs);
+    let files = looked.map(|((file, state), proof)| {
+        let found = match state {
+            FileState::Present(found) | FileState::Staged(found) => Some(found),
+            _ => None,
+        };
+        let content = file.digests.names().next().or_else(|| measured(found?));
+        HeldContent {
+            path: file.path.to_string(),
+            bytes: file.size.or(found.map(|found| found.size)),
+            content: content.map(|name| name.to_string()),
+            here: (found.is_some() || *state == FileState::Held) && !matches!(proof, Refuted { .. }),
+        }
+    });
+    let matches = sighting.matches.iter().map(|found| HeldContent {
+        path: root.and_then(|root| found.path.strip_prefix(root).ok()).unwrap_or(&found.path).display().to_string(),
+        bytes: Some(found.size),
+        content: measured(found).map(|name| name.to_string()),
+        here: true,
+    });
+    files.chain(matches).collect()
 }
 
 fn totals(artifacts: &[ReportedArtifact]) -> Totals {

@@ -69,7 +69,7 @@ impl Bringing {
     /// Begins to bring `item`, unless somebody did already.
     fn begin(&self, name: &ContentName, item: &Arc<Item>, supply: Arc<dyn Supply>) -> Waiting {
         let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(waiting) = under_way.get(name).filter(|waiting| is_fresh(waiting)) {
+        if let Some(waiting) = under_way.get(name).filter(|waiting| is_fresh(waiting, item)) {
             return waiting.clone();
         }
         let (tell, waiting) = watch::channel(None);
@@ -88,11 +88,12 @@ impl Bringing {
 }
 
 /// Whether there is no reason to begin anew.
-fn is_fresh(waiting: &Waiting) -> bool {
+fn is_fresh(waiting: &Waiting, item: &Item) -> bool {
     match &*waiting.borrow() {
         // Who was to tell may have come to an end without a word.
         None => waiting.has_changed().is_ok(),
-        Some(Ok(())) => true,
+        // It arrived and was lost since, or arrived before the catalog was made anew and without knowing it.
+        Some(Ok(())) => item.content().is_some(),
         Some(Err(failure)) => failure.at.elapsed() < REMEMBERED,
     }
 }

@@ -1,6 +1,6 @@
 //! Everything that can be asked for, by the names that each face knows it by.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -9,6 +9,8 @@ use bytes::Bytes;
 
 use crate::artifact::{Artifact, File, HubRepo, OLLAMA_HOST, OllamaName, Reference};
 use crate::digest::{ContentName, Digests, GitSha1, Sha256, XetHash};
+use crate::facts::Facts;
+use crate::serve::bounds::{Bounds, Survey};
 use crate::serve::{Index, Served};
 
 /// One file that an artifact has, whether its bytes are here or not.
@@ -107,17 +109,26 @@ pub(crate) struct Summary {
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
     pub(crate) lock: Option<String>,
+    pub(crate) facts: Option<Arc<Facts>>,
+    pub(crate) bounds: Arc<Bounds>,
+    /// What is not handed out, or not to everybody, and why: for the log.
+    pub(crate) remarks: BTreeSet<String>,
     pub(crate) summaries: Vec<Summary>,
     pub(crate) files: HashMap<String, HashMap<String, Arc<Item>>>,
     pub(crate) blobs: HashMap<ContentName, Arc<Item>>,
     pub(crate) hub: HashMap<HubRepo, Repository>,
     pub(crate) xet: HashMap<XetHash, Arc<Item>>,
-    pub(crate) registry: HashMap<String, Images>,
+    pub(crate) registry: BTreeMap<String, Images>,
 }
 
 impl Catalog {
-    pub(crate) fn new(index: Index) -> Self {
-        let mut catalog = Self { lock: index.lock, ..Self::default() };
+    pub(crate) fn new(mut index: Index) -> Self {
+        let bounds = Arc::new(Bounds::new(index.within));
+        let mut catalog = Self { lock: index.lock, facts: index.facts, bounds: Arc::clone(&bounds), ..Self::default() };
+        let mut survey = Survey::new(&bounds);
+        for served in &mut index.artifacts {
+            catalog.leave_out_strays(served, &mut survey);
+        }
         let mut claims = Vec::new();
         // Names on the default registry come before the same names on another one.
         let (default, other): (Vec<_>, Vec<_>) =
@@ -131,6 +142,20 @@ impl Catalog {
         catalog.summaries = index.artifacts.iter().map(summary).collect();
         catalog.name_revisions(claims);
         catalog
+    }
+
+    /// What lies elsewhere is as good as not here.
+    fn leave_out_strays(&mut self, served: &mut Served, survey: &mut Survey<'_>) {
+        for (file, content) in served.artifact.files.iter().zip(&mut served.content) {
+            if let Some(path) = content.take_if(|path| !survey.has(path)) {
+                self.remarks.insert(format!(
+                    "{}/{} is not served: {} leads out of the stores; to serve it, declare the folder it leads to as a store",
+                    served.artifact.name,
+                    file.path,
+                    path.display()
+                ));
+            }
+        }
     }
 
     fn add_plain(&mut self, artifact: &Artifact, items: &[Arc<Item>]) {
@@ -147,10 +172,14 @@ impl Catalog {
                 continue;
             };
             let (Some(size), Some(id)) = (item.size, content_id(file)) else {
-                tracing::warn!(name = item.name, "is not served as a hub file: its size or digest is not known");
+                self.remarks
+                    .insert(format!("{} is not served as a hub file: its size or digest is not known", item.name));
                 continue;
             };
             let xet = self.name_in_xet(file, item);
+            if xet.is_none() && size > LARGEST_PLAIN && item.content().is_some() {
+                self.remarks.insert(too_large(&item.name, &artifact.name));
+            }
             let repository = self.hub.entry(place.claim.repo.clone()).or_default();
             let snapshot = repository.snapshots.entry(place.claim.commit.clone()).or_default();
             let known = snapshot.get(&place.path).is_some_and(|known| known.item.content().is_some());
@@ -171,7 +200,7 @@ impl Catalog {
         }
         let known = self.xet.get(&name);
         if known.is_some_and(|known| known.digests.sha256 != Some(digest) || known.size != item.size) {
-            tracing::warn!(name = item.name, "is not served by Xet: another file has the same name there");
+            self.remarks.insert(format!("{} is not served by Xet: another file has the same name there", item.name));
             return None;
         }
         keep_better(&mut self.xet, name, item);
@@ -192,16 +221,39 @@ impl Catalog {
         let Reference::Ollama(name) = &artifact.source else {
             return;
         };
+        let manifest = self.image_manifest(artifact);
         let images = self.registry.entry(repository_of(name)).or_default();
         for item in items {
             if let Some(digest) = item.digests.sha256 {
                 keep_better(&mut images.blobs, digest, item);
             }
         }
-        if let Some(manifest) = image_manifest(artifact) {
+        if let Some(manifest) = manifest {
             images.tags.entry(name.tag.clone()).or_insert(Arc::new(manifest));
         }
     }
+
+    /// The manifest's bytes, provided that they are the ones that were locked.
+    fn image_manifest(&mut self, artifact: &Artifact) -> Option<ImageManifest> {
+        let manifest = artifact.ollama.as_ref()?;
+        let bytes = Bytes::from(manifest.bytes.clone()?);
+        if Sha256::of(&bytes) != manifest.digest {
+            let name = &artifact.name;
+            self.remarks.insert(format!("{name}'s manifest is not served: the bytes are not those of its digest"));
+            return None;
+        }
+        Some(ImageManifest { digest: manifest.digest, bytes })
+    }
+}
+
+/// The longest file that `huggingface_hub` takes in one plain download.
+const LARGEST_PLAIN: u64 = 50_000_000_000;
+
+fn too_large(item: &str, artifact: &str) -> String {
+    format!(
+        "{item} has more than 50 GB, which Hugging Face's tools take by Xet only, and it has no name there: larder takes \
+         it plainly; for the tools, get the name with `larder lock --update {artifact}` (and leave `xet` on in [serve])"
+    )
 }
 
 /// One name is enough for many copies: the first one that is here.
@@ -297,15 +349,4 @@ fn is_on_other_registry(served: &Served) -> bool {
 
 fn repository_of(name: &OllamaName) -> String {
     format!("{}/{}", name.namespace, name.model)
-}
-
-/// The manifest's bytes, provided that they are the ones that were locked.
-fn image_manifest(artifact: &Artifact) -> Option<ImageManifest> {
-    let manifest = artifact.ollama.as_ref()?;
-    let bytes = Bytes::from(manifest.bytes.clone()?);
-    if Sha256::of(&bytes) != manifest.digest {
-        tracing::warn!(artifact = artifact.name, "its manifest is not served: the bytes are not those of its digest");
-        return None;
-    }
-    Some(ImageManifest { digest: manifest.digest, bytes })
 }

@@ -21,6 +21,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 use tokio::task::spawn_blocking;
 
 use crate::serve::answer::{empty, error};
+use crate::serve::bounds::Bounds;
 use crate::serve::catalog::Item;
 use crate::serve::range::{Part, part};
 use crate::serve::xet::Xorb;
@@ -45,7 +46,7 @@ pub(crate) async fn send(
     headers: HeaderMap,
     request: &Parts,
 ) -> Response {
-    let opened = match open(item).await {
+    let opened = match open(site, item).await {
         Ok(opened) => opened,
         Err(refusal) => return *refusal,
     };
@@ -64,7 +65,7 @@ pub(crate) async fn send(
 
 /// Sends `item` as the xorb that Xet's clients put it together from, or a part of that.
 pub(crate) async fn send_xorb(site: &Site, item: &Item, request: &Parts) -> Response {
-    let opened = match open(item).await {
+    let opened = match open(site, item).await {
         Ok(opened) => Opened { xorb: Some(Xorb::of(opened.len)), ..opened },
         Err(refusal) => return *refusal,
     };
@@ -106,11 +107,12 @@ impl Opened {
 }
 
 /// Opens the content of `item`, which must have the length that the index says; else answers why not.
-pub(crate) async fn open(item: &Item) -> Result<Opened, Box<Response>> {
+pub(crate) async fn open(site: &Site, item: &Item) -> Result<Opened, Box<Response>> {
     let Some(path) = item.content().cloned() else {
         return Err(Box::new(not_here(&item.name)));
     };
-    let opened = match spawn_blocking(move || open_file(&path)).await {
+    let bounds = Arc::clone(&site.catalog.bounds);
+    let opened = match spawn_blocking(move || open_file(&bounds, &path)).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(cause)) => return Err(Box::new(unreadable(&item.name, &cause))),
         Err(_) => return Err(Box::new(error(StatusCode::INTERNAL_SERVER_ERROR, None, "Reading was interrupted"))),
@@ -121,13 +123,8 @@ pub(crate) async fn open(item: &Item) -> Result<Opened, Box<Response>> {
     Ok(opened)
 }
 
-/// Opens a regular file; a named pipe or a device would make the reader wait for ever.
-fn open_file(path: &Path) -> io::Result<Opened> {
-    let found = fs_err::metadata(path)?;
-    if !found.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a file", path.display())));
-    }
-    let file = fs_err::File::open(path)?.into_parts().0;
+fn open_file(bounds: &Bounds, path: &Path) -> io::Result<Opened> {
+    let file = bounds.open(path)?;
     let len = file.metadata()?.len();
     // Only advice: reading works without it.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);

@@ -16,6 +16,7 @@ use crate::artifact::HubRepo;
 use crate::serve::answer::{error, json as json_answer, origin};
 use crate::serve::catalog::Repository;
 use crate::serve::listing::{Snapshot, entry, list, sibling};
+use crate::serve::patience::is_late;
 use crate::serve::route::{HubAsk, HubRequest};
 use crate::serve::{Site, content, xet};
 
@@ -24,7 +25,7 @@ const REPO_COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
 const PAGE: usize = 1000;
 const PAGE_EXPANDED: usize = 50;
 /// The longest list of paths that is read from a request.
-const MAX_PATHS_BODY: usize = 4 << 20;
+const MAX_PATHS_BODY: usize = 1 << 20;
 
 /// Nobody is logged in: there are no users here.
 pub(crate) fn nobody() -> Response {
@@ -48,7 +49,7 @@ pub(crate) async fn answer(site: &Site, asked: Vec<HubRequest>, request: &Parts,
         HubAsk::Tree { revision, path } => repository.with(&revision, |at| tree(at, &path, request)),
         HubAsk::PathsInfo { revision } => match paths(request, body).await {
             Ok(paths) => repository.with(&revision, |at| paths_info(at, &paths)),
-            Err(reason) => error(StatusCode::BAD_REQUEST, None, &reason),
+            Err((status, reason)) => error(status, None, &reason),
         },
         HubAsk::XetPass { revision } => repository.with(&revision, |_| xet::pass(site, request)),
         HubAsk::Resolve { revision, path } => resolve(site, &repository, &revision, &path, request).await,
@@ -176,19 +177,27 @@ fn paths_info(at: &At<'_>, paths: &[String]) -> Response {
 }
 
 /// The paths of a form (`paths=a&paths=b`) or of a JSON object (`{"paths": ["a", "b"]}`).
-async fn paths(request: &Parts, body: Body) -> Result<Vec<String>, String> {
+async fn paths(request: &Parts, body: Body) -> Result<Vec<String>, (StatusCode, String)> {
     #[derive(Deserialize)]
     struct Paths {
         paths: Vec<String>,
     }
     let media_type = request.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("");
     let is_json = media_type.starts_with("application/json");
-    let too_long = |_| format!("The list of paths cannot be read, or has more than {MAX_PATHS_BODY} bytes");
-    let body = to_bytes(body, MAX_PATHS_BODY).await.map_err(too_long)?;
+    let body = to_bytes(body, MAX_PATHS_BODY).await.map_err(|error| unread(&error))?;
     if is_json {
-        return serde_json::from_slice::<Paths>(&body).map(|body| body.paths).map_err(|error| error.to_string());
+        let read = serde_json::from_slice::<Paths>(&body).map(|body| body.paths);
+        return read.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()));
     }
     Ok(form_urlencoded::parse(&body).filter(|(name, _)| name == "paths").map(|(_, path)| path.into_owned()).collect())
+}
+
+fn unread(cause: &axum::Error) -> (StatusCode, String) {
+    if is_late(cause) {
+        return (StatusCode::REQUEST_TIMEOUT, "The list of paths did not come in time".to_owned());
+    }
+    let reason = format!("The list of paths cannot be read, or has more than {MAX_PATHS_BODY} bytes");
+    (StatusCode::BAD_REQUEST, reason)
 }
 
 fn pairs(uri: &Uri) -> form_urlencoded::Parse<'_> {

@@ -22,6 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service as _;
 
 use crate::serve::answer::Encrypted;
+use crate::serve::metrics::Traffic;
+use crate::serve::patience::Patient;
 use crate::serve::tls::Tls;
 
 /// How much of one client, and of all together, the server puts up with.
@@ -33,6 +35,8 @@ pub struct Limits {
     pub connections_per_client: usize,
     /// How long a client may take for the head of a request, or for its first one after connecting.
     pub head_patience: Duration,
+    /// How long a client may take for the whole body of a request.
+    pub body_patience: Duration,
     /// How long a client may take none of the bytes that are on their way to it.
     pub send_patience: Duration,
 }
@@ -43,6 +47,7 @@ impl Default for Limits {
             connections: 1024,
             connections_per_client: 128,
             head_patience: Duration::from_secs(30),
+            body_patience: Duration::from_secs(30),
             send_patience: Duration::from_secs(120),
         }
     }
@@ -69,6 +74,7 @@ pub struct Server {
     local_addr: SocketAddr,
     tls: Option<Tls>,
     limits: Limits,
+    traffic: Arc<Traffic>,
 }
 
 impl Server {
@@ -86,7 +92,7 @@ impl Server {
 
     fn over(listener: TcpListener) -> std::io::Result<Self> {
         let local_addr = listener.local_addr()?;
-        Ok(Self { listener, local_addr, tls: None, limits: Limits::default() })
+        Ok(Self { listener, local_addr, tls: None, limits: Limits::default(), traffic: Arc::default() })
     }
 
     /// Speaks https instead of http.
@@ -101,6 +107,12 @@ impl Server {
         Self { limits, ..self }
     }
 
+    /// Counts connections in `traffic`.
+    #[must_use]
+    pub fn counting_in(self, traffic: Arc<Traffic>) -> Self {
+        Self { traffic, ..self }
+    }
+
     /// The address that was taken.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
@@ -112,7 +124,7 @@ impl Server {
     pub async fn run(self, router: Router, shutdown: impl Future<Output = ()> + Send) {
         let mut shutdown = pin!(shutdown);
         let connections = GracefulShutdown::new();
-        let seats = Seats::new(self.limits);
+        let seats = Seats::new(self.limits, Arc::clone(&self.traffic));
         loop {
             let (stream, peer, seat) = tokio::select! {
                 accepted = self.accept(&seats) => accepted,
@@ -147,7 +159,10 @@ impl Server {
             };
             match seats.take(peer.ip().to_canonical(), permit) {
                 Some(seat) => return (stream, peer, seat),
-                None => tracing::warn!(%peer, "closed: this address has too many connections"),
+                None => {
+                    self.traffic.turn_away();
+                    tracing::warn!(%peer, "closed: this address has too many connections");
+                }
             }
         }
     }
@@ -227,9 +242,9 @@ impl Connection {
     }
 
     async fn answer(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, encrypted: Option<Encrypted>) {
-        let (peer, router) = (self.peer, self.router);
+        let (peer, router, patience) = (self.peer, self.router, self.limits.body_patience);
         let service = service_fn(move |request: Request<Incoming>| {
-            let mut request = request.map(Body::new);
+            let mut request = request.map(|body| Patient::over(body, patience));
             request.extensions_mut().insert(ConnectInfo(peer));
             if let Some(encrypted) = encrypted {
                 request.extensions_mut().insert(encrypted);
@@ -250,6 +265,7 @@ struct Seats {
     all: Arc<Semaphore>,
     per_client: usize,
     taken: Mutex<HashMap<IpAddr, usize>>,
+    traffic: Arc<Traffic>,
 }
 
 /// The right to one connection, given back when dropped.
@@ -260,9 +276,9 @@ struct Seat {
 }
 
 impl Seats {
-    fn new(limits: Limits) -> Arc<Self> {
+    fn new(limits: Limits, traffic: Arc<Traffic>) -> Arc<Self> {
         let all = Arc::new(Semaphore::new(limits.connections.max(1)));
-        Arc::new(Self { all, per_client: limits.connections_per_client.max(1), taken: Mutex::default() })
+        Arc::new(Self { all, per_client: limits.connections_per_client.max(1), taken: Mutex::default(), traffic })
     }
 
     async fn permit(&self) -> OwnedSemaphorePermit {
@@ -276,6 +292,7 @@ impl Seats {
             return None;
         }
         *count += 1;
+        self.traffic.connect();
         Some(Seat { seats: Arc::clone(self), client, _permit: permit })
     }
 
@@ -286,6 +303,7 @@ impl Seats {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        self.seats.traffic.disconnect();
         let mut taken = self.seats.taken();
         if let Some(count) = taken.get_mut(&self.client) {
             *count -= 1;

@@ -97,7 +97,7 @@ pub(crate) async fn chunks(site: &Site, digest: &str) -> Response {
     else {
         return unknown();
     };
-    let Some(facts) = site.facts.clone() else { return unknown() };
+    let Some(facts) = site.catalog.facts.clone() else { return unknown() };
     match tokio::task::spawn_blocking(move || facts.chunks(&digest)).await {
         Ok(Ok(Some(chunks))) => json_answer(StatusCode::OK, &describe(&chunks)),
         Ok(Ok(None)) | Err(_) => unknown(),

@@ -1,10 +1,11 @@
-//! The Ollama registry's face: manifests byte for byte, and layers.
+//! The registry's face, for Ollama and for everybody who speaks the registry API: manifests byte for byte, and layers.
 
-use axum::http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
+use axum::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION};
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::Response;
-use serde_json::json;
+use serde_json::{Value, json};
+use url::form_urlencoded;
 
 use crate::digest::Sha256;
 use crate::serve::answer::{self, typed};
@@ -33,7 +34,62 @@ pub(crate) async fn answer(site: &Site, repository: &str, item: &RegistryItem, r
             None => refused("MANIFEST_UNKNOWN", "manifest unknown", reference),
         },
         RegistryItem::Blob { digest } => send_blob(site, images, digest, request).await,
+        RegistryItem::Tags => list(&request.uri, images.tags.keys(), |tags| json!({"name": repository, "tags": tags})),
     }
+}
+
+/// The names of everything that this registry has.
+pub(crate) fn list_repositories(site: &Site, uri: &Uri) -> Response {
+    list(uri, site.catalog.registry.keys(), |names| json!({ "repositories": names }))
+}
+
+/// As many of `names` as are asked for with `n`, after the one that is `last`; the rest is a link.
+fn list<'a>(uri: &Uri, names: impl Iterator<Item = &'a String>, told: impl FnOnce(&[&String]) -> Value) -> Response {
+    let query = |wanted: &str| {
+        let mut pairs = form_urlencoded::parse(uri.query().unwrap_or("").as_bytes());
+        pairs.find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
+    };
+    let last = query("last").unwrap_or_default();
+    let mut names: Vec<&String> = names.filter(|name| **name > last).collect();
+    let wanted = match query("n").map(|number| number.parse::<usize>()) {
+        None => names.len(),
+        Some(Ok(number)) => number,
+        Some(Err(_)) => {
+            return answer::json(
+                StatusCode::BAD_REQUEST,
+                &errors("PAGINATION_NUMBER_INVALID", "invalid number of results requested", None),
+            );
+        }
+    };
+    let has_more = names.len() > wanted;
+    names.truncate(wanted);
+    let mut response = answer::json(StatusCode::OK, &told(&names));
+    if let Some(last) = names.last().filter(|_| has_more) {
+        let next = form_urlencoded::Serializer::new(String::new())
+            .append_pair("n", &wanted.to_string())
+            .append_pair("last", last)
+            .finish();
+        let link = format!("<{}?{next}>; rel=\"next\"", uri.path());
+        response.headers_mut().extend(HeaderValue::from_str(&link).ok().map(|link| (LINK, link)));
+    }
+    response
+}
+
+/// Answers that come from elsewhere have no body that clients of registries understand: they get one.
+pub(crate) fn in_its_words(response: Response) -> Response {
+    let (code, message) = match response.status() {
+        StatusCode::UNAUTHORIZED => ("UNAUTHORIZED", "this mirror asks for its token"),
+        StatusCode::FORBIDDEN => ("DENIED", "this address may not read from this mirror"),
+        StatusCode::METHOD_NOT_ALLOWED => ("UNSUPPORTED", "this mirror is read-only"),
+        StatusCode::NOT_FOUND if !response.headers().contains_key(CONTENT_TYPE) => {
+            ("NAME_UNKNOWN", "nothing of a registry has this address")
+        }
+        _ => return response,
+    };
+    let (mut head, _) = response.into_parts();
+    let told = answer::json(head.status, &errors(code, message, None));
+    head.headers.extend(told.headers().clone());
+    Response::from_parts(head, told.into_body())
 }
 
 fn find_manifest<'a>(images: &'a Images, reference: &str) -> Option<&'a ImageManifest> {
@@ -80,5 +136,9 @@ fn name_content(headers: &mut HeaderMap, digest: Sha256) {
 }
 
 fn refused(code: &str, message: &str, detail: &str) -> Response {
-    answer::json(StatusCode::NOT_FOUND, &json!({"errors": [{"code": code, "message": message, "detail": detail}]}))
+    answer::json(StatusCode::NOT_FOUND, &errors(code, message, Some(detail)))
+}
+
+fn errors(code: &str, message: &str, detail: Option<&str>) -> Value {
+    json!({"errors": [{"code": code, "message": message, "detail": detail}]})
 }

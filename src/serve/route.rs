@@ -5,6 +5,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::artifact::{HubKind, HubRepo};
 use crate::digest::{ContentName, XetHash};
+use crate::serve::metrics::Face;
 
 /// What is asked for. Names are decoded, but not yet looked up: they may be anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,7 @@ pub(crate) enum Route {
     Hub(Vec<HubRequest>),
     Xet(XetAsk),
     RegistryVersion,
+    RegistryCatalog,
     Registry {
         repository: String,
         item: RegistryItem,
@@ -35,7 +37,10 @@ pub(crate) enum Route {
     Chunks {
         digest: String,
     },
-    Nothing,
+    /// Means nothing, to whichever face it was said.
+    Nothing {
+        face: Face,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,12 +76,24 @@ pub(crate) enum Question {
 pub(crate) enum RegistryItem {
     Manifest { reference: String },
     Blob { digest: String },
+    Tags,
 }
 
 impl Route {
     /// Reads a path. The words `api`, `v2`, `files`, `blobs`, `bring`, `chunks`, `have`, `lock` and `metrics` at its beginning are never a repository.
     pub(crate) fn parse(path: &str) -> Self {
-        parse(path).unwrap_or(Route::Nothing)
+        parse(path).unwrap_or_else(|| Route::Nothing { face: face_of(path) })
+    }
+
+    /// Whose question it is.
+    pub(crate) fn face(&self) -> Face {
+        match self {
+            Route::Hub(_) | Route::WhoAmI => Face::Hub,
+            Route::Xet(_) => Face::Xet,
+            Route::RegistryVersion | Route::RegistryCatalog | Route::Registry { .. } => Face::Registry,
+            Route::Nothing { face } => *face,
+            _ => Face::Larder,
+        }
     }
 
     pub(crate) fn allows(&self, method: &Method) -> bool {
@@ -103,8 +120,9 @@ fn parse(path: &str) -> Option<Route> {
         ["api", "xet", ref rest @ ..] => Route::Xet(xet_ask(rest)?),
         ["api", kind, ref rest @ ..] => Route::Hub(api_requests(hub_kind(kind)?, rest)?),
         ["v2"] | ["v2", ""] => Route::RegistryVersion,
-        ["v2", namespace, model, kind, item] => {
-            Route::Registry { repository: format!("{namespace}/{model}"), item: registry_item(kind, item)? }
+        ["v2", "_catalog"] => Route::RegistryCatalog,
+        ["v2", ref repository @ .., kind, item] if !repository.is_empty() => {
+            Route::Registry { repository: repository.join("/"), item: registry_item(kind, item)? }
         }
         ["files", artifact, ref path @ ..] if !path.is_empty() => {
             Route::File { artifact: artifact.to_owned(), path: path.join("/") }
@@ -119,6 +137,16 @@ fn parse(path: &str) -> Option<Route> {
         ["datasets", ref rest @ ..] => Route::Hub(resolve_requests(HubKind::Dataset, rest)?),
         ref rest => Route::Hub(resolve_requests(HubKind::Model, rest)?),
     })
+}
+
+/// Whose words a path begins with.
+fn face_of(path: &str) -> Face {
+    match path.split('/').nth(1) {
+        Some("v2") => Face::Registry,
+        Some("api") if path.starts_with("/api/xet/") => Face::Xet,
+        Some("files" | "blobs" | "bring" | "chunks" | "have" | "lock" | "metrics") | None => Face::Larder,
+        _ => Face::Hub,
+    }
 }
 
 /// The parts between the slashes, each decoded by itself; `None` where that gives no text.
@@ -145,6 +173,7 @@ fn registry_item(kind: &str, item: &str) -> Option<RegistryItem> {
     match kind {
         "manifests" => Some(RegistryItem::Manifest { reference: item.to_owned() }),
         "blobs" => Some(RegistryItem::Blob { digest: item.to_owned() }),
+        "tags" if item == "list" => Some(RegistryItem::Tags),
         _ => None,
     }
 }
@@ -223,7 +252,7 @@ mod tests {
             "/a/b",
             "/a/%ff/resolve/m/x",
         ] {
-            assert_eq!(Route::parse(path), Route::Nothing, "{path}");
+            assert!(matches!(Route::parse(path), Route::Nothing { .. }), "{path}");
         }
     }
 

@@ -48,13 +48,13 @@ const READING: &str = "pass";
 /// Whether what the request brings makes up for the token: a pass, which was given to somebody who was admitted.
 ///
 /// Links are looked at when they are answered: clients need to hear that one is refused, not that a token is missing.
-pub(crate) fn vouches(site: &Site, ask: &XetAsk, headers: &HeaderMap) -> bool {
+pub(crate) fn vouches(seals: &Seal, ask: &XetAsk, headers: &HeaderMap) -> bool {
     match ask {
         XetAsk::Xorb { .. } => true,
         XetAsk::Reconstruction { .. } => {
             let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
             let pass = shown.and_then(|pass| pass.split_once('.'));
-            pass.is_some_and(|(expires, seal)| site.seal.is_on(READING, expires, seal, now()))
+            pass.is_some_and(|(expires, seal)| seals.is_on(READING, expires, seal, now()))
         }
     }
 }
@@ -96,7 +96,7 @@ pub(crate) async fn answer(site: &Site, ask: &XetAsk, request: &Parts) -> Respon
 /// From which chunks the file, or the part of it that is asked for, is put together, and where they are.
 async fn reconstruction(site: &Site, question: Question, hash: &XetHash, request: &Parts) -> Response {
     let Some(item) = site.catalog.xet.get(hash) else { return unknown(hash) };
-    let len = match content::open(item).await {
+    let len = match content::open(site, item).await {
         Ok(opened) => opened.len(),
         Err(refusal) => return *refusal,
     };

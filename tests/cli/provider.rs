@@ -79,5 +79,5 @@ fn index(folder: &Path) -> Index {
         pattern: None,
         files: files.to_vec(),
     };
-    Index { artifacts: vec![Served { artifact, content }], lock: None, facts: None }
+    Index::of(vec![Served { artifact, content }], ["/"])
 }

@@ -29,7 +29,12 @@ impl DockerRegistry {
 
     /// Starts a pull-through mirror of `upstream`.
     pub(crate) fn start_mirror(upstream: &Self) -> Option<Self> {
-        Self::start_with(&format!("proxy:\n  remoteurl: http://{}\n", upstream.host))
+        Self::start_mirror_of(&format!("http://{}", upstream.host))
+    }
+
+    /// Starts a pull-through mirror of whatever registry is at `url`.
+    pub(crate) fn start_mirror_of(url: &str) -> Option<Self> {
+        Self::start_with(&format!("proxy:\n  remoteurl: {url}\n"))
     }
 
     fn start_with(more: &str) -> Option<Self> {

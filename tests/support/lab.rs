@@ -104,7 +104,7 @@ impl Lab {
     pub(crate) fn with_stores_in(machine: Option<&Path>) -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let served = models().iter().map(|model| serve(dir.path(), model)).collect();
-        let upstream = Upstream::start(Index { artifacts: served, lock: None, facts: None });
+        let upstream = Upstream::start(Index::of(served, ["/"]));
         let machine = machine.map_or_else(|| dir.path().join("machine"), Path::to_owned);
         let lab = Self { dir, machine, upstream };
         lab.write_inventory(|_| String::new());

@@ -85,14 +85,15 @@ pub(crate) struct Mirror {
 
 impl Mirror {
     pub(crate) async fn open(artifacts: Vec<Served>, lock: Option<&str>) -> Self {
-        let index = Index { artifacts, lock: lock.map(str::to_owned), facts: None };
+        let index = Index { artifacts, lock: lock.map(str::to_owned), facts: None, within: vec!["/".into()] };
         Self::open_for(index, Guests::default(), |server| server).await
     }
 
     /// A server for `guests` only, set up by `set_up`.
     pub(crate) async fn open_for(index: Index, guests: Guests, set_up: impl FnOnce(Server) -> Server) -> Self {
         let traffic = Arc::new(Traffic::default());
-        let server = set_up(Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap());
+        let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let server = set_up(server.counting_in(Arc::clone(&traffic)));
         let url = format!("http://{}", server.local_addr());
         let router = router(index, guests, Arc::clone(&traffic));
         let (stop, stopped) = oneshot::channel::<()>();

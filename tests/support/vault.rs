@@ -161,7 +161,7 @@ impl Vault {
     /// Locked; its stores do not exist yet, and will lie below `machine` where that is given.
     pub(crate) fn empty(machine: Option<&Path>) -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let upstream = Upstream::start(Index { artifacts: models(dir.path()), lock: None, facts: None });
+        let upstream = Upstream::start(Index::of(models(dir.path()), ["/"]));
         let machine = machine.map_or_else(|| dir.path().join("machine"), Path::to_owned);
         let vault = Self { dir, machine, upstream };
         vault.write_inventory("");

@@ -8,7 +8,7 @@ use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, expand, now};
 use crate::cli::ui::{Ui, envelope};
 use crate::cli::{Common, Exit};
-use crate::facts::Runs;
+use crate::facts::{Known, Runs};
 use crate::fsio::{self, WriteOptions};
 use crate::report::overview::{Overview, Subject};
 use crate::report::{html, markdown, plain, prometheus};
@@ -70,7 +70,16 @@ pub(in crate::cli) fn overview(ui: &Ui, common: &Common, lab: &Lab) -> Result<Ov
         Runs::default()
     });
     let subject = Subject { machine: &lab.machine, profile: lab.profile(), at: now() };
-    Ok(Overview::new(subject, &sightings, &verdict, findings, &runs))
+    let mut overview = Overview::new(subject, &sightings, &verdict, findings, &runs);
+    if sightings.iter().any(|sighting| sighting.artifact.irreplaceable) {
+        let known = lab.facts.all().unwrap_or_else(|error| {
+            ui.warn(&format!("what was measured is not known: {}", chain(&error)));
+            Known::default()
+        });
+        let root_of = |name: &str| lab.stores.get(name).map(|open| open.store.root());
+        overview.name_contents(&sightings, &known, root_of);
+    }
+    Ok(overview)
 }
 
 fn text(overview: &Overview, tests: &LastTests, format: Format, width: u16) -> String {

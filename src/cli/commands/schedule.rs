@@ -168,7 +168,7 @@ fn telling(lab: &Lab, args: &Args) -> Result<Option<Vec<String>>, CliError> {
 }
 
 /// What every command of the units begins with: the program, and the lab that it is asked about now.
-fn base(lab: &Lab, common: &Common) -> Result<Vec<String>, CliError> {
+pub(super) fn base(lab: &Lab, common: &Common) -> Result<Vec<String>, CliError> {
     let program = absolute(&std::env::current_exe()?)?;
     let mut base = vec![program, "--quiet".to_owned(), "--inventory".to_owned(), absolute(&lab.inventory_path)?];
     if lab.inventory.machines.contains_key(&lab.machine) {
@@ -198,7 +198,7 @@ fn network(lab: &Lab, args: &Args) -> Network {
     if lab.inventory.notify.is_none() && args.push.is_none() && probe && stores { Network::Local } else { Network::Any }
 }
 
-fn absolute(path: &Path) -> Result<String, CliError> {
+pub(super) fn absolute(path: &Path) -> Result<String, CliError> {
     let path = std::path::absolute(path)?;
     path.to_str().filter(|text| !text.chars().any(char::is_control)).map(str::to_owned).ok_or_else(|| {
         CliError::usage(format!("{} cannot be written into a unit file", path.display())).hint("use a path of letters")

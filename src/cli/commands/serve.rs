@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use listenfd::ListenFd;
+use tokio::signal::unix::{SignalKind, signal};
 
+mod renewal;
 mod stdio;
 mod supply;
+mod units;
 
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, read_token};
@@ -17,7 +20,9 @@ use crate::cli::{Common, Exit, env};
 use crate::inventory::{ServeConfig, expand_home, parse_rate};
 use crate::observe::{Proof, Sighting};
 use crate::report::table::count;
-use crate::serve::{Guests, Index, Rates, Seal, Served, Server, Supply, Terms, Tls, Token, Traffic, answer_on, router};
+use crate::serve::{
+    Guests, Index, Rates, Renewed, Seal, Served, Server, Shelf, Terms, Tls, Token, Traffic, answer_on, router,
+};
 use crate::stores::FileState;
 
 /// Where to listen when nobody says it: reachable from this machine only.
@@ -29,6 +34,14 @@ pub(in crate::cli) struct Args {
     /// Where to listen; port 0 lets the system choose [default: 127.0.0.1:8014]
     #[arg(long, value_name = "IP:PORT")]
     address: Option<SocketAddr>,
+
+    /// Show units for systemd that serve with these options, its socket first; or write them into DIR
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "stdio")]
+    units: Option<Option<PathBuf>>,
+
+    /// The user that the units' server runs as [default: who asked]
+    #[arg(long = "as", value_name = "USER", requires = "units")]
+    user: Option<String>,
 
     /// Serve one client on standard input and output, as larder copy does over ssh
     #[arg(long, conflicts_with_all = ["address", "allow", "token_file", "tls", "certificate", "key", "gated", "fetch_missing"])]
@@ -96,21 +109,20 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     if args.stdio {
         return serve_stdio(&lab);
     }
-    let config = args.over(&lab.inventory.serve);
-    let terms = terms(ui, common, &lab, &config)?;
-    let sightings = lab.sight(false)?;
-    let withheld = if config.gated { Vec::new() } else { gated(&lab, &sightings) };
-    let lock = lab.stored.as_ref().map(crate::lock::Lock::to_text);
-    let mut index = Index { lock, facts: Some(Arc::clone(&lab.facts)), artifacts: artifacts(&sightings, &withheld) };
-    if config.xet == Some(false) {
-        forget_xet(&mut index.artifacts);
+    if let Some(folder) = &args.units {
+        return units::tell(ui, common, &lab, args, folder.as_deref());
     }
-    let files: usize = index.artifacts.iter().map(|served| served.content.iter().flatten().count()).sum();
-    let artifacts = index.artifacts.len();
+    let looks = renewal::looks_of(&lab);
+    let config = args.over(&lab.inventory.serve);
+    let terms = terms(&lab, &config)?;
+    let upstream = config.fetch_missing.then(|| supply::Upstream::new(ui, common, &lab)).transpose()?;
+    let stock = Stock::of(&lab, &config)?;
+    let (artifacts, files) = (stock.index.artifacts.len(), stock.files());
     let tls = tls(&config, &lab, &env::state_dir(&lab.home))?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        let mut server = listen(&config, &terms.guests).await?;
+        let traffic = Arc::new(Traffic::default());
+        let mut server = listen(&config, &terms.guests).await?.counting_in(Arc::clone(&traffic));
         let address = server.local_addr();
         let scheme = if tls.is_some() { "https" } else { "http" };
         ui.note(&format!(
@@ -122,14 +134,60 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
             ui.note(&format!("certificate: sha256:{}", tls.fingerprint()));
             server = server.with_tls(tls);
         }
-        if !withheld.is_empty() {
-            ui.note(&format!("withheld, because each user must accept the licence himself: {}", withheld.join(", ")));
+        if !stock.withheld.is_empty() {
+            let withheld = stock.withheld.join(", ");
+            ui.note(&format!("withheld, because each user must accept the licence himself: {withheld}"));
         }
+        let first = Renewed { index: stock.index, supply: upstream.as_ref().map(|upstream| upstream.over(&lab)) };
+        let renewal = renewal::FromLab::new(ui, common, config, upstream, (lab, looks));
+        let shelf = Shelf::renewed_by(Arc::new(renewal), first);
         let shutdown = super::stop_signal()?;
-        server.run(router(index, terms, Arc::new(Traffic::default())), shutdown).await;
+        let asked = renew_when_asked(shelf.clone())?;
+        server.run(router(shelf, terms, traffic), shutdown).await;
+        asked.abort();
         Ok::<_, CliError>(())
     })?;
     Ok(Exit::InOrder)
+}
+
+/// SIGHUP: what is served is looked at again, whether something seems to have changed or not.
+fn renew_when_asked(shelf: Shelf) -> Result<tokio::task::JoinHandle<()>, CliError> {
+    let mut asked = signal(SignalKind::hangup())?;
+    Ok(tokio::spawn(async move {
+        while asked.recv().await.is_some() {
+            shelf.renew().await;
+        }
+    }))
+}
+
+/// What a server hands out, and what it withholds.
+struct Stock {
+    index: Index,
+    /// Names of the artifacts that are withheld.
+    withheld: Vec<String>,
+}
+
+impl Stock {
+    fn of(lab: &Lab, config: &ServeConfig) -> Result<Self, CliError> {
+        let sightings = lab.sight(false)?;
+        let withheld = if config.gated { Vec::new() } else { gated(lab, &sightings) };
+        let mut index = index_of(lab, artifacts(&sightings, &withheld));
+        if config.xet == Some(false) {
+            forget_xet(&mut index.artifacts);
+        }
+        Ok(Self { index, withheld })
+    }
+
+    /// How many files are here.
+    fn files(&self) -> usize {
+        self.index.artifacts.iter().map(|served| served.content.iter().flatten().count()).sum()
+    }
+}
+
+fn index_of(lab: &Lab, artifacts: Vec<Served>) -> Index {
+    let lock = lab.stored.as_ref().map(crate::lock::Lock::to_text);
+    let within = lab.stores.iter().map(|(_, open)| open.store.root().to_owned()).collect();
+    Index { lock, facts: Some(Arc::clone(&lab.facts)), artifacts, within }
 }
 
 /// Whoever could start this reads the files themselves, so nothing is withheld.
@@ -144,17 +202,13 @@ fn serve_stdio(lab: &Lab) -> Result<Exit, CliError> {
 
 /// Everything that is here and not known to be wrong.
 pub(super) fn index(lab: &Lab) -> Result<Index, CliError> {
-    let lock = lab.stored.as_ref().map(crate::lock::Lock::to_text);
-    let artifacts = artifacts(&lab.sight(false)?, &[]);
-    Ok(Index { lock, facts: Some(Arc::clone(&lab.facts)), artifacts })
+    Ok(index_of(lab, artifacts(&lab.sight(false)?, &[])))
 }
 
-fn terms(ui: &Ui, common: &Common, lab: &Arc<Lab>, config: &ServeConfig) -> Result<Terms, CliError> {
+fn terms(lab: &Lab, config: &ServeConfig) -> Result<Terms, CliError> {
     let rate = |text: &Option<String>| text.as_deref().map(parse_rate).transpose().map_err(CliError::usage);
     let rates = Rates { total: rate(&config.max_rate)?, per_client: rate(&config.max_rate_per_client)? };
-    let upstream = || supply::Upstream::new(ui, common, lab).map(|upstream| Arc::new(upstream) as Arc<dyn Supply>);
-    let supply = config.fetch_missing.then(upstream).transpose()?;
-    Ok(Terms { guests: guests(config, &lab.home)?, rates, supply, seal: seal(config, &env::state_dir(&lab.home)) })
+    Ok(Terms { guests: guests(config, &lab.home)?, rates, seal: seal(config, &env::state_dir(&lab.home)) })
 }
 
 /// With a token, passes must outlive the process: Python's client does not ask for another one.

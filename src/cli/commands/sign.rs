@@ -88,13 +88,17 @@ fn sign(file: &Path, key: &Path) -> Result<(), CliError> {
         .map_err(|error| CliError::from(error).context(signature.display()))
 }
 
-/// Refuses where the inventory wants signatures and one is lacking or wrong.
+/// Refuses where the inventory wants signatures and one is lacking, or is not on what was read at the start.
 pub(super) fn require(lab: &Lab) -> Result<(), CliError> {
     if !lab.inventory.trust.require_signature {
         return Ok(());
     }
-    let errors: Vec<TrustError> =
-        lab.signed_files()?.iter().filter_map(|file| trust::check(file, &lab.inventory.trust.keys).err()).collect();
+    let keys = &lab.inventory.trust.keys;
+    let errors: Vec<TrustError> = lab
+        .read_texts
+        .iter()
+        .filter_map(|(file, text)| trust::check_content(file, text.as_bytes(), keys).err())
+        .collect();
     match errors.first() {
         None => Ok(()),
         Some(first) => {

@@ -26,7 +26,7 @@ pub(super) struct Upstream {
     ui: Ui,
     lab: Arc<Lab>,
     sources: Arc<Sources>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 impl Upstream {
@@ -39,7 +39,13 @@ impl Upstream {
         // Each file is a run of its own with the whole rate: with a limit, there is one at a time.
         let turns = if config.max_rate.is_some() { 1 } else { config.parallel.max(1) };
         let sources = lab.sources(common, &Limits::default())?;
-        Ok(Self { ui: ui.for_a_part(), lab: Arc::clone(lab), sources, turns: Semaphore::new(turns) })
+        Ok(Self { ui: ui.for_a_part(), lab: Arc::clone(lab), sources, turns: Arc::new(Semaphore::new(turns)) })
+    }
+
+    /// The same for what `lab` wants: its places, from the sources that were asked before.
+    pub(super) fn over(&self, lab: &Arc<Lab>) -> Arc<dyn Supply> {
+        let (sources, turns) = (Arc::clone(&self.sources), Arc::clone(&self.turns));
+        Arc::new(Self { ui: self.ui.for_a_part(), lab: Arc::clone(lab), sources, turns })
     }
 
     fn means(&self, plan: &Plan) -> Result<Means, String> {
