@@ -3,7 +3,7 @@
 //! [`plan`] is a pure function of what is wanted, what was seen and what can be had. It touches
 //! nothing and asks nobody; `apply` carries out exactly its steps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -35,6 +35,8 @@ pub struct Outlook {
     pub on_drives: HashMap<String, PathBuf>,
     /// Content that peers have: by its name, the peers that have it, the preferred one first.
     pub on_peers: HashMap<ContentName, Vec<String>>,
+    /// Of this, what none of them has: one would have to fetch it from upstream first.
+    pub brought: HashSet<ContentName>,
     /// Content that object stores of the lab have: by its name, the buckets that have it, the preferred one first.
     pub on_buckets: HashMap<ContentName, Vec<String>>,
     /// Which kind of place is asked first.
@@ -47,8 +49,12 @@ pub struct Outlook {
     pub reuse: bool,
     /// Whether anything may be fetched from where it was published.
     pub upstream: bool,
-    /// How much may be downloaded in all.
+    /// Whether that is so because the command line says it, not the machine's order of sources.
+    pub only_local: bool,
+    /// How much may be downloaded, from upstream and from those that count like it.
     pub max_download: Option<Bytes>,
+    /// Peers and buckets that count like upstream, by [`crate::artifact::Reference::authority`].
+    pub metered: Vec<String>,
     /// Stores into which a running server installs, by store.
     pub served_stores: Vec<String>,
     /// Of these, the ones whose server does not answer or may not be asked, by store.
@@ -62,15 +68,30 @@ impl Default for Outlook {
             refusals: HashMap::new(),
             on_drives: HashMap::new(),
             on_peers: HashMap::new(),
+            brought: HashSet::new(),
             on_buckets: HashMap::new(),
             order: vec![SourceKind::Peer, SourceKind::Bucket, SourceKind::Upstream],
             spaces: HashMap::new(),
             denied: Vec::new(),
             reuse: true,
             upstream: true,
+            only_local: false,
             max_download: None,
+            metered: Vec::new(),
             served_stores: Vec::new(),
             silent_servers: HashMap::new(),
+        }
+    }
+}
+
+impl Outlook {
+    /// Whether what comes from `reference` counts as downloaded.
+    fn is_metered(&self, reference: &Reference) -> bool {
+        match reference {
+            Reference::Directory(_) => false,
+            Reference::Peer { content, .. } if self.brought.contains(content) => true,
+            Reference::Peer { .. } | Reference::Bucket { .. } => self.metered.contains(&reference.authority()),
+            _ => true,
         }
     }
 }
@@ -93,13 +114,13 @@ pub fn plan(sightings: &[Sighting<'_>], outlook: &Outlook) -> Plan {
     let mut artifacts = Vec::with_capacity(sightings.len());
     for sighting in sightings {
         let mut entry = plan_artifact(sighting, outlook, &mut index);
-        let over_limit = download.as_ref().and_then(|download| download.refusal(&entry));
+        let over_limit = download.as_ref().and_then(|download| download.refusal(&entry, outlook));
         if let Some(download) = download.as_mut().filter(|_| over_limit.is_some()) {
-            download.leave_out(&entry);
+            download.leave_out(&entry, outlook);
         }
         match over_limit.or_else(|| rooms.take(&entry, sighting, outlook)) {
             Some(refusal) => entry.leave_undone(refusal, &mut index),
-            None => download.iter_mut().for_each(|download| download.take(&entry)),
+            None => download.iter_mut().for_each(|download| download.take(&entry, outlook)),
         }
         artifacts.push(entry);
     }
@@ -181,7 +202,7 @@ fn plan_install(sighting: &Sighting<'_>, outlook: &Outlook, entry: &mut Artifact
     } else if let Some(refusal) = outlook.silent_servers.get(&entry.store) {
         entry.obstacles.push(Obstacle { path: None, refusal: refusal.clone() });
     } else if !outlook.upstream {
-        entry.obstacles.push(Obstacle { path: None, refusal: upstream_is_off() });
+        entry.obstacles.push(Obstacle { path: None, refusal: server_would_pull(outlook) });
     } else {
         let missing = entry.size.map(|size| size.saturating_sub(entry.here_bytes));
         entry.steps.push(Step::Install { bytes: missing });
@@ -229,7 +250,8 @@ fn plan_file(
         index.will_arrive(sighting, file);
         entry.steps.push(Step::Fetch { file, path, bytes, from: open, need });
     } else {
-        let otherwise = || if outlook.upstream { no_upstream(artifact.irreplaceable) } else { upstream_is_off() };
+        let otherwise =
+            || if outlook.upstream { no_upstream(artifact.irreplaceable) } else { upstream_is_off(outlook) };
         let refusal = refused.first().map_or_else(otherwise, |refusal| (*refusal).clone());
         entry.obstacles.push(Obstacle { path: Some(path), refusal });
     }
@@ -317,7 +339,22 @@ fn no_upstream(irreplaceable: bool) -> Refusal {
     Refusal { reason: reason.to_owned(), hint: Some("copy it from a machine or a backup that has it".to_owned()) }
 }
 
-fn upstream_is_off() -> Refusal {
+fn server_would_pull(outlook: &Outlook) -> Refusal {
+    if !outlook.only_local {
+        return upstream_is_off(outlook);
+    }
+    let reason = "its server would pull it from upstream, and --only-local takes nothing from there".to_owned();
+    Refusal { reason, hint: Some("leave out --only-local".to_owned()) }
+}
+
+fn upstream_is_off(outlook: &Outlook) -> Refusal {
+    if outlook.only_local {
+        return Refusal {
+            reason: "no drive, machine or bucket of the lab has it, and --only-local takes nothing from upstream"
+                .to_owned(),
+            hint: Some("leave out --only-local, or connect a drive or a machine that has it".to_owned()),
+        };
+    }
     Refusal {
         reason: "this machine may not fetch from upstream, and no drive has it".to_owned(),
         hint: Some("connect a drive that has it, or add \"upstream\" to the machine's order of sources".to_owned()),

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::{plan, sign};
 use crate::apply::{self, Means, Outcome};
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, Limits, now};
+use crate::cli::lab::{Lab, Limits, Locality, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::inventory::parse_rate;
@@ -24,15 +24,17 @@ pub(in crate::cli) struct Args {
     pub(super) yes: bool,
     #[command(flatten)]
     pub(super) limits: Limits,
+    #[command(flatten)]
+    pub(super) locality: Locality,
     /// Download at most at this rate, such as 80MB/s [default: max-rate in the inventory]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub(super) max_rate: Option<Bytes>,
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
-    let lab = Lab::read(ui, common)?;
+    let lab = Lab::read(ui, common)?.within(args.locality);
     let plan = plan::make(ui, &lab, common, &args.limits)?;
-    let Args { yes, limits, max_rate } = *args;
+    let Args { yes, limits, max_rate, .. } = *args;
     carry_out(ui, common, &lab, &plan, Command { name: "apply", yes, limits, max_rate })
 }
 

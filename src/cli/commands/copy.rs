@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, Limits, expand};
+use crate::cli::lab::{Lab, Limits, Locality, expand};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::inventory::{Peer, SourceConfig, SourceKind, parse_rate};
@@ -41,6 +41,9 @@ pub(in crate::cli) struct Args {
 
     #[command(flatten)]
     limits: Limits,
+
+    #[command(flatten)]
+    locality: Locality,
 
     /// Copy at most at this rate, such as 80MB/s [default: max-rate in the inventory]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
@@ -112,7 +115,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
 }
 
 fn take_from_folder(ui: &Ui, common: &Common, args: &Args, folder: &Path) -> Result<Exit, CliError> {
-    let mut lab = Lab::read(ui, common)?;
+    let mut lab = Lab::read(ui, common)?.within(args.locality);
     let folder = expand(folder, &lab.home);
     if !folder.is_dir() {
         return Err(CliError::usage(format!("{} is no folder", folder.display())).hint("is the drive mounted?"));
@@ -123,8 +126,8 @@ fn take_from_folder(ui: &Ui, common: &Common, args: &Args, folder: &Path) -> Res
 }
 
 fn through_socket(ui: &Ui, common: &Common, args: &Args, socket: &Path) -> Result<Exit, CliError> {
-    let mut lab = Lab::read(ui, common)?;
-    take_only_from_peer(&mut lab, "the other machine", socket);
+    let mut lab = Lab::read(ui, common)?.within(args.locality);
+    take_only_from_peer(&mut lab, args, "the other machine", socket);
     let carried_out = carry_out(ui, common, args, &lab);
     // ssh makes the socket's file and leaves it behind.
     let _ = crate::fsio::remove_file(socket);
@@ -132,13 +135,15 @@ fn through_socket(ui: &Ui, common: &Common, args: &Args, socket: &Path) -> Resul
 }
 
 /// Makes the server behind `socket` the only source.
-fn take_only_from_peer(lab: &mut Lab, name: &str, socket: &Path) {
+fn take_only_from_peer(lab: &mut Lab, args: &Args, name: &str, socket: &Path) {
     let sources = lab.inventory.sources_of(&lab.machine);
     let peer = Peer {
         name: name.to_owned(),
         url: "http://peer".parse().expect("a constant address"),
         token_file: None,
         certificate: None,
+        // Who limits a copy means what the copy takes; the inventory's limit is about upstream.
+        metered: args.limits.max_download.is_some(),
         socket: Some(socket.to_owned()),
     };
     lab.take_only_from(SourceConfig { order: vec![SourceKind::Peer], peers: vec![peer], ..sources });

@@ -23,7 +23,7 @@ const CONNECTIONS: usize = 4;
 
 /// Takes from `machine` what this one lacks.
 pub(super) fn take(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Result<Exit, CliError> {
-    let mut lab = Lab::read(ui, common)?;
+    let mut lab = Lab::read(ui, common)?.within(args.locality);
     let mut command = args.way.to(&lab, machine);
     command.push(format!("{} serve --stdio", args.way.remote_larder).into());
     let runtime = tokio::runtime::Runtime::new()?;
@@ -31,7 +31,7 @@ pub(super) fn take(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Resu
         let _within = runtime.enter();
         Tunnel::open(command)?
     };
-    take_only_from_peer(&mut lab, machine, tunnel.socket());
+    take_only_from_peer(&mut lab, args, machine, tunnel.socket());
     lab.inventory.sources.parallel = lab.inventory.sources.parallel.min(CONNECTIONS);
     let greeting = lab.sources(common, &args.limits)?;
     runtime.block_on(greeting.peers().holdings(machine)).map_err(|error| {
