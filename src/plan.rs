@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::artifact::{Artifact, File, Reference, Remote};
-use crate::digest::ContentName;
+use crate::digest::{CHUNK_LEN, ContentName};
 use crate::fsio::Space;
 use crate::inventory::{Layout, SourceKind};
 use crate::observe::{Access, Proof, Sighting};
@@ -25,6 +25,9 @@ use content::ContentIndex;
 pub use download::Download;
 use room::Rooms;
 pub use steps::{ArtifactPlan, Need, Obstacle, Origin, Plan, Room, Step};
+
+/// Files from this length on are fetched in parts, from several places at once.
+pub const WORTH_PARTS: u64 = 2 * CHUNK_LEN;
 
 /// What the world beyond this machine looks like.
 #[derive(Debug, Clone)]
@@ -245,6 +248,9 @@ fn plan_file(
     }
     if let Some((from, bytes)) = index.find(sighting, file) {
         entry.steps.push(Step::Reuse { file, path, bytes, from, or_from: open, need });
+    } else if let Some((path_there, bytes)) = on_drive_alone(wanted, &open) {
+        let (from, or_from) = (Origin::Drive { path: path_there.clone() }, open[1..].to_vec());
+        entry.steps.push(Step::Reuse { file, path, bytes, from, or_from, need });
     } else if !open.is_empty() {
         let bytes = wanted.size.map(|size| size.saturating_sub(sighting.partials[file].bytes));
         index.will_arrive(sighting, file);
@@ -255,6 +261,15 @@ fn plan_file(
         let refusal = refused.first().map_or_else(otherwise, |refusal| (*refusal).clone());
         entry.obstacles.push(Obstacle { path: Some(path), refusal });
     }
+}
+
+/// The drive that a file is simply copied from, and its length: where that is preferred, and no peer beside it has the
+/// file too. A large file comes from both at the same time.
+fn on_drive_alone<'a>(file: &File, open: &'a [Remote]) -> Option<(&'a PathBuf, u64)> {
+    let Reference::Directory(path) = &open.first()?.reference else { return None };
+    let is_shared = file.size.is_some_and(|size| size >= WORTH_PARTS)
+        && open.get(1).is_some_and(|next| matches!(next.reference, Reference::Peer { .. }));
+    (!is_shared).then_some((path, file.size.unwrap_or(0)))
 }
 
 /// Where a file can be fetched from, the preferred place first.
@@ -271,9 +286,18 @@ fn remotes(artifact: &Artifact, file: &File, outlook: &Outlook) -> Vec<Remote> {
                 remotes.extend(held(file, &outlook.on_buckets, reference));
             }
             SourceKind::Upstream if outlook.upstream => remotes.extend(artifact.remotes(file)),
-            // What lies on a drive is reused like what lies in another store.
-            SourceKind::Upstream | SourceKind::Drive => {}
+            SourceKind::Drive => {
+                let path = outlook.on_drives.get(&file.content_key(artifact)).cloned();
+                let reference = path.map(Reference::Directory);
+                remotes.extend(reference.map(|reference| Remote { reference, size: file.size, digests: file.digests }));
+            }
+            SourceKind::Upstream => {}
         }
+    }
+    if outlook.only_local {
+        // A folder of this machine is no upstream, though the manifest names it as the source.
+        let is_here = |remote: &Remote| matches!(remote.reference, Reference::Directory(_));
+        remotes.extend(artifact.remotes(file).into_iter().filter(is_here));
     }
     remotes
 }

@@ -164,6 +164,7 @@ version
 command
 failures
 interrupted
+left_out
 moved_bytes
 placed
 published

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{plan, sign};
-use crate::apply::{self, Means, Outcome};
+use crate::apply::{self, LeftOut, Means, Outcome};
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, Limits, Locality, now};
 use crate::cli::ui::Ui;
@@ -139,6 +139,7 @@ pub(super) fn text(outcome: &Outcome) -> String {
         out.push_str(&format!(", {} copied from other places on this machine", Bytes(outcome.reused_bytes)));
     }
     out.push_str(&format!(", {} ready\n", count(outcome.published.len(), "artifact")));
+    out.push_str(&left_out(outcome));
     for failure in &outcome.failures {
         out.push_str(&format!("failed: {}: {}\n", failure.item, failure.reason));
     }
@@ -150,6 +151,22 @@ pub(super) fn text(outcome: &Outcome) -> String {
         out.push_str("Stopped; larder apply continues from here\n");
     }
     out
+}
+
+/// Sources that others stood in for, each once.
+fn left_out(outcome: &Outcome) -> String {
+    let mut told: Vec<(&LeftOut, usize)> = Vec::new();
+    for left_out in &outcome.left_out {
+        match told.iter_mut().find(|(first, _)| first.from == left_out.from) {
+            Some((_, times)) => *times += 1,
+            None => told.push((left_out, 1)),
+        }
+    }
+    let line = |(LeftOut { item, from, reason }, times): (&LeftOut, usize)| {
+        let more = if times > 1 { format!(" and {} more", times - 1) } else { String::new() };
+        format!("others stood in for {from}: {item}{more}: {reason}\n")
+    };
+    told.into_iter().map(line).collect()
 }
 
 fn exit(outcome: &Outcome, has_obstacles: bool) -> Exit {
