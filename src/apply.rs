@@ -30,10 +30,12 @@ mod error;
 mod fetch;
 mod finish;
 mod install;
+mod left_out;
 mod lines;
 mod preflight;
 
 pub use error::JobError;
+pub use left_out::LeftOut;
 pub use preflight::{preflight, servers_of, silent_servers};
 
 /// Everything that carrying out a plan needs.
@@ -73,6 +75,8 @@ pub struct Outcome {
     pub published: Vec<String>,
     /// What failed.
     pub failures: Vec<Failure>,
+    /// Sources that others stood in for.
+    pub left_out: Vec<LeftOut>,
     /// Bytes that came from elsewhere.
     pub moved_bytes: u64,
     /// Bytes that were taken from other places on this machine.
@@ -130,6 +134,7 @@ struct Run {
     lines: lines::Lines,
     /// The memory that content passes through on its way to the disk.
     blocks: Arc<fetch::Blocks>,
+    distrusted: left_out::Distrusted,
     outcome: Mutex<Outcome>,
 }
 
@@ -139,7 +144,8 @@ pub async fn apply(plan: &Plan, lock: &Lock, means: Means) -> Outcome {
     let pacer = Pacer::new(means.max_rate);
     let lines = lines::Lines::new(means.connections);
     let blocks = fetch::Blocks::new();
-    let run = Arc::new(Run { means, works, pacer, lines, blocks, outcome: Mutex::default() });
+    let (distrusted, outcome) = (left_out::Distrusted::default(), Mutex::default());
+    let run = Arc::new(Run { means, works, pacer, lines, blocks, distrusted, outcome });
     run.mark_stores();
     let (late, early): (Vec<Job>, Vec<Job>) =
         jobs.into_iter().partition(|job| matches!(job.step, Step::Reuse { from: Origin::Arriving { .. }, .. }));

@@ -186,7 +186,7 @@ pub struct SourceConfig {
     /// The same for single sources: `hub`, `ollama`, or a host.
     #[serde(default)]
     pub max_rates: BTreeMap<String, String>,
-    /// Upper limit for everything that one run downloads, such as `20 GB`.
+    /// Upper limit for what one run downloads from upstream and from other metered places, such as `20 GB`.
     #[serde(default)]
     pub max_download: Option<Bytes>,
     /// Files that are fetched at the same time.

@@ -3,13 +3,13 @@
 //! [`plan`] is a pure function of what is wanted, what was seen and what can be had. It touches
 //! nothing and asks nobody; `apply` carries out exactly its steps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use crate::artifact::{Artifact, File, Reference, Remote};
-use crate::digest::ContentName;
+use crate::digest::{CHUNK_LEN, ContentName};
 use crate::fsio::Space;
 use crate::inventory::{Layout, SourceKind};
 use crate::observe::{Access, Held, Proof, Sighting};
@@ -28,6 +28,9 @@ pub use refusals::Refusals;
 use room::Rooms;
 pub use steps::{ArtifactPlan, Need, Obstacle, Origin, Plan, Room, Step};
 
+/// Files from this length on are fetched in parts, from several places at once.
+pub const WORTH_PARTS: u64 = 2 * CHUNK_LEN;
+
 /// What the world beyond this machine looks like.
 #[derive(Debug, Clone)]
 pub struct Outlook {
@@ -39,6 +42,8 @@ pub struct Outlook {
     pub on_drives: HashMap<String, PathBuf>,
     /// Content that peers have: by its name, the peers that have it, the preferred one first.
     pub on_peers: HashMap<ContentName, Vec<String>>,
+    /// Of this, what none of them has: one would have to fetch it from upstream first.
+    pub brought: HashSet<ContentName>,
     /// Content that object stores of the lab have: by its name, the buckets that have it, the preferred one first.
     pub on_buckets: HashMap<ContentName, Vec<String>>,
     /// Which kind of place is asked first.
@@ -55,8 +60,12 @@ pub struct Outlook {
     pub upstream: bool,
     /// The one place that this run takes from, as people call it, where it was told so.
     pub only_from: Option<String>,
-    /// How much may be downloaded in all.
+    /// Whether upstream is left out because the command line says it, not the machine's order of sources.
+    pub only_local: bool,
+    /// How much may be downloaded, from upstream and from those that count like it.
     pub max_download: Option<Bytes>,
+    /// Peers and buckets that count like upstream, by [`crate::artifact::Reference::authority`].
+    pub metered: Vec<String>,
     /// Stores into which a running server installs, by store.
     pub served_stores: Vec<String>,
     /// Of these, the ones whose server does not answer or may not be asked, by store.
@@ -71,6 +80,7 @@ impl Default for Outlook {
             on_machine: HashMap::new(),
             on_drives: HashMap::new(),
             on_peers: HashMap::new(),
+            brought: HashSet::new(),
             on_buckets: HashMap::new(),
             order: vec![SourceKind::Peer, SourceKind::Bucket, SourceKind::Upstream],
             spaces: HashMap::new(),
@@ -79,9 +89,23 @@ impl Default for Outlook {
             reuse: true,
             upstream: true,
             only_from: None,
+            only_local: false,
             max_download: None,
+            metered: Vec::new(),
             served_stores: Vec::new(),
             silent_servers: HashMap::new(),
+        }
+    }
+}
+
+impl Outlook {
+    /// Whether what comes from `reference` counts as downloaded.
+    fn is_metered(&self, reference: &Reference) -> bool {
+        match reference {
+            Reference::Directory(_) => false,
+            Reference::Peer { content, .. } if self.brought.contains(content) => true,
+            Reference::Peer { .. } | Reference::Bucket { .. } => self.metered.contains(&reference.authority()),
+            _ => true,
         }
     }
 }
@@ -104,13 +128,13 @@ pub fn plan(sightings: &[Sighting<'_>], outlook: &Outlook) -> Plan {
     let mut artifacts = Vec::with_capacity(sightings.len());
     for sighting in sightings {
         let mut entry = plan_artifact(sighting, outlook, &mut index);
-        let over_limit = download.as_ref().and_then(|download| download.refusal(&entry));
+        let over_limit = download.as_ref().and_then(|download| download.refusal(&entry, outlook));
         if let Some(download) = download.as_mut().filter(|_| over_limit.is_some()) {
-            download.leave_out(&entry);
+            download.leave_out(&entry, outlook);
         }
         match over_limit.or_else(|| rooms.take(&entry, sighting, outlook)) {
             Some(refusal) => entry.leave_undone(refusal, &mut index),
-            None => download.iter_mut().for_each(|download| download.take(&entry)),
+            None => download.iter_mut().for_each(|download| download.take(&entry, outlook)),
         }
         artifacts.push(entry);
     }
@@ -192,7 +216,7 @@ fn plan_install(sighting: &Sighting<'_>, outlook: &Outlook, entry: &mut Artifact
     } else if let Some(refusal) = outlook.silent_servers.get(&entry.store) {
         entry.obstacles.push(Obstacle { path: None, refusal: refusal.clone() });
     } else if !outlook.upstream {
-        entry.obstacles.push(Obstacle { path: None, refusal: upstream_is_off() });
+        entry.obstacles.push(Obstacle { path: None, refusal: server_would_pull(outlook) });
     } else {
         let missing = entry.size.map(|size| size.saturating_sub(entry.here_bytes));
         entry.steps.push(Step::Install { bytes: missing });
@@ -230,6 +254,9 @@ fn plan_file(
     }
     if let Some((from, bytes)) = index.find(sighting, file) {
         entry.steps.push(Step::Reuse { file, path, bytes, from, or_from: open, need });
+    } else if let Some((path_there, bytes)) = on_drive_alone(wanted, &open) {
+        let (from, or_from) = (Origin::Drive { path: path_there.clone() }, open[1..].to_vec());
+        entry.steps.push(Step::Reuse { file, path, bytes, from, or_from, need });
     } else if !open.is_empty() {
         let bytes = wanted.size.map(|size| size.saturating_sub(sighting.partials[file].bytes));
         index.will_arrive(sighting, file);
@@ -238,10 +265,19 @@ fn plan_file(
         let otherwise = || match &outlook.only_from {
             Some(place) => not_there(place, artifact.irreplaceable),
             None if outlook.upstream => no_upstream(artifact, outlook),
-            None => upstream_is_off(),
+            None => upstream_is_off(outlook),
         };
         entry.obstacles.push(Obstacle { path: Some(path), refusal: refusal.unwrap_or_else(otherwise) });
     }
+}
+
+/// The drive that a file is simply copied from, and its length: where that is preferred, and no peer beside it has the
+/// file too. A large file comes from both at the same time.
+fn on_drive_alone<'a>(file: &File, open: &'a [Remote]) -> Option<(&'a PathBuf, u64)> {
+    let Reference::Directory(path) = &open.first()?.reference else { return None };
+    let is_shared = file.size.is_some_and(|size| size >= WORTH_PARTS)
+        && open.get(1).is_some_and(|next| matches!(next.reference, Reference::Peer { .. }));
+    (!is_shared).then_some((path, file.size.unwrap_or(0)))
 }
 
 /// Where a file can be fetched from, the preferred place first.
@@ -258,9 +294,18 @@ fn remotes(artifact: &Artifact, file: &File, outlook: &Outlook) -> Vec<Remote> {
                 remotes.extend(held(file, &outlook.on_buckets, reference));
             }
             SourceKind::Upstream if outlook.upstream => remotes.extend(artifact.remotes(file)),
-            // What lies on a drive is reused like what lies in another store.
-            SourceKind::Upstream | SourceKind::Drive => {}
+            SourceKind::Drive => {
+                let path = outlook.on_drives.get(&file.content_key(artifact)).cloned();
+                let reference = path.map(Reference::Directory);
+                remotes.extend(reference.map(|reference| Remote { reference, size: file.size, digests: file.digests }));
+            }
+            SourceKind::Upstream => {}
         }
+    }
+    if outlook.only_local {
+        // A folder of this machine is no upstream, though the manifest names it as the source.
+        let is_here = |remote: &Remote| matches!(remote.reference, Reference::Directory(_));
+        remotes.extend(artifact.remotes(file).into_iter().filter(is_here));
     }
     remotes
 }
@@ -358,7 +403,22 @@ fn not_there(place: &str, irreplaceable: bool) -> Refusal {
     Refusal { reason: format!("{place} does not have it"), hint: Some(hint.to_owned()) }
 }
 
-fn upstream_is_off() -> Refusal {
+fn server_would_pull(outlook: &Outlook) -> Refusal {
+    if !outlook.only_local {
+        return upstream_is_off(outlook);
+    }
+    let reason = "its server would pull it from upstream, and --only-local takes nothing from there".to_owned();
+    Refusal { reason, hint: Some("leave out --only-local".to_owned()) }
+}
+
+fn upstream_is_off(outlook: &Outlook) -> Refusal {
+    if outlook.only_local {
+        return Refusal {
+            reason: "no drive, machine or bucket of the lab has it, and --only-local takes nothing from upstream"
+                .to_owned(),
+            hint: Some("leave out --only-local, or connect a drive or a machine that has it".to_owned()),
+        };
+    }
     Refusal {
         reason: "this machine may not fetch from upstream, and no drive has it".to_owned(),
         hint: Some("connect a drive that has it, or add \"upstream\" to the machine's order of sources".to_owned()),

@@ -38,7 +38,7 @@ pub use http::{HttpConfig, HttpSource};
 pub use hub::{HubConfig, HubSource, ParseTreeError, file_address, parse_tree};
 pub use network::{Manners, Network};
 pub use ollama::{OllamaConfig, OllamaSource};
-pub use peer::{Holdings, PeerConfig, PeerSource};
+pub use peer::{Holdings, PeerConfig, PeerSource, PeerTerms};
 pub use set::{PUBLIC_HUB, SourceSettings, Sources, Timeouts};
 pub use sftp::{SftpConfig, SftpSource};
 pub use tunnel::Tunnel;
@@ -247,6 +247,12 @@ pub enum SourceError {
         /// Repository.
         what: String,
     },
+    /// Nothing may be taken from upstream.
+    #[error("{what} is not asked: --only-local takes nothing from upstream")]
+    OnlyLocal {
+        /// Repository.
+        what: String,
+    },
     /// The reference has no upstream, or is of another kind than the source.
     #[error("{what} cannot be fetched from anywhere")]
     NoUpstream {
@@ -291,6 +297,7 @@ impl SourceError {
             | SourceError::Untrusted { .. }
             | SourceError::NeedsNewerOllama { .. }
             | SourceError::DownloadLimit { .. }
+            | SourceError::OnlyLocal { .. }
             | SourceError::Offline { .. } => false,
             SourceError::CutShort { .. }
             | SourceError::TooSlow { .. }
@@ -311,6 +318,7 @@ impl SourceError {
             | SourceError::RateLimited { what, .. }
             | SourceError::Unreachable { what, .. }
             | SourceError::Untrusted { what, .. }
+            | SourceError::OnlyLocal { what }
             | SourceError::Offline { what },
         ) = (reference, &mut self)
         {
@@ -356,6 +364,7 @@ impl SourceError {
             SourceError::Offline { .. } => {
                 Some("leave out --offline, unset HF_HUB_OFFLINE, or add a drive or a machine that has the files".to_owned())
             }
+            SourceError::OnlyLocal { .. } => Some("leave out --only-local, or add a drive or a machine that has it".to_owned()),
             SourceError::NotTheFile { .. } => {
                 Some("a proxy or login page is in the way; open the address in a browser".to_owned())
             }

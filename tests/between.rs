@@ -222,6 +222,32 @@ fn without_the_peer_whose_turn_it_is_everything_comes_from_upstream() {
     assert_eq!(sent(&net, 0), one_copy());
 }
 
+/// A peer that would bring what it lacks from upstream is not asked to, and what it has is not counted as downloaded.
+#[test]
+fn what_a_peer_would_bring_is_upstream_s_too() {
+    let Some(net) = Net::of(3) else { return };
+    let upstream = machine(&net, "upstream", "[\"peer\"]", &[]);
+    put_all(&upstream);
+    let _upstream = serve(&net, 0, &upstream, &[]);
+    let order = "[\"peer\", \"upstream\"]";
+    let peer = machine(&net, "peer1", order, &[]);
+    put(&peer, "a.bin");
+    let _serving = serve(&net, 1, &peer, &["--fetch-missing"]);
+    let fresh = machine(&net, "fresh", order, &[1]);
+    let apply = |more: &[&str]| {
+        let arguments: Vec<&str> = ["apply", "--yes"].iter().chain(more).copied().collect();
+        Running::start(net.on(2, &fresh.command(&arguments))).end()
+    };
+    let (code, said) = apply(&["--only-local"]);
+    assert_eq!((code, sent(&net, 0)), (Some(4), 0), "{said}");
+    assert!(fresh.path("home/plain/a.bin").exists() && !fresh.path("home/plain/b.bin").exists(), "{said}");
+    let (code, said) = apply(&["--max-download", "1kB"]);
+    assert_eq!((code, sent(&net, 0)), (Some(4), 0), "{said}");
+    let (code, said) = apply(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_has_all(&fresh, &said);
+}
+
 #[test]
 fn a_cable_that_is_pulled_costs_only_what_was_on_it() {
     let Some(net) = Net::of(2) else { return };

@@ -92,7 +92,13 @@ fn what_one_machine_puts_another_takes() {
     let planned = run(&to, &["plan"]);
     assert!(planned.out.contains("fleet (bucket)"), "{}", planned.out);
     assert_eq!(s3.requests().len(), 2, "one list, and whether it answers: {:?}", s3.requests());
-    must_be(&run(&to, &["apply", "--yes"]), 0);
+    let limited = run(&to, &["apply", "--yes", "--max-download", "1MB"]);
+    must_be(&limited, 4);
+    assert!(limited.out.contains("download limit") && !has_all(&to, &files), "{}", limited.out);
+    s3.count_anew();
+    // A bucket in the lab's own network costs nothing, and says so.
+    write_inventory(&to, "pc2", &s3, &["fleet"], ", metered = false");
+    must_be(&run(&to, &["apply", "--yes", "--max-download", "1MB"]), 0);
     assert!(has_all(&to, &files));
     assert!(s3.bytes().1 < LARGE + 4 * MIB, "nothing came twice");
     s3.count_anew();

@@ -124,6 +124,30 @@ fn a_machine_that_does_not_answer_is_told_and_not_counted() {
     assert_eq!(nobody.code, 1, "{}{}", nobody.out, nobody.err);
 }
 
+/// What another machine sends is not trusted: neither to end, nor to be a report or a lock.
+#[test]
+fn a_machine_that_answers_without_end_or_with_nonsense_is_told_and_not_counted() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (first, second) = labs();
+    let words = remote_words(Path::new(env!("CARGO_BIN_EXE_larder")), &second.path(""));
+    let wrong_lock = r#"printf "HTTP/1.0 200 OK\r\n\r\nversion = none\n""#;
+    let script = format!("case \"$*\" in *stdio*) {wrong_lock};; *) exec {words} \"$@\";; esac\n");
+    second.write("larder.sh", script);
+    let with_wrong_lock = format!("sh {}", second.path("larder.sh").display());
+    let ways = [
+        ("exec yes #", "pc2 cannot be asked: its answer does not end"),
+        ("echo nonsense #", "pc2"),
+        (with_wrong_lock.as_str(), "inventory.lock of pc2"),
+    ];
+    for (remote, why) in ways {
+        let mut command = first.command(&["status", "--machines", "pc1,pc2", "--ssh", &sshd.client()]);
+        command.args(["--remote-larder", remote]).env("PATH", "/usr/bin:/bin");
+        let told = program::said(&mut command, &first.path(""));
+        assert_eq!(told.code, 4, "{remote}: {}{}", told.out, told.err);
+        assert!(told.err.contains(why) && told.err.contains("pc2 is not counted"), "{remote}: {}", told.err);
+    }
+}
+
 #[test]
 fn two_machines_are_compared() {
     let Some(sshd) = Sshd::start() else { return };

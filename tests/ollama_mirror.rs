@@ -240,6 +240,9 @@ async fn a_machine_without_upstream_has_no_server_fetch_for_it() {
     let Some(registry) = registry(&image).await else { return };
     let (machine, server) = served(&registry, Sight::Elsewhere).await;
     let inventory = fs_err::read_to_string(machine.path("inventory.toml")).unwrap();
+    let local = machine.larder(&["apply", "--yes", "--only-local"]).must_be(4);
+    local.must_say(&["cannot", "its server would pull it from upstream", "hint: leave out --only-local"]);
+    assert_eq!(server.models(), BTreeMap::new());
     machine.write("inventory.toml", &format!("{inventory}order = [\"drive\"]\n"));
     machine.larder(&["apply", "--yes"]).must_be(4).must_say(&["cannot", "upstream"]);
     assert_eq!(server.models(), BTreeMap::new());

@@ -236,13 +236,13 @@ async fn content_that_grew_without_a_journal_is_continued() {
     let outcome = machine.apply(&[server.url()]).await;
     machine.must_be_right(&outcome);
     assert_eq!(outcome.moved_bytes, size() - 2 * CHUNK);
-    // Where it turns out to be something else, everything comes anew.
+    // Where it turns out to be something else, it comes anew, and nothing else does.
     machine.remove();
     larder::fsio::write_atomic(&machine.partial(), &vec![7; had], &larder::fsio::WriteOptions::default()).unwrap();
     machine.facts = Arc::new(larder::facts::Facts::in_memory().unwrap());
     let outcome = machine.apply(&[server.url()]).await;
     machine.must_be_right(&outcome);
-    assert_eq!(machine.heard("Restarted").len(), 1);
+    assert_eq!((machine.heard("Lost").len(), outcome.moved_bytes), (1, size()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -219,6 +219,65 @@ async fn without_its_peer_a_machine_goes_on_alone() {
     assert!(has_both(&lab));
 }
 
+/// A hub that has everything, and a lab that may ask it.
+async fn with_upstream(mirror: &Mirror, folder: &Path) -> (Mirror, Lab) {
+    let mut published = holding(folder);
+    published.artifact.source = "hf:acme/tiny".parse().unwrap();
+    let hub = Mirror::open(vec![published], None).await;
+    let lab = lab(mirror, "[\"peer\", \"upstream\"]", &format!("hf:acme/tiny@{COMMIT}"));
+    let inventory = std::fs::read_to_string(lab.path("inventory.toml")).unwrap();
+    let inventory = inventory.replace("hub = \"http://127.0.0.1:9\"", &format!("hub = \"{}\"", hub.url));
+    // What the machine says itself about the order of its sources counts before what the lab says.
+    lab.write(
+        "inventory.toml",
+        inventory.replace("profile = \"all\"", "profile = \"all\"\norder = [\"peer\", \"upstream\"]"),
+    );
+    (hub, lab)
+}
+
+/// A peer that has only the large file.
+async fn half_a_peer(folder: &Path) -> Mirror {
+    let files = vec![put(folder, "large.bin", LARGE, true)];
+    Mirror::open(vec![served("theirs", "hf:acme/theirs", Some(COMMIT), files)], None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_only_local_upstream_is_asked_for_nothing() {
+    let (theirs, published) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mirror = half_a_peer(theirs.path()).await;
+    let (hub, lab) = with_upstream(&mirror, published.path()).await;
+    let planned = run(&lab, &["plan", "--only-local"]).await;
+    assert!(planned.out.contains("--only-local takes nothing from upstream"), "{}{}", planned.out, planned.err);
+    let applied = run(&lab, &["apply", "--yes", "--only-local"]).await;
+    assert_eq!(applied.code, 4, "{}{}", applied.out, applied.err);
+    assert!(lab.path("home/plain/large.bin").exists() && !lab.path("home/plain/small.json").exists());
+    assert_eq!(hub.traffic.requests(), 0);
+    let repaired = run(&lab, &["repair", "--yes", "--only-local"]).await;
+    assert_eq!((repaired.code, hub.traffic.requests()), (0, 0), "{}{}", repaired.out, repaired.err);
+    let applied = run(&lab, &["apply", "--yes"]).await;
+    assert_eq!(applied.code, 0, "{}{}", applied.out, applied.err);
+    assert!(has_both(&lab) && hub.traffic.requests() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_download_limit_is_about_upstream_and_not_about_peers() {
+    let (theirs, published) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mirror = Mirror::open(vec![holding(theirs.path())], None).await;
+    let (hub, lab) = with_upstream(&mirror, published.path()).await;
+    let planned = run(&lab, &["plan", "--max-download", "0B"]).await;
+    assert!(planned.out.contains("everything fits"), "{}{}", planned.out, planned.err);
+    let applied = run(&lab, &["apply", "--yes", "--max-download", "0B"]).await;
+    assert_eq!((applied.code, hub.traffic.requests()), (0, 0), "{}{}", applied.out, applied.err);
+    assert!(has_both(&lab));
+    // A peer behind a line that is paid by the byte says so.
+    larder::fsio::remove_file(&lab.path("home/plain/large.bin")).unwrap();
+    let inventory = std::fs::read_to_string(lab.path("inventory.toml")).unwrap();
+    lab.write("inventory.toml", inventory.replace("name = \"pc2\",", "name = \"pc2\", metered = true,"));
+    let applied = run(&lab, &["apply", "--yes", "--max-download", "0B"]).await;
+    assert_eq!(applied.code, 4, "{}{}", applied.out, applied.err);
+    assert!(applied.out.contains("download limit"), "{}", applied.out);
+}
+
 #[test]
 fn mistakes_about_peers_are_explained() {
     let sources = "[sources]\npeers = [{ name = \"a\", url = \"pc1:8014\" }, { name = \"a\", url = \"http://b\", certificate = \"sha256:00\" }]\n";

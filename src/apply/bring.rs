@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Job, JobError, Learned, Run};
-use crate::artifact::{Artifact, File, Remote};
+use crate::artifact::{Artifact, File, Reference, Remote};
 use crate::digest::{CHUNK_LEN, ContentHasher, Digests};
 use crate::fsio::{self, FileLock, Proven};
 use crate::inventory::Layout;
@@ -192,7 +192,11 @@ impl Run {
                     Ok(Some(proven))
                 }
                 // The other copy is rotten, vanished, or cannot be read: nothing is lost by fetching instead.
-                Err(fsio::ProofError::Content(_) | fsio::ProofError::Length { .. }) => Ok(None),
+                Err(error @ (fsio::ProofError::Content(_) | fsio::ProofError::Length { .. })) => {
+                    let wrong = JobError::Wrong { from: label.clone(), source: error };
+                    self.left_out(&target.item, &Reference::Directory(from), &wrong.chain());
+                    Ok(None)
+                }
                 Err(fsio::ProofError::Original(error)) if fetchable || fsio::is_absent(&error) => {
                     tracing::warn!("{label} cannot be copied: {error}; it is fetched instead");
                     Ok(None)

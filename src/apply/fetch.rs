@@ -5,12 +5,14 @@ use std::sync::Arc;
 use super::bring::{Arrival, Target};
 use super::{JobError, Run};
 use crate::artifact::Remote;
-use crate::digest::CHUNK_LEN;
+use crate::plan::WORTH_PARTS;
 use crate::sources::Body;
 
 pub(super) use blocks::Blocks;
 
 mod blocks;
+mod doubt;
+mod inquiry;
 mod landing;
 mod line;
 mod parts;
@@ -20,13 +22,11 @@ mod stream;
 mod suppliers;
 mod tempo;
 
-/// Shorter files are asked for once, as a whole, and keep no journal: there is nothing to win.
-const WORTH_PARTS: u64 = 2 * CHUNK_LEN;
-
 impl Run {
     /// Fetches from those of `remotes` that deliver the right content.
     pub(super) async fn fetch(self: Arc<Self>, target: Target, remotes: Vec<Remote>) -> Result<Arrival, JobError> {
         match target.wanted().size {
+            // Shorter files are asked for once, as a whole, and keep no journal: there is nothing to win.
             Some(size) if size >= WORTH_PARTS => self.fetch_parts(target, remotes, size).await,
             _ => self.fetch_stream(target, remotes).await,
         }

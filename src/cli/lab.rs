@@ -62,6 +62,8 @@ pub(super) struct Lab {
     pub(super) by_sftp: Vec<SftpConfig>,
     /// Lock and manifests as they were read, where signatures are wanted: these go for what was read.
     pub(super) read_texts: Vec<(PathBuf, String)>,
+    /// Whether the command line forbids to take anything from upstream.
+    only_local: bool,
     /// Made when first needed; all of a run share it, with what it learns of its hosts.
     sources: OnceLock<Arc<Sources>>,
 }
@@ -125,6 +127,7 @@ impl Lab {
             only_from: None,
             by_sftp: Vec::new(),
             read_texts,
+            only_local: false,
             sources: OnceLock::new(),
         };
         lab.check_selection(&path)?;
@@ -296,6 +299,8 @@ impl Lab {
         Ok(Outlook {
             upstream: order.contains(&SourceKind::Upstream),
             only_from: self.only_from.clone(),
+            only_local: self.only_local,
+            metered: self.metered(),
             order,
             spaces,
             alternatives: self.alternatives(),
@@ -331,6 +336,30 @@ impl Lab {
         let config = self.inventory.sources_of(&self.machine);
         let retry = retry_policy(&config);
         config.buckets.iter().map(|bucket| buckets::place(bucket, &self.home, retry)).collect()
+    }
+
+    /// Peers and buckets whose content counts as downloaded, as upstream's does.
+    fn metered(&self) -> Vec<String> {
+        let config = self.inventory.sources_of(&self.machine);
+        let peers = config.peers.iter().filter(|peer| peer.metered).map(|peer| format!("peer:{}", peer.name));
+        let buckets = config.buckets.iter().filter(|bucket| bucket.metered);
+        peers.chain(buckets.map(|bucket| format!("bucket:{}", bucket.name))).collect()
+    }
+
+    /// The same lab, from now on without upstream where the command line says so.
+    pub(super) fn within(mut self, locality: Locality) -> Self {
+        if locality.only_local {
+            self.only_local = true;
+            let machines = self.inventory.machines.values_mut().filter_map(|machine| machine.order.as_mut());
+            let orders = std::iter::once(&mut self.inventory.sources.order).chain(machines);
+            orders.for_each(|order| order.retain(|kind| *kind != SourceKind::Upstream));
+        }
+        self
+    }
+
+    /// Whether peers may be asked to fetch from upstream what they lack.
+    pub(super) fn peers_may_bring(&self) -> bool {
+        !self.only_local
     }
 
     /// From now on, nothing is taken from anywhere but from `sources`, which people call `name`.
@@ -375,6 +404,8 @@ impl Lab {
             peers: self.peers()?,
             sftp: self.by_sftp.clone(),
             buckets: self.buckets()?,
+            metered: self.metered(),
+            only_local: self.only_local,
             ollama_version: config.ollama_version.clone(),
             xet: (config.xet && !env::xet_is_off()).then(|| state_dir(common, &self.home).join("xet")),
             manners: Manners {
@@ -395,10 +426,18 @@ impl Lab {
     }
 }
 
+/// What the command line says about where bytes may come from.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(super) struct Locality {
+    /// Take nothing from upstream: only from the lab's own drives, machines and buckets
+    #[arg(long)]
+    pub(super) only_local: bool,
+}
+
 /// What the command line says about how much may be downloaded.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(super) struct Limits {
-    /// Download at most so much, such as 20GB: whole artifacts, in their order, as many as fit
+    /// Download at most so much from upstream, such as 20GB: whole artifacts, in their order, as many as fit
     #[arg(long, value_name = "SIZE")]
     pub(super) max_download: Option<Bytes>,
 }

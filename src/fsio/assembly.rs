@@ -72,6 +72,15 @@ enum Chunk {
     Seen(Blake3),
 }
 
+impl Chunk {
+    fn seen(&self) -> Option<Blake3> {
+        match self {
+            Chunk::Seen(digest) => Some(*digest),
+            _ => None,
+        }
+    }
+}
+
 /// A chunk that an earlier run left is not what its journal said; it counts as missing now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unfit {
@@ -148,6 +157,35 @@ impl Assembly {
         self.reserve(0)
     }
 
+    /// Takes chunks back: they count as missing from now on, also for a later run.
+    pub fn forget(&self, chunks: &[u64]) -> io::Result<()> {
+        let mut notes = self.notes();
+        for chunk in chunks {
+            notes.set(*chunk, Chunk::Missing);
+            // The last note counts, and no content has this digest.
+            notes.journal.note(*chunk, &Blake3::from_bytes([0; 32]))?;
+        }
+        Ok(())
+    }
+
+    /// The digest of each chunk that was written or read in this run.
+    pub fn chunk_digests(&self) -> Vec<Option<Blake3>> {
+        self.notes().chunks.iter().map(Chunk::seen).collect()
+    }
+
+    /// What is here, as far as it is known.
+    pub fn earlier(&self) -> Earlier {
+        let mut parts: Vec<std::ops::Range<u64>> = Vec::new();
+        for (index, _) in self.notes().chunks.iter().enumerate().filter(|(_, chunk)| **chunk != Chunk::Missing) {
+            let range = chunk_range(index as u64, self.size);
+            match parts.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => parts.push(range),
+            }
+        }
+        Earlier { parts }
+    }
+
     /// Begins to hash, with `hasher`, from the first byte on.
     pub fn hash(self: &Arc<Self>, hasher: ContentHasher) -> Prefix {
         Prefix { assembly: self.clone(), hasher, at: 0, buffer: Vec::new() }
@@ -186,18 +224,6 @@ impl Assembly {
         }
     }
 
-    fn earlier(&self) -> Earlier {
-        let mut parts: Vec<std::ops::Range<u64>> = Vec::new();
-        for (index, _) in self.notes().chunks.iter().enumerate().filter(|(_, chunk)| **chunk != Chunk::Missing) {
-            let range = chunk_range(index as u64, self.size);
-            match parts.last_mut() {
-                Some(last) if last.end == range.start => last.end = range.end,
-                _ => parts.push(range),
-            }
-        }
-        Earlier { parts }
-    }
-
     fn notes(&self) -> MutexGuard<'_, Notes> {
         // Nothing panics between two changes that belong together.
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -216,11 +242,7 @@ impl Notes {
     }
 
     fn digests(&self, size: u64) -> Option<ChunkDigests> {
-        let seen = |chunk: &Chunk| match chunk {
-            Chunk::Seen(digest) => Some(*digest),
-            _ => None,
-        };
-        ChunkDigests::new(size, self.chunks.iter().map(seen).collect::<Option<_>>()?)
+        ChunkDigests::new(size, self.chunks.iter().map(Chunk::seen).collect::<Option<_>>()?)
     }
 }
 
@@ -366,6 +388,21 @@ mod tests {
         write(&assembly, &content, 2);
         assert!(read_all(&mut prefix).is_empty());
         assembly.prove(prefix, &Digests::sha256(Sha256::of(&content))).unwrap().take_chunks().unwrap();
+    }
+
+    #[test]
+    fn a_chunk_that_was_taken_back_is_missing_for_this_run_and_counts_for_no_later_one() {
+        let (dir, content) = (tempfile::tempdir().unwrap(), content());
+        let (assembly, _) = open(dir.path());
+        (0..4).for_each(|index| write(&assembly, &content, index));
+        assembly.forget(&[1]).unwrap();
+        assert_eq!(assembly.earlier().parts, [0..CHUNK_LEN, 2 * CHUNK_LEN..SIZE]);
+        assert_eq!(assembly.chunk_digests().iter().filter(|digest| digest.is_none()).count(), 1);
+        drop(assembly);
+        let (assembly, _) = open(dir.path());
+        assert_eq!(read_all(&mut assembly.hash(ContentHasher::new())), [1]);
+        write(&assembly, &content, 1);
+        assert_eq!(assembly.earlier().bytes(), SIZE);
     }
 
     #[test]

@@ -34,6 +34,13 @@ pub struct BucketConfig {
     /// Whether artifacts whose licence every user must accept himself are put there too.
     #[serde(default)]
     pub gated: bool,
+    /// Whether what comes from there counts as downloaded, for `max-download`; yes unless said: most are paid by the byte.
+    #[serde(default = "default_metered")]
+    pub metered: bool,
+}
+
+fn default_metered() -> bool {
+    true
 }
 
 fn default_path_style() -> bool {

@@ -62,6 +62,9 @@ pub struct Peer {
     /// The SHA-256 of its certificate, as `larder serve --tls` prints it.
     #[serde(default)]
     pub certificate: Option<Sha256>,
+    /// Whether what comes from there counts as downloaded, for `max-download`; no unless said.
+    #[serde(default)]
+    pub metered: bool,
     /// A socket that leads there. Never written in an inventory: `larder copy` opens one for its run.
     #[serde(skip)]
     pub socket: Option<PathBuf>,
@@ -87,6 +90,7 @@ impl Peer {
             certificate: None,
             socket: None,
             token: None,
+            metered: false,
         }
     }
 }

@@ -42,19 +42,16 @@ impl<'a> ContentIndex<'a> {
 
     /// Where the content of a file can be taken from without asking the network, and its length.
     pub(super) fn find(&self, sighting: &Sighting<'_>, file: usize) -> Option<(Origin, u64)> {
-        let wanted = &sighting.artifact.files[file];
         for key in keys(sighting, file) {
             if let Some((whose, path, bytes)) = self.here.get(&key) {
                 return Some((Origin::Here { whose: whose.clone(), path: path.clone() }, *bytes));
             }
         }
+        let wanted = &sighting.artifact.files[file];
         for name in wanted.digests.names().filter(|_| self.outlook.reuse) {
             if let Some(held) = self.outlook.on_machine.get(&name) {
                 return Some((Origin::Here { whose: held.whose.clone(), path: held.path.clone() }, held.size));
             }
-        }
-        if let Some(path) = self.outlook.on_drives.get(&wanted.content_key(sighting.artifact)) {
-            return Some((Origin::Drive { path: path.clone() }, wanted.size.unwrap_or(0)));
         }
         for key in keys(sighting, file).into_iter().filter(|_| self.outlook.reuse) {
             if let Some((whose, bytes)) = self.arriving.get(&key) {

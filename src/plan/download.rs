@@ -1,8 +1,11 @@
 //! Whether the steps stay within the download limit: artifacts are taken in order, whole or not at all.
+//!
+//! The limit is about upstream and what counts like it. A file counts by the place that it is to come from; where
+//! another has to stand in for that one, the run itself stops at the limit.
 
 use serde::Serialize;
 
-use super::{ArtifactPlan, Refusal, Step};
+use super::{ArtifactPlan, Outlook, Refusal, Step};
 use crate::size::Bytes;
 
 /// What a download limit makes of the plan.
@@ -24,8 +27,8 @@ impl Download {
     }
 
     /// Why the whole of `entry` does not fit, where it does not.
-    pub(super) fn refusal(&self, entry: &ArtifactPlan) -> Option<Refusal> {
-        let moving: Vec<Option<u64>> = entry.steps.iter().map(Step::bytes_to_move).collect();
+    pub(super) fn refusal(&self, entry: &ArtifactPlan, outlook: &Outlook) -> Option<Refusal> {
+        let moving: Vec<Option<u64>> = entry.steps.iter().map(|step| counted(step, outlook)).collect();
         if moving.iter().all(|bytes| *bytes == Some(0)) {
             return None;
         }
@@ -43,17 +46,27 @@ impl Download {
     }
 
     /// Counts an artifact that is carried out.
-    pub(super) fn take(&mut self, entry: &ArtifactPlan) {
-        self.planned += needed(entry);
+    pub(super) fn take(&mut self, entry: &ArtifactPlan, outlook: &Outlook) {
+        self.planned += needed(entry, outlook);
     }
 
     /// Notes an artifact that is not.
-    pub(super) fn leave_out(&mut self, entry: &ArtifactPlan) {
+    pub(super) fn leave_out(&mut self, entry: &ArtifactPlan, outlook: &Outlook) {
         self.left_out.push(entry.artifact.clone());
-        self.left_out_bytes += needed(entry);
+        self.left_out_bytes += needed(entry, outlook);
     }
 }
 
-fn needed(entry: &ArtifactPlan) -> u64 {
-    entry.steps.iter().filter_map(Step::bytes_to_move).sum()
+fn needed(entry: &ArtifactPlan, outlook: &Outlook) -> u64 {
+    entry.steps.iter().filter_map(|step| counted(step, outlook)).sum()
+}
+
+/// Bytes of a step that the limit is about; `None` where they are not known.
+fn counted(step: &Step, outlook: &Outlook) -> Option<u64> {
+    match step {
+        Step::Fetch { from, .. } if from.first().is_some_and(|remote| !outlook.is_metered(&remote.reference)) => {
+            Some(0)
+        }
+        _ => step.bytes_to_move(),
+    }
 }

@@ -370,7 +370,7 @@ impl Watch {
         };
         let is_trickle = self.patience.ends(asked_at.elapsed(), bytes.len());
         response.pace(bytes.len()).await;
-        let granted = response.network().allowance().take(bytes.len() as u64);
+        let granted = response.granted(bytes.len() as u64);
         if granted == 0 && !bytes.is_empty() {
             return Err(response.network().limit_reached(&self.what));
         }

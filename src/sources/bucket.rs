@@ -14,7 +14,7 @@ use crate::bucket::{Bucket, BucketError, Key, Place, Shelf};
 use crate::digest::ContentName;
 use crate::sources::body::{empty_body, into_body, is_empty, number, range_header, refusal, size_change, unreachable};
 use crate::sources::gate::Budget;
-use crate::sources::network::{Answer, Network};
+use crate::sources::network::{Allowed, Answer, Network};
 use crate::sources::set::builder;
 use crate::sources::{Body, ByteRange, Listing, Source, SourceError};
 
@@ -25,13 +25,15 @@ const PATIENCE: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct BucketSource {
     buckets: BTreeMap<String, Bucket>,
+    /// Buckets whose content counts against the download limit.
+    metered: Vec<String>,
     network: Network,
     offline: bool,
 }
 
 impl BucketSource {
-    /// Prepares the source; nobody is asked.
-    pub fn new(places: &[Place], offline: bool, network: &Network) -> Result<Self, SourceError> {
+    /// Prepares the source; nobody is asked. `metered` are the authorities whose content the download limit is about.
+    pub fn new(places: &[Place], metered: &[String], offline: bool, network: &Network) -> Result<Self, SourceError> {
         let mut buckets = BTreeMap::new();
         if !places.is_empty() {
             let client = builder(network.timeouts()).read_timeout(PATIENCE).build();
@@ -40,7 +42,7 @@ impl BucketSource {
                 buckets.insert(place.name.clone(), Bucket::open(place.clone(), client.clone())?);
             }
         }
-        Ok(Self { buckets, network: network.clone(), offline })
+        Ok(Self { buckets, metered: metered.to_vec(), network: network.clone(), offline })
     }
 
     /// The names of the buckets, in alphabetical order.
@@ -105,7 +107,10 @@ impl Source for BucketSource {
             return Ok(empty_body(range.start, remote.size));
         }
         let what = bucket.what();
-        let allowed = self.network.allowed(range, remote.size, &what)?;
+        let allowed = match self.metered.contains(&remote.reference.authority()) {
+            true => self.network.allowed(range, remote.size, &what)?,
+            false => Allowed::free(range),
+        };
         let headers = range_header(allowed.range).map(|range| (RANGE, range)).into_iter().collect();
         let response = self.ask(bucket, Method::GET, &key, headers).await?;
         match response.status() {

@@ -109,16 +109,17 @@ impl Network {
 
     /// As much of `range` as may still be downloaded; refuses where nothing may.
     pub(super) fn allowed(&self, range: ByteRange, size: Option<u64>, what: &str) -> Result<Allowed, SourceError> {
-        let Some(left) = self.shared.allowance.left() else { return Ok(Allowed { range, is_cut: false }) };
+        let counted = |range, is_cut| Allowed { range, is_cut, is_counted: true };
+        let Some(left) = self.shared.allowance.left() else { return Ok(counted(range, false)) };
         let end = range.end.or(size);
         let last = range.start.saturating_add(left);
         if left == 0 {
             return Err(self.limit_reached(what));
         }
         if end.is_some_and(|end| end <= last) {
-            return Ok(Allowed { range, is_cut: false });
+            return Ok(counted(range, false));
         }
-        Ok(Allowed { range: ByteRange { start: range.start, end: Some(last) }, is_cut: true })
+        Ok(counted(ByteRange { start: range.start, end: Some(last) }, true))
     }
 
     pub(super) fn limit_reached(&self, what: &str) -> SourceError {
@@ -148,7 +149,7 @@ impl Network {
             }
         };
         host.gate().learn(budget, response.status(), response.headers(), Instant::now());
-        Ok(Answer { response, network: self.clone(), lane: None, is_cut: false, _turn: turn })
+        Ok(Answer { response, network: self.clone(), lane: None, is_cut: false, is_counted: true, _turn: turn })
     }
 
     fn host(&self, name: &str) -> Arc<Host> {
@@ -185,6 +186,14 @@ pub(super) struct Allowed {
     pub(super) range: ByteRange,
     /// Whether the limit ends it before its time.
     pub(super) is_cut: bool,
+    is_counted: bool,
+}
+
+impl Allowed {
+    /// All of `range`, which the limit is not about.
+    pub(super) fn free(range: ByteRange) -> Self {
+        Self { range, is_cut: false, is_counted: false }
+    }
 }
 
 /// An answer; while it lives, its host has one turn less.
@@ -193,6 +202,7 @@ pub(super) struct Answer {
     network: Network,
     lane: Option<Arc<Pacer>>,
     is_cut: bool,
+    is_counted: bool,
     _turn: OwnedSemaphorePermit,
 }
 
@@ -201,12 +211,18 @@ impl Answer {
     pub(super) fn within(mut self, allowed: Allowed, lane: Option<Arc<Pacer>>) -> Self {
         self.lane = lane;
         self.is_cut = allowed.is_cut;
+        self.is_counted = allowed.is_counted;
         self
     }
 
     /// Whether the download limit ends the content before its time.
     pub(super) fn is_cut(&self) -> bool {
         self.is_cut
+    }
+
+    /// How many of `bytes` may be taken; they count from now on, where the limit is about them.
+    pub(super) fn granted(&self, bytes: u64) -> u64 {
+        if self.is_counted { self.network.shared.allowance.take(bytes) } else { bytes }
     }
 
     pub(super) fn network(&self) -> &Network {

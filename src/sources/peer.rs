@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,7 +19,7 @@ use crate::artifact::{Reference, Remote};
 use crate::digest::{Blake3, CHUNK_LEN, ChunkDigests, ContentName, GitSha1, Sha256};
 use crate::sources::body::{empty_body, into_body, is_empty, number, range_header, refusal, size_change, unreachable};
 use crate::sources::gate::Budget;
-use crate::sources::network::{Answer, Network};
+use crate::sources::network::{Allowed, Answer, Network};
 use crate::sources::pin::pinned;
 use crate::sources::set::builder;
 use crate::sources::trail::plain;
@@ -72,7 +73,20 @@ impl std::fmt::Debug for PeerConfig {
 #[derive(Debug)]
 pub struct PeerSource {
     peers: BTreeMap<String, Peer>,
+    /// Whether they may fetch from upstream what they lack.
+    may_bring: bool,
     offline: bool,
+}
+
+/// What peers may do for us, and what it costs.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerTerms<'a> {
+    /// The authorities whose content the download limit is about.
+    pub metered: &'a [String],
+    /// Whether peers may fetch from upstream what they lack.
+    pub may_bring: bool,
+    /// Whether nobody is asked.
+    pub offline: bool,
 }
 
 fn through(socket: &Path, timeouts: Timeouts) -> Result<Client, SourceError> {
@@ -85,11 +99,14 @@ fn through(socket: &Path, timeouts: Timeouts) -> Result<Client, SourceError> {
 struct Peer {
     config: PeerConfig,
     network: Network,
+    is_metered: bool,
+    /// What it fetched from upstream for us: that is upstream's content, by another way.
+    brought: Mutex<HashSet<ContentName>>,
 }
 
 impl PeerSource {
     /// Prepares the source; nobody is asked. Peers without a certificate of their own are asked over `network`.
-    pub fn new(peers: &[PeerConfig], offline: bool, network: &Network) -> Result<Self, SourceError> {
+    pub fn new(peers: &[PeerConfig], terms: PeerTerms<'_>, network: &Network) -> Result<Self, SourceError> {
         let prepared = peers.iter().map(|config| {
             let timeouts = network.timeouts();
             let network = match (&config.socket, &config.certificate) {
@@ -97,9 +114,12 @@ impl PeerSource {
                 (None, Some(certificate)) => network.by(pinned(*certificate, timeouts)?),
                 (None, None) => network.clone(),
             };
-            Ok((config.name.clone(), Peer { config: config.clone(), network }))
+            let is_metered = terms.metered.contains(&format!("peer:{}", config.name));
+            let peer = Peer { config: config.clone(), network, is_metered, brought: Mutex::default() };
+            Ok((config.name.clone(), peer))
         });
-        Ok(Self { peers: prepared.collect::<Result<_, SourceError>>()?, offline })
+        let PeerTerms { may_bring, offline, .. } = terms;
+        Ok(Self { peers: prepared.collect::<Result<_, SourceError>>()?, may_bring, offline })
     }
 
     /// The names of the peers, in alphabetical order.
@@ -160,7 +180,7 @@ impl Source for PeerSource {
     async fn check(&self, remote: &Remote) -> Result<(), SourceError> {
         let (peer, content) = self.content(&remote.reference)?;
         let response = peer.ask(Method::HEAD, &peer.blob(content)?, HeaderMap::new()).await?;
-        if can_be_brought(&response) {
+        if self.may_bring && can_be_brought(&response) {
             return Ok(());
         }
         if response.status() != StatusCode::OK {
@@ -174,13 +194,12 @@ impl Source for PeerSource {
         if is_empty(range) {
             return Ok(empty_body(range.start, remote.size));
         }
-        let allowed = peer.network.allowed(range, remote.size, &peer.what())?;
-        let headers: HeaderMap = range_header(allowed.range).map(|range| (RANGE, range)).into_iter().collect();
-        let mut response = peer.ask(Method::GET, &peer.blob(content)?, headers.clone()).await?;
-        if can_be_brought(&response) {
+        let (mut allowed, mut response) = peer.get(content, range, remote.size).await?;
+        if self.may_bring && can_be_brought(&response) {
             drop(response);
             peer.bring(content).await?;
-            response = peer.ask(Method::GET, &peer.blob(content)?, headers).await?;
+            peer.brought().insert(*content);
+            (allowed, response) = peer.get(content, range, remote.size).await?;
         }
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
@@ -219,6 +238,23 @@ impl Peer {
             ContentName::Sha256(digest) => format!("{what}/sha256/{digest}"),
             ContentName::GitSha1(digest) => format!("{what}/git-sha1/{digest}"),
         })
+    }
+
+    /// Asks for a part of `content`, as far as the download limit allows it where it is about this.
+    async fn get(
+        &self,
+        content: &ContentName,
+        range: ByteRange,
+        size: Option<u64>,
+    ) -> Result<(Allowed, Answer), SourceError> {
+        let is_counted = self.is_metered || self.brought().contains(content);
+        let allowed = if is_counted { self.network.allowed(range, size, &self.what())? } else { Allowed::free(range) };
+        let headers = range_header(allowed.range).map(|range| (RANGE, range)).into_iter().collect();
+        Ok((allowed, self.ask(Method::GET, &self.blob(content)?, headers).await?))
+    }
+
+    fn brought(&self) -> MutexGuard<'_, HashSet<ContentName>> {
+        self.brought.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the peer has brought `content` to itself, however long that takes.

@@ -12,7 +12,7 @@ use super::body::unreachable;
 use super::trail::plain;
 use super::{
     Allowance, BucketSource, DirectorySource, HttpConfig, HttpSource, HubConfig, HubSource, Listing, Manners, Network,
-    OllamaConfig, OllamaSource, PeerConfig, PeerSource, SftpConfig, SftpSource, Source, SourceError,
+    OllamaConfig, OllamaSource, PeerConfig, PeerSource, PeerTerms, SftpConfig, SftpSource, Source, SourceError,
 };
 use crate::artifact::{Reference, Remote};
 use crate::bucket::Place;
@@ -42,6 +42,11 @@ pub struct SourceSettings {
     pub sftp: Vec<SftpConfig>,
     /// Object stores of the lab.
     pub buckets: Vec<Place>,
+    /// Peers and buckets whose content the download limit is about, as it is about upstream's, by
+    /// [`Reference::authority`].
+    pub metered: Vec<String>,
+    /// Nothing is taken from upstream, and no peer is asked to bring anything from there.
+    pub only_local: bool,
     /// Content that the hub keeps in Xet is read from there, and the library that does it has this folder for
     /// its own use (it makes empty folders). `None` turns it off, as does a build without the feature `xet`.
     pub xet: Option<PathBuf>,
@@ -63,6 +68,8 @@ impl fmt::Debug for SourceSettings {
             .field("peers", &self.peers)
             .field("sftp", &self.sftp.iter().map(|machine| &machine.name).collect::<Vec<_>>())
             .field("buckets", &self.buckets)
+            .field("metered", &self.metered)
+            .field("only_local", &self.only_local)
             .field("xet", &self.xet)
             .field("manners", &self.manners)
             .field("retry", &self.retry)
@@ -95,6 +102,7 @@ pub struct Sources {
     sftp: SftpSource,
     buckets: BucketSource,
     offline: bool,
+    only_local: bool,
     allowance: Arc<Allowance>,
     retry: RetryPolicy,
 }
@@ -114,8 +122,10 @@ impl Sources {
         let hub = HubConfig { endpoint, token: settings.hub_token.clone(), offline: settings.offline };
         let ollama =
             OllamaConfig { registry: settings.ollama_registry.clone(), version: settings.ollama_version.clone() };
-        let peers = PeerSource::new(&settings.peers, settings.offline, &network)?;
-        let buckets = BucketSource::new(&settings.buckets, settings.offline, &network)?;
+        let (metered, offline, only_local) = (&settings.metered, settings.offline, settings.only_local);
+        let terms = PeerTerms { metered, may_bring: !only_local, offline };
+        let peers = PeerSource::new(&settings.peers, terms, &network)?;
+        let buckets = BucketSource::new(&settings.buckets, metered, offline, &network)?;
         Ok(Self {
             peers,
             sftp: SftpSource::new(&settings.sftp, network.clone()),
@@ -125,7 +135,8 @@ impl Sources {
             allowance: network.allowance(),
             ollama: OllamaSource::new(ollama, network),
             directory: DirectorySource::new(),
-            offline: settings.offline,
+            offline,
+            only_local,
             retry: settings.retry,
         })
     }
@@ -180,7 +191,8 @@ impl Sources {
 
     /// The source that serves `reference`.
     ///
-    /// Fails for references without upstream, and for network sources while offline.
+    /// Fails for references without upstream, for network sources while offline, and for upstream's where only the
+    /// lab's own are asked.
     pub fn for_reference(&self, reference: &Reference) -> Result<&dyn Source, SourceError> {
         // Links can carry signatures in their query.
         let what = || match reference {
@@ -191,12 +203,13 @@ impl Sources {
             Reference::Directory(_) => Ok(&self.directory),
             Reference::Local | Reference::Unidentified => Err(SourceError::NoUpstream { what: what() }),
             _ if self.offline => Err(SourceError::Offline { what: what() }),
-            Reference::Hub { .. } => Ok(self.hub.as_ref()),
-            Reference::Url(_) => Ok(&self.http),
-            Reference::Ollama(_) => Ok(&self.ollama),
             Reference::Peer { peer, .. } if self.sftp.knows(peer) => Ok(&self.sftp),
             Reference::Peer { .. } => Ok(&self.peers),
             Reference::Bucket { .. } => Ok(&self.buckets),
+            _ if self.only_local => Err(SourceError::OnlyLocal { what: what() }),
+            Reference::Hub { .. } => Ok(self.hub.as_ref()),
+            Reference::Url(_) => Ok(&self.http),
+            Reference::Ollama(_) => Ok(&self.ollama),
         }
     }
 }

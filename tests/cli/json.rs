@@ -189,6 +189,7 @@ version
 command
 failures
 interrupted
+left_out
 moved_bytes
 placed
 published

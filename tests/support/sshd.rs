@@ -59,15 +59,26 @@ impl Sshd {
         );
         // As root, sshd wants the folder that its package's service makes.
         let _ = Command::new("mkdir").args(["-p", "-m", "0755", "/run/sshd"]).status();
-        let server = Command::new(program)
-            .args(["-D", "-e", "-f"])
-            .arg(at("sshd_config"))
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let server = serve(folder.path());
         let sshd = Self { folder, port, server };
         sshd.wait_until_it_listens(port);
         Some(sshd)
+    }
+
+    /// Ends the server and all its sessions, at once.
+    pub(crate) fn kill_all(&mut self) {
+        let own = self.server.id().to_string();
+        // Its sessions first: without their parent nobody would know whose they are.
+        descendants(&own).iter().chain([&own]).for_each(|number| {
+            let _ = Command::new("kill").args(["-9", number]).stderr(Stdio::null()).status();
+        });
+        let _ = self.server.wait();
+    }
+
+    /// Starts it again where it was.
+    pub(crate) fn start_again(&mut self) {
+        self.server = serve(self.folder.path());
+        self.wait_until_it_listens(self.port);
     }
 
     /// The client's command line.
@@ -94,6 +105,20 @@ impl Sshd {
         }
         panic!("sshd does not listen");
     }
+}
+
+fn serve(folder: &Path) -> Child {
+    let mut server = Command::new("/usr/sbin/sshd");
+    server.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config")).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// The numbers of all processes that `parent` began, and those began, and so on.
+fn descendants(parent: &str) -> Vec<String> {
+    let children = Command::new("ps").args(["-o", "pid=", "--ppid", parent]).output().unwrap();
+    let children: Vec<String> =
+        String::from_utf8_lossy(&children.stdout).split_whitespace().map(str::to_owned).collect();
+    let further = children.iter().flat_map(|child| descendants(child)).collect::<Vec<_>>();
+    children.into_iter().chain(further).collect()
 }
 
 impl Drop for Sshd {

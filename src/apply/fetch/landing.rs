@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::blocks::Block;
+use super::doubt::{Crowd, Senders, just};
 use super::spans::Spans;
 use crate::apply::Run;
 use crate::digest::{Blake3, CHUNK_LEN, ChunkDigests, ChunkHasher, ContentHasher, DigestMismatch, chunk_range};
@@ -46,7 +47,7 @@ pub(super) enum Told {
     /// A chunk is not what it should be and must come again.
     Lost {
         chunk: u64,
-        /// Who sent the end of it, and what is wrong; `None` where an earlier run had left it.
+        /// Who sent it, and what is wrong; `None` where an earlier run had left it, or several had a part in it.
         sent: Option<(usize, DigestMismatch)>,
     },
     /// Every byte is there and was hashed.
@@ -70,6 +71,8 @@ struct Shared {
     assembly: Arc<Assembly>,
     /// What its chunks must be, where that is known.
     known: Option<ChunkDigests>,
+    /// Who sent each chunk.
+    senders: Arc<Senders>,
     /// Whether `known` is to be believed.
     is_believed: AtomicBool,
     state: Mutex<State>,
@@ -104,6 +107,7 @@ impl Landing {
             item: item.to_owned(),
             assembly: site.assembly,
             known: site.known,
+            senders: site.senders,
             is_believed: AtomicBool::new(true),
             state: Mutex::new(state),
             to_hash: Condvar::new(),
@@ -167,6 +171,7 @@ pub(super) struct Site {
     pub(super) here: Vec<std::ops::Range<u64>>,
     pub(super) hasher: ContentHasher,
     pub(super) known: Option<ChunkDigests>,
+    pub(super) senders: Arc<Senders>,
 }
 
 impl Shared {
@@ -240,7 +245,7 @@ impl Shared {
     }
 
     /// Takes the digests of the chunks that `piece` is part of. The bytes of one chunk come in order.
-    fn digest(&self, piece: &Piece, begun: &mut HashMap<u64, ChunkHasher>) -> io::Result<()> {
+    fn digest(&self, piece: &Piece, begun: &mut HashMap<u64, (ChunkHasher, Crowd)>) -> io::Result<()> {
         let (mut at, end) = (piece.offset, piece.end());
         while at < end {
             let index = at / CHUNK_LEN;
@@ -248,23 +253,27 @@ impl Shared {
             let until = end.min(whole.end);
             let from = usize::try_from(at - piece.offset).unwrap_or(0);
             let to = usize::try_from(until - piece.offset).unwrap_or(0);
-            begun.entry(index).or_default().update(&piece.block.bytes()[from..to]);
+            let (hasher, senders) = begun.entry(index).or_default();
+            hasher.update(&piece.block.bytes()[from..to]);
+            *senders |= just(piece.supplier);
             if until == whole.end
-                && let Some(hasher) = begun.remove(&index)
+                && let Some((hasher, senders)) = begun.remove(&index)
                 && let [digest] = hasher.finish().digests()
             {
-                self.chunk_is_here(index, *digest, piece.supplier)?;
+                self.senders.note(index, senders);
+                let alone = (senders == just(piece.supplier)).then_some(piece.supplier);
+                self.chunk_is_here(index, *digest, alone)?;
             }
             at = until;
         }
         Ok(())
     }
 
-    fn chunk_is_here(&self, chunk: u64, digest: Blake3, supplier: usize) -> io::Result<()> {
+    fn chunk_is_here(&self, chunk: u64, digest: Blake3, alone: Option<usize>) -> io::Result<()> {
         if let Some(expected) = self.expected(chunk).filter(|expected| *expected != digest) {
             let (expected, actual) = (expected.to_string(), digest.to_string());
             let mismatch = DigestMismatch { algorithm: Blake3::ALGORITHM, expected, actual };
-            self.tell(Told::Lost { chunk, sent: Some((supplier, mismatch)) });
+            self.tell(Told::Lost { chunk, sent: alone.map(|supplier| (supplier, mismatch)) });
             return Ok(());
         }
         self.assembly.note(chunk, digest)?;

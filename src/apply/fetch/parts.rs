@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::inquiry::Inquiry;
 use super::landing::{Landing, Site, Told};
 use super::line::{Broken, Line, Shared};
 use super::schedule::{Claim, ClaimId, Schedule};
@@ -66,33 +67,32 @@ impl Run {
         size: u64,
     ) -> Result<Arrival, JobError> {
         let (assembly, mut earlier, known) = self.open_assembly(&target, size).await?;
-        let mut suppliers = Suppliers::new(remotes, self.means.retry);
+        let mut suppliers = Suppliers::new(remotes, &self.distrusted, self.means.retry);
+        let mut inquiry = Inquiry::into(&assembly);
         let first = suppliers.next().map_or(String::new(), |index| suppliers.get(index).name.clone());
         let (item, resumed) = (target.item.as_str(), earlier.bytes());
         self.means.monitor.event(Event::Started { item, total: Some(size), resumed, from: &first });
         loop {
-            let was_resumed = !earlier.parts.is_empty();
-            let mut parts = Parts::begin(&self, &target, &assembly, &mut suppliers, (earlier.parts, known.clone()));
+            let site = Site {
+                assembly: assembly.clone(),
+                here: earlier.parts,
+                hasher: target.hasher(),
+                known: known.clone(),
+                senders: inquiry.senders.clone(),
+            };
+            let mut parts = Parts::begin(&self, &target, &mut suppliers, site);
             let ending = parts.live().await;
             let closed = parts.close().await;
             let error = match ending? {
-                Ending::Proven(arrival) => return Ok(arrival),
+                Ending::Proven(arrival) => {
+                    self.name_liars(&target, &assembly, &suppliers, &inquiry);
+                    return Ok(arrival);
+                }
                 Ending::GivenUp => return Err(suppliers.take_last_error(item)),
                 Ending::Wrong(error) => error,
             };
             closed?;
-            self.begin_again(&target, &assembly, &error).await?;
-            // A mixture of runs and sources proves nothing about any of them; a whole file from one does.
-            match suppliers.only_contributor().filter(|_| !was_resumed) {
-                Some(culprit) if self.distrusts(&suppliers.get(culprit).remote) => {}
-                Some(culprit) => {
-                    let from = suppliers.get(culprit).name.clone();
-                    suppliers.get_mut(culprit).leave_out(JobError::Wrong { from, source: error });
-                }
-                None => suppliers.ask_one_alone(),
-            }
-            suppliers.begin_again();
-            earlier = Earlier { parts: Vec::new() };
+            earlier = self.after_wrong(&target, &assembly, &mut suppliers, &mut inquiry, error).await?;
         }
     }
 
@@ -112,25 +112,12 @@ impl Run {
         })
         .await
     }
-
-    async fn begin_again(&self, target: &Target, assembly: &Arc<Assembly>, error: &ProofError) -> Result<(), JobError> {
-        let reason = error.to_string();
-        self.means.monitor.event(Event::Restarted { item: &target.item, reason: &reason });
-        let assembly = assembly.clone();
-        blocking(move || assembly.restart().map_err(JobError::io("Its unfinished content cannot be emptied"))).await
-    }
 }
 
 impl<'a> Parts<'a> {
-    fn begin(
-        run: &Arc<Run>,
-        target: &'a Target,
-        assembly: &Arc<Assembly>,
-        suppliers: &'a mut Suppliers,
-        (here, known): (Vec<std::ops::Range<u64>>, Option<ChunkDigests>),
-    ) -> Self {
-        let schedule = Schedule::new(assembly.size(), &here);
-        let site = Site { assembly: assembly.clone(), here, hasher: target.hasher(), known };
+    fn begin(run: &Arc<Run>, target: &'a Target, suppliers: &'a mut Suppliers, site: Site) -> Self {
+        let assembly = site.assembly.clone();
+        let schedule = Schedule::new(assembly.size(), &site.here);
         let landing = Landing::start(run.clone(), &target.item, site);
         let shared = Shared {
             run: run.clone(),
@@ -146,7 +133,7 @@ impl<'a> Parts<'a> {
         Self {
             run: run.clone(),
             target,
-            assembly: assembly.clone(),
+            assembly,
             suppliers,
             shared: Arc::new(shared),
             landing,
@@ -264,7 +251,6 @@ impl<'a> Parts<'a> {
         let supplier = self.suppliers.get_mut(running.supplier);
         supplier.lines -= 1;
         let brought = running.brought.load(Ordering::Relaxed);
-        supplier.has_contributed |= brought > 0;
         supplier.brought(brought);
         match result {
             Some(Ok(())) | None => Ok(()),
@@ -318,8 +304,8 @@ impl<'a> Parts<'a> {
             running.abort.abort();
         }
         if self.suppliers.has_other_than(index) {
-            let (from, reason) = (self.suppliers.get(index).name.as_str(), why.chain());
-            self.run.means.monitor.event(Event::LeftOut { item: &self.target.item, from, reason: &reason });
+            let from = &self.suppliers.get(index).remote.reference;
+            self.run.left_out(&self.target.item, from, &why.chain());
         }
         self.suppliers.get_mut(index).leave_out(why);
     }
@@ -346,6 +332,7 @@ impl<'a> Parts<'a> {
             // It has another way to the same bytes, and the chunk comes again by that one.
         } else if self.suppliers.has_other_than(index) {
             let from = self.suppliers.get(index).name.clone();
+            self.run.distrust(&self.suppliers.get(index).remote.reference);
             self.leave_out(index, JobError::Wrong { from, source: ProofError::Content(mismatch) });
         } else {
             // Nobody else can say it better: the digest of the whole decides.
@@ -384,6 +371,8 @@ impl<'a> Parts<'a> {
             abort.abort();
             if self.suppliers.has_other_than(supplier) {
                 self.suppliers.get_mut(supplier).rest_for_slowness();
+                let from = &self.suppliers.get(supplier).remote.reference;
+                self.run.left_out(&self.target.item, from, "it is far slower than the others, and rests for a minute");
             }
         }
     }

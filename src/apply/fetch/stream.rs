@@ -62,10 +62,17 @@ impl Run {
             partial = self.restart(&target, partial, &error).await?;
         }
         let mut last = JobError::Source(SourceError::NoUpstream { what: target.item.clone() });
-        for remote in &remotes {
+        let remotes = self.distrusted.last_of(remotes);
+        for (index, remote) in remotes.iter().enumerate() {
             match self.fetch_from_one(&target, remote, partial).await? {
                 Attempt::Proven(arrival) => return Ok(arrival),
                 Attempt::GivenUp(given_up) => (last, partial) = *given_up,
+            }
+            if matches!(last, JobError::Wrong { .. }) {
+                self.distrust(&remote.reference);
+            }
+            if index + 1 < remotes.len() {
+                self.left_out(&target.item, &remote.reference, &last.chain());
             }
         }
         Err(last)

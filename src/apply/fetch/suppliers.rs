@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::doubt::{Crowd, just};
 use super::names_by_sha256;
 use crate::apply::JobError;
+use crate::apply::left_out::Distrusted;
 use crate::artifact::{Reference, Remote};
 use crate::retry::{Backoff, RetryPolicy};
 use crate::sources::{Body, SourceError};
@@ -20,12 +22,12 @@ pub(super) struct Supplier {
     pub(super) name: String,
     /// Grows with each change of kind in the list: nobody upstream is asked while peers deliver.
     rank: usize,
+    /// Whether it is asked only where nobody else is left, for as long as it is doubted.
+    is_suspect: bool,
     backoff: Backoff,
     resting_until: Option<Instant>,
     /// Why it is not asked any more.
     left_out: Option<JobError>,
-    /// Whether bytes of the content that is there now came from it.
-    pub(super) has_contributed: bool,
     /// Connections to it.
     pub(super) lines: usize,
 }
@@ -38,16 +40,21 @@ pub(super) struct Suppliers {
 }
 
 impl Suppliers {
-    pub(super) fn new(remotes: Vec<Remote>, retry: RetryPolicy) -> Self {
-        let ranks = ranks(&remotes);
+    /// Those that are `distrusted` are asked last.
+    pub(super) fn new(remotes: Vec<Remote>, distrusted: &Distrusted, retry: RetryPolicy) -> Self {
+        let remotes = distrusted.last_of(remotes);
+        let trusted = remotes.iter().take_while(|remote| !distrusted.has(&remote.reference)).count();
+        let mut ranks = ranks(&remotes[..trusted]);
+        let last = ranks.last().map_or(0, |rank| rank + 1);
+        ranks.extend(self::ranks(&remotes[trusted..]).into_iter().map(|rank| rank + last));
         let supplier = |(remote, rank): (Remote, usize)| Supplier {
             name: remote.reference.to_string(),
             remote,
             rank,
+            is_suspect: false,
             backoff: Backoff::new(retry),
             resting_until: None,
             left_out: None,
-            has_contributed: false,
             lines: 0,
         };
         Self { all: remotes.into_iter().zip(ranks).map(supplier).collect(), one_alone: false }
@@ -69,8 +76,8 @@ impl Suppliers {
     /// Who is asked for the next part: of those of the best rank that can be asked, who has the fewest connections.
     pub(super) fn next(&self) -> Option<usize> {
         let now = Instant::now();
-        let best = self.left().map(|index| self.all[index].rank).min()?;
-        let of_best = self.left().filter(|index| self.all[*index].rank == best);
+        let best = self.left().map(|index| self.all[index].standing()).min()?;
+        let of_best = self.left().filter(|index| self.all[*index].standing() == best);
         of_best.filter(|index| self.all[*index].is_ready(now)).min_by_key(|index| self.all[*index].lines)
     }
 
@@ -97,19 +104,19 @@ impl Suppliers {
 
     /// Asks nobody but one from now on, so that what is wrong can be laid at one door.
     pub(super) fn ask_one_alone(&mut self) {
+        self.suspect(0);
         self.one_alone = true;
     }
 
-    /// Nothing that came is there any more.
-    pub(super) fn begin_again(&mut self) {
-        self.all.iter_mut().for_each(|supplier| supplier.has_contributed = false);
+    /// Asks nobody of `crowd` while somebody else is left, and forgets whom it suspected before.
+    pub(super) fn suspect(&mut self, crowd: Crowd) {
+        let all = self.all.iter_mut().enumerate();
+        all.for_each(|(index, supplier)| supplier.is_suspect = just(index) & crowd != 0);
     }
 
-    /// The only one that bytes came from, if it is one.
-    pub(super) fn only_contributor(&self) -> Option<usize> {
-        let mut contributors = (0..self.all.len()).filter(|index| self.all[*index].has_contributed);
-        let first = contributors.next()?;
-        contributors.next().is_none().then_some(first)
+    /// All who can be asked now or later.
+    pub(super) fn crowd(&self) -> Crowd {
+        self.left().fold(0, |crowd, index| crowd | just(index))
     }
 
     fn left(&self) -> impl Iterator<Item = usize> {
@@ -119,16 +126,28 @@ impl Suppliers {
 }
 
 /// For each of `remotes`, how many times the kind of place changes before it.
+///
+/// Drives and peers are of one kind: they cost nothing, and give parts of a file at the same time where they stand side
+/// by side. A bucket can be paid by the byte, and upstream is what the others spare.
 fn ranks(remotes: &[Remote]) -> Vec<usize> {
-    let is_of_lab = |remote: &Remote| matches!(remote.reference, Reference::Peer { .. } | Reference::Bucket { .. });
+    let kind = |remote: &Remote| match remote.reference {
+        Reference::Directory(_) | Reference::Peer { .. } => 0,
+        Reference::Bucket { .. } => 1,
+        _ => 2,
+    };
     let changes = remotes.windows(2).scan(0, |rank, pair| {
-        *rank += usize::from(is_of_lab(&pair[0]) != is_of_lab(&pair[1]));
+        *rank += usize::from(kind(&pair[0]) != kind(&pair[1]));
         Some(*rank)
     });
     std::iter::once(0).chain(changes).take(remotes.len()).collect()
 }
 
 impl Supplier {
+    /// The lower, the sooner it is asked.
+    fn standing(&self) -> (bool, usize) {
+        (self.is_suspect, self.rank)
+    }
+
     /// How long it is to be left in peace after `error`; `None` where it is of no use to ask again.
     pub(super) fn rest_after(&mut self, error: &SourceError) -> Option<Duration> {
         let pause = if error.is_permanent() { None } else { self.backoff.next(error.wait()) };
@@ -187,5 +206,68 @@ impl Answers {
 
     pub(super) fn lfs(&self) -> Option<bool> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).lfs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::{ContentName, Digests, Sha256};
+
+    fn remotes(references: &[Reference]) -> Vec<Remote> {
+        let remote =
+            |reference: &Reference| Remote { reference: reference.clone(), size: Some(1), digests: Digests::default() };
+        references.iter().map(remote).collect()
+    }
+
+    fn content() -> ContentName {
+        ContentName::Sha256(Sha256::of(b"content"))
+    }
+
+    fn peer(name: &str) -> Reference {
+        Reference::Peer { peer: name.to_owned(), content: content() }
+    }
+
+    /// Names of all that would be asked, as one after the other gets a connection.
+    fn asked(suppliers: &mut Suppliers, times: usize) -> Vec<usize> {
+        let ask = |_| {
+            let index = suppliers.next()?;
+            suppliers.get_mut(index).lines += 1;
+            Some(index)
+        };
+        (0..times).map_while(ask).collect()
+    }
+
+    #[test]
+    fn drives_and_peers_side_by_side_deliver_together_and_others_wait_for_them() {
+        let drive = Reference::Directory("/media/usb/large.bin".into());
+        let bucket = Reference::Bucket { bucket: "fleet".to_owned(), content: content() };
+        let hub: Reference = "hf:acme/tiny/large.bin".parse().unwrap();
+        let all = remotes(&[drive.clone(), peer("pc1"), peer("pc2"), bucket.clone(), hub]);
+        let mut suppliers = Suppliers::new(all, &Distrusted::default(), RetryPolicy::default());
+        assert_eq!(asked(&mut suppliers, 4), [0, 1, 2, 0]);
+        (0..3).for_each(|index| suppliers.get_mut(index).leave_out(JobError::Interrupted));
+        assert_eq!(asked(&mut suppliers, 2), [3, 3], "upstream is not asked while the bucket delivers");
+        suppliers.get_mut(3).leave_out(JobError::Interrupted);
+        assert_eq!(asked(&mut suppliers, 1), [4]);
+        assert_eq!(ranks(&remotes(&[peer("pc1"), bucket, drive])), [0, 1, 2], "as the order of sources says");
+    }
+
+    #[test]
+    fn who_is_suspected_or_distrusted_is_asked_only_where_nobody_else_is_left() {
+        let hub: Reference = "hf:acme/tiny/large.bin".parse().unwrap();
+        let all = remotes(&[peer("liar"), peer("pc2"), hub]);
+        let distrusted = Distrusted::default();
+        distrusted.add(&peer("liar"));
+        let mut suppliers = Suppliers::new(all, &distrusted, RetryPolicy::default());
+        let names = suppliers.each(|supplier| supplier.remote.reference.authority());
+        assert_eq!(names, ["peer:pc2", "hf:acme/tiny", "peer:liar"]);
+        assert_eq!(asked(&mut suppliers, 2), [0, 0]);
+        suppliers.suspect(just(0));
+        assert_eq!(asked(&mut suppliers, 1), [1]);
+        suppliers.get_mut(1).leave_out(JobError::Interrupted);
+        assert_eq!(asked(&mut suppliers, 1), [2], "a liar of before rather than who is doubted for this very file");
+        suppliers.get_mut(2).leave_out(JobError::Interrupted);
+        assert_eq!(asked(&mut suppliers, 1), [0]);
     }
 }

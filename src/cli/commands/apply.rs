@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{plan, sign};
-use crate::apply::{self, Failure, Means, Outcome};
+use crate::apply::{self, Failure, LeftOut, Means, Outcome};
 use crate::artifact::Artifact;
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, Limits, now};
+use crate::cli::lab::{Lab, Limits, Locality, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::inventory::parse_rate;
@@ -25,15 +25,17 @@ pub(in crate::cli) struct Args {
     pub(super) yes: bool,
     #[command(flatten)]
     pub(super) limits: Limits,
+    #[command(flatten)]
+    pub(super) locality: Locality,
     /// Download at most at this rate, such as 80MB/s [default: max-rate in the inventory]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub(super) max_rate: Option<Bytes>,
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
-    let lab = Lab::read_wanted(ui, common)?;
+    let lab = Lab::read_wanted(ui, common)?.within(args.locality);
     let plan = plan::make(ui, &lab, common, &args.limits)?;
-    let Args { yes, limits, max_rate } = *args;
+    let Args { yes, limits, max_rate, .. } = *args;
     let again = Some("larder apply");
     let command = Command { name: "apply", again, yes, limits, max_rate, paces_drives: false, unproven: Vec::new() };
     carry_out(ui, common, &lab, &plan, command)
@@ -178,6 +180,7 @@ pub(super) fn text(outcome: &Outcome, again: Option<&str>) -> String {
         out.push_str(&format!(", {} copied from other places on this machine", Bytes(outcome.reused_bytes)));
     }
     out.push_str(&format!(", {} ready\n", count(outcome.published.len(), "artifact")));
+    out.push_str(&left_out(outcome));
     out.push_str(&failures(outcome));
     if outcome.interrupted {
         let how = again.map_or_else(|| "the same command".to_owned(), str::to_owned);
@@ -194,6 +197,22 @@ fn failures(outcome: &Outcome) -> String {
     hints.dedup();
     hints.iter().for_each(|hint| out.push_str(&format!("hint: {hint}\n")));
     out
+}
+
+/// Sources that others stood in for, each once.
+fn left_out(outcome: &Outcome) -> String {
+    let mut told: Vec<(&LeftOut, usize)> = Vec::new();
+    for left_out in &outcome.left_out {
+        match told.iter_mut().find(|(first, _)| first.from == left_out.from) {
+            Some((_, times)) => *times += 1,
+            None => told.push((left_out, 1)),
+        }
+    }
+    let line = |(LeftOut { item, from, reason }, times): (&LeftOut, usize)| {
+        let more = if times > 1 { format!(" and {} more", times - 1) } else { String::new() };
+        format!("others stood in for {from}: {item}{more}: {reason}\n")
+    };
+    told.into_iter().map(line).collect()
 }
 
 fn exit(outcome: &Outcome, has_obstacles: bool) -> Exit {

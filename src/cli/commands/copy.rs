@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, Limits, expand, inventory_path};
+use crate::cli::lab::{Lab, Limits, Locality, expand, inventory_path};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit, env};
 use crate::inventory::{Peer, SourceConfig, SourceKind, parse_rate};
@@ -44,6 +44,9 @@ pub(in crate::cli) struct Args {
 
     #[command(flatten)]
     limits: Limits,
+
+    #[command(flatten)]
+    locality: Locality,
 
     /// Copy at most at this rate, such as 80MB/s [default: max-rate in the inventory]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
@@ -167,15 +170,17 @@ fn read_from_drive(ui: &Ui, common: &Common, folder: &Path) -> Result<Lab, CliEr
 fn through_socket(ui: &Ui, common: &Common, args: &Args, socket: &Path) -> Result<Exit, CliError> {
     let mut secret = String::new();
     std::io::stdin().read_line(&mut secret)?;
-    let mut lab = Lab::read(ui, common)?;
-    take_only_from_peer(&mut lab, "the other machine", socket, Some(secret.trim().to_owned()));
+    let mut lab = Lab::read(ui, common)?.within(args.locality);
+    take_only_from_peer(&mut lab, args, "the other machine", socket, Some(secret.trim().to_owned()));
     carry_out(ui, common, args, &lab)
 }
 
 /// Makes the server behind `socket` the only source.
-fn take_only_from_peer(lab: &mut Lab, name: &str, socket: &Path, token: Option<String>) {
+fn take_only_from_peer(lab: &mut Lab, args: &Args, name: &str, socket: &Path, token: Option<String>) {
     let sources = lab.inventory.sources_of(&lab.machine);
-    let peer = Peer { socket: Some(socket.to_owned()), token, ..Peer::on_this_machine(name) };
+    // Who limits a copy means what the copy takes; the inventory's limit is about upstream.
+    let metered = args.limits.max_download.is_some();
+    let peer = Peer { socket: Some(socket.to_owned()), token, metered, ..Peer::on_this_machine(name) };
     lab.take_only_from(name, SourceConfig { order: vec![SourceKind::Peer], peers: vec![peer], ..sources });
 }
 

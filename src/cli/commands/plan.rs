@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::apply;
 use crate::artifact::File;
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, Limits, now};
+use crate::cli::lab::{Lab, Limits, Locality, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::digest::{ContentName, Sha256};
@@ -32,6 +32,8 @@ pub(in crate::cli) struct Args {
     all: bool,
     #[command(flatten)]
     limits: Limits,
+    #[command(flatten)]
+    locality: Locality,
 }
 
 #[derive(Serialize)]
@@ -44,7 +46,7 @@ struct Planned<'a> {
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
-    let lab = Lab::read_wanted(ui, common)?;
+    let lab = Lab::read_wanted(ui, common)?.within(args.locality);
     let plan = make(ui, &lab, common, &args.limits)?;
     show(ui, &lab, &plan, args.all);
     ui.text(&ending(&plan, Some("larder apply")));
@@ -95,7 +97,7 @@ fn make_for(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits, mut outlook: O
             outlook.on_buckets = on_buckets(ui, lab, sources.buckets()).await;
         }
         if may_ask_peers {
-            outlook.on_peers = on_peers(ui, lab, &sources, &outlook.on_buckets).await;
+            (outlook.on_peers, outlook.brought) = on_peers(ui, lab, &sources, &outlook.on_buckets).await;
         }
         if may_ask_peers || may_ask_buckets {
             draft = plan::plan(&sightings, &outlook);
@@ -134,14 +136,15 @@ fn wants_content(draft: &Plan) -> bool {
     draft.artifacts.iter().any(|entry| !entry.obstacles.is_empty() || entry.steps.iter().any(lacks))
 }
 
-/// What each peer has, in the order of the inventory; and who brings what is neither there nor `elsewhere` in the lab.
+/// What each peer has, in the order of the inventory; who brings what is neither there nor `elsewhere` in the lab; and
+/// what that is.
 /// A peer that does not answer has nothing today.
 async fn on_peers(
     ui: &Ui,
     lab: &Lab,
     sources: &Sources,
     elsewhere: &HashMap<ContentName, Vec<String>>,
-) -> HashMap<ContentName, Vec<String>> {
+) -> (HashMap<ContentName, Vec<String>>, HashSet<ContentName>) {
     let wanted = wanted_contents(lab);
     let names = lab.inventory.sources_of(&lab.machine).peers.into_iter().map(|peer| peer.name);
     let (peers, sftp) = (sources.peers(), sources.sftp());
@@ -163,13 +166,15 @@ async fn on_peers(
         here.into_iter().filter(is_wanted).for_each(|content| found.entry(content).or_default().push(name.clone()));
         brings
             .into_iter()
-            .filter(is_wanted)
+            .filter(|content| lab.peers_may_bring() && is_wanted(content))
             .for_each(|content| bringers.entry(content).or_default().push(name.clone()));
     }
-    for (content, bringers) in bringers.into_iter().filter(|(content, _)| !elsewhere.contains_key(content)) {
-        found.entry(content).or_insert_with(|| whose_turn(&content, bringers).into_iter().collect());
+    bringers.retain(|content, _| !elsewhere.contains_key(content) && !found.contains_key(content));
+    let brought = bringers.keys().copied().collect();
+    for (content, bringers) in bringers {
+        found.insert(content, whose_turn(&content, bringers).into_iter().collect());
     }
-    found
+    (found, brought)
 }
 
 /// Who brings a content that no peer has: every machine of the lab comes to the same answer, so that one asks upstream.

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{apply, plan};
 use crate::cli::error::CliError;
-use crate::cli::lab::{Lab, Limits};
+use crate::cli::lab::{Lab, Limits, Locality};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::repair::{self, Means, Outcome, Repair};
@@ -19,6 +19,8 @@ pub(in crate::cli) struct Args {
     /// Only show what would be done; exit with 3 if anything is wrong
     #[arg(long, conflicts_with = "yes")]
     check: bool,
+    #[command(flatten)]
+    locality: Locality,
 }
 
 /// What `--json` prints.
@@ -31,7 +33,7 @@ struct Repaired<'a> {
 }
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
-    let lab = Lab::read(ui, common)?;
+    let lab = Lab::read(ui, common)?.within(args.locality);
     let repair = make(ui, &lab, common)?;
     let nothing = Outcome::default();
     let no_files = crate::apply::Outcome::default();

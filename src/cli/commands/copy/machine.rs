@@ -63,14 +63,14 @@ impl Taking {
         (way, machine): (&Way, &str),
         runtime: &Runtime,
     ) -> Result<Result<Self, CliError>, CliError> {
-        let mut lab = Lab::read(ui, common)?;
+        let mut lab = Lab::read(ui, common)?.within(args.locality);
         let mut command = way.to(&lab, machine);
         command.push(format!("{} serve --stdio", way.remote_larder).into());
         let tunnel = {
             let _within = runtime.enter();
             Tunnel::open(command)?
         };
-        take_only_from_peer(&mut lab, machine, tunnel.socket(), None);
+        take_only_from_peer(&mut lab, args, machine, tunnel.socket(), None);
         cap_logins(&mut lab);
         let greeting = lab.sources(common, &args.limits)?;
         Ok(match runtime.block_on(greeting.peers().holdings(machine)) {
