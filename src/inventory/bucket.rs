@@ -11,6 +11,7 @@ use crate::text::FromText;
 /// An S3-compatible object store that the lab's machines put their artifacts into and take them from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own, as people write it")]
 pub struct BucketConfig {
     /// What people call it.
     pub name: String,

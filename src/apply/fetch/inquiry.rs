@@ -15,14 +15,19 @@ use crate::monitor::Event;
 
 /// What is known of the senders of one file.
 pub(super) struct Inquiry {
+    assembly: Arc<Assembly>,
     pub(super) senders: Arc<Senders>,
     /// `None` until there was a reason to doubt, for which peers are asked.
     doubts: Option<Doubts>,
 }
 
 impl Inquiry {
-    pub(super) fn into(assembly: &Assembly) -> Self {
-        Self { senders: Arc::new(Senders::of(assembly.chunk_digests().len())), doubts: None }
+    pub(super) fn into(assembly: &Arc<Assembly>) -> Self {
+        Self {
+            assembly: assembly.clone(),
+            senders: Arc::new(Senders::of(assembly.chunk_digests().len())),
+            doubts: None,
+        }
     }
 }
 
@@ -31,11 +36,11 @@ impl Run {
     pub(super) async fn after_wrong(
         &self,
         target: &Target,
-        assembly: &Arc<Assembly>,
         suppliers: &mut Suppliers,
         inquiry: &mut Inquiry,
         error: ProofError,
     ) -> Result<Earlier, JobError> {
+        let assembly = &inquiry.assembly.clone();
         // A mixture of runs and sources proves nothing about any of them; a whole file from one does.
         let culprit = inquiry.senders.only_one();
         let has_another_way = culprit.is_some_and(|culprit| self.distrusts(&suppliers.get(culprit).remote));

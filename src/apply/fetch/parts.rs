@@ -92,7 +92,7 @@ impl Run {
                 Ending::Wrong(error) => error,
             };
             closed?;
-            earlier = self.after_wrong(&target, &assembly, &mut suppliers, &mut inquiry, error).await?;
+            earlier = self.after_wrong(&target, &mut suppliers, &mut inquiry, error).await?;
         }
     }
 
