@@ -54,7 +54,8 @@ fn what_only_the_facts_know_is_copied_from() {
     lab.larder(&["apply", "--yes", "--only", "paint"]).must_be(0);
     let path = lab.root().join("lab/manifests/models.toml");
     let manifest = fs_err::read_to_string(&path).unwrap();
-    let without = manifest.replace("name = \"paint\"\nsource = \"hf:lab/paint\"\nstore = \"huggingface\"\n\n[[artifact]]\n", "");
+    let without =
+        manifest.replace("name = \"paint\"\nsource = \"hf:lab/paint\"\nstore = \"huggingface\"\n\n[[artifact]]\n", "");
     assert_ne!(without, manifest);
     write_atomic(&path, without.as_bytes(), &WriteOptions::default()).unwrap();
     lab.larder(&["lock", "--offline"]).must_be(0);

@@ -149,7 +149,11 @@ fn name_of(relative: &Path, whole: &Path) -> Result<RelPath, SourceError> {
 
 fn refused(path: &Path, source: std::io::Error) -> SourceError {
     let what = path.display().to_string();
-    if fsio::is_absent(&source) { SourceError::NotFound { what, whole: false } } else { SourceError::Io { what, source } }
+    if fsio::is_absent(&source) {
+        SourceError::NotFound { what, whole: false }
+    } else {
+        SourceError::Io { what, source }
+    }
 }
 
 fn walk_refused(root: &Path, error: walkdir::Error) -> SourceError {
