@@ -88,7 +88,10 @@ async fn look_up_all(
         let previous = lab.stored.as_ref().and_then(|lock| lock.artifact(&declared.name));
         let keeps = previous.is_some_and(|locked| is_current(locked, declared, common) && !update.matches(declared));
         if !keeps {
-            let entry = look_up(ui, lab, declared, previous, common, sources).await;
+            let entry = match common.offline {
+                true => from_record(lab, declared, previous),
+                false => look_up(ui, lab, declared, sources).await,
+            };
             looked_up.insert(declared.name.clone(), entry);
         }
     }
@@ -105,7 +108,14 @@ fn merge(lab: &Lab, common: &Common, stored: Option<&Lock>, looked_up: &LookedUp
         let is_asked = asked.iter().any(|asked| asked.name == declared.name);
         let found = looked_up.get(&declared.name);
         changes.failed.extend(found.and_then(|found| found.as_ref().err()).cloned());
-        let found = found.and_then(|found| found.as_ref().ok()).cloned();
+        let found = found.and_then(|found| found.as_ref().ok());
+        // What somebody looked up meanwhile is not given up for what the manifest says.
+        let says_less = |entry: &&Artifact| {
+            let is_looked_up =
+                previous.is_some_and(|locked| locked.origin == Origin::Upstream && is_of(locked, declared));
+            entry.origin == Origin::Pins && entry.source.has_upstream() && is_looked_up
+        };
+        let found = found.filter(|entry| !says_less(entry)).cloned();
         let pins = || is_asked.then(|| resolve::from_pins(declared, lab.layout(declared)));
         let Some(mut entry) = found.or_else(|| previous.cloned()).or_else(pins) else { continue };
         if let Some(previous) = previous {
@@ -120,22 +130,13 @@ fn merge(lab: &Lab, common: &Common, stored: Option<&Lock>, looked_up: &LookedUp
     Ok((lock, changes))
 }
 
-async fn look_up(
-    ui: &Ui,
-    lab: &Lab,
-    declared: &Declared,
-    previous: Option<&Artifact>,
-    common: &Common,
-    sources: &Sources,
-) -> Result<Artifact, Failed> {
-    if common.offline {
-        let says_more = previous.is_some_and(|locked| locked.origin == Origin::Upstream && is_of(locked, declared));
-        return if says_more {
-            Err(not_offline(declared))
-        } else {
-            Ok(resolve::from_pins(declared, lab.layout(declared)))
-        };
-    }
+/// What can be said of an artifact without asking anybody.
+fn from_record(lab: &Lab, declared: &Declared, previous: Option<&Artifact>) -> Result<Artifact, Failed> {
+    let says_more = previous.is_some_and(|locked| locked.origin == Origin::Upstream && is_of(locked, declared));
+    if says_more { Err(not_offline(declared)) } else { Ok(resolve::from_pins(declared, lab.layout(declared))) }
+}
+
+async fn look_up(ui: &Ui, lab: &Lab, declared: &Declared, sources: &Sources) -> Result<Artifact, Failed> {
     ui.note(&format!("looking up {}", declared.name));
     resolve::resolve(declared, lab.layout(declared), sources).await.map_err(|error| Failed {
         artifact: declared.name.clone(),
