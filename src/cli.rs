@@ -77,6 +77,7 @@ enum Command {
     /// Show what would be done, and change nothing
     Plan(commands::plan::Args),
     /// Carry out the plan
+    #[command(after_help = exit::OF_APPLY)]
     Apply(commands::apply::Args),
     /// Check that what is here is what the lock says
     Verify(commands::verify::Args),

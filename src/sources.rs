@@ -35,7 +35,7 @@ pub use allowance::Allowance;
 pub use bucket::BucketSource;
 pub use directory::{DirectorySource, drive_name, find_in_drive};
 pub use http::{HttpConfig, HttpSource};
-pub use hub::{HubConfig, HubSource, ParseTreeError, file_address, parse_tree};
+pub use hub::{HubConfig, HubSource, ParseTreeError, file_address, parse_commit, parse_tree};
 pub use network::{Manners, Network};
 pub use ollama::{OllamaConfig, OllamaSource};
 pub use peer::{Holdings, PeerConfig, PeerSource, PeerTerms};

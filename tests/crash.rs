@@ -10,12 +10,17 @@ use std::time::{Duration, Instant};
 #[expect(dead_code, reason = "each test uses a part of the lab")]
 #[path = "support/lab.rs"]
 mod lab;
+#[path = "support/parts.rs"]
+mod parts;
+#[path = "support/python.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod python;
 #[path = "support/rules.rs"]
 mod rules;
-#[path = "support/skip.rs"]
-mod skip;
 
 use lab::{Lab, Said};
+use parts::skip;
+use python::CLIENTS;
 
 /// Slow enough that most kills hit transfers.
 const PACE: Duration = Duration::from_millis(10);
@@ -109,6 +114,21 @@ fn no_kill_shows_a_wrong_byte_or_fetches_a_file_again() {
         lives += 1;
     }
     assert!(lives > 0 && kills >= rounds);
+    hugging_face_finds_nothing_wrong(&lab);
+}
+
+/// What the rules say of the cache, its own program says too: both generations read every byte of it.
+fn hugging_face_finds_nothing_wrong(lab: &Lab) {
+    let home = tempfile::tempdir().unwrap();
+    for name in CLIENTS {
+        let Some(hf) = parts::part(&format!("{name}/bin/hf")) else { return };
+        let mut verify = python::client(&hf, home.path());
+        verify.env_remove("HF_HUB_OFFLINE").env("HF_ENDPOINT", format!("http://{}", lab.upstream.address));
+        verify.args(["cache", "verify", "lab/paint", "--fail-on-missing-files", "--fail-on-extra-files"]);
+        verify.arg("--cache-dir").arg(lab.machine.join("huggingface"));
+        let said = python::output(&mut verify);
+        assert!(said.contains("lab/paint"), "{name}: {said}");
+    }
 }
 
 /// Kills at system calls that change names or make them durable, instead of at moments: the first one

@@ -6,9 +6,6 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, Command};
 use larder::fsio::{self, WriteOptions};
 
-/// Documents that are linked to and may not be here yet.
-const TO_COME: &[&str] = &["docs/performance.md"];
-
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -70,6 +67,9 @@ fn section(command: &Command) -> String {
     let options = if own.iter().all(|arg| arg.is_positional()) { "" } else { " [OPTIONS]" };
     let about = command.get_about().unwrap();
     let mut out = format!("\n## larder {name}\n\n{about}.\n\n```\nlarder {name}{options}{positional}\n```\n");
+    if let Some(more) = command.get_after_help() {
+        out.push_str(&format!("\n{more}\n"));
+    }
     if !own.is_empty() {
         out.push('\n');
         out.push_str(&table(own.into_iter()));
@@ -111,8 +111,7 @@ fn every_link_leads_somewhere() {
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = link.split('#').next().unwrap();
             let target = path.parent().unwrap().join(file);
-            let is_to_come = TO_COME.iter().any(|page| target.ends_with(page));
-            if !file.is_empty() && !link.contains("://") && !is_to_come && !target.exists() {
+            if !file.is_empty() && !link.contains("://") && !target.exists() {
                 dead.push(format!("{}: {link}", path.display()));
             }
         }

@@ -58,8 +58,10 @@ fn in_the_middle(disk: &Disk) -> (Lab, Child) {
 fn end(lab: &Lab, child: Child) -> Said {
     lab.upstream.release();
     let said = Said::of(&child.wait_with_output().unwrap());
-    assert!(matches!(said.code, Some(1 | 4)), "{said}");
-    said
+    // Some of the small files may have been in place before the disk refused.
+    let is_sum = |line: &&str| line.starts_with("0 files placed") && line.ends_with(" 0 artifacts ready");
+    let is_nothing_done = said.out.lines().any(|line| is_sum(&line));
+    said.must_be(if is_nothing_done { 1 } else { 4 })
 }
 
 fn must_resume(lab: &Lab) {

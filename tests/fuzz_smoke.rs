@@ -54,6 +54,10 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
              {\"type\":\"file\",\"oid\":\"f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f\",\"size\":1389382176,\"path\":\"vae/x.safetensors\",\
              \"lfs\":{\"oid\":\"ec310df2af79c318e24d20511b601a591ca8cd4f1fce1d8dff822a356bcdb1f4\",\"size\":1389382176,\"pointerSize\":135}}]",
         ],
+        "hub_revision" => &[
+            "{\"id\":\"acme/tiny\",\"sha\":\"0123456789abcdef0123456789abcdef01234567\",\"private\":false,\"gated\":\"manual\",\
+             \"siblings\":[{\"rfilename\":\"config.json\"}],\"cardData\":{\"license\":\"mit\"},\"lastModified\":\"2026-02-23T00:00:00.000Z\"}",
+        ],
         "ollama_manifest" => {
             &["{\"schemaVersion\":2,\"mediaType\":\"application/vnd.docker.distribution.manifest.v2+json\",\
              \"config\":{\"mediaType\":\"application/vnd.docker.container.image.v1+json\",\
@@ -183,6 +187,7 @@ fn the_seeds_are_good_input() {
     larder::manifest::Manifests::parse(Path::new("m"), &text("manifest")).unwrap();
     larder::inventory::Inventory::parse(Path::new("i"), &text("inventory")).unwrap();
     larder::lock::Lock::parse(Path::new("l"), &text("lock")).unwrap();
+    assert!(larder::sources::parse_commit(&seeds("hub_revision")[0]).is_some());
     assert!(matches!(check("safetensors"), larder::weights::Kind::Safetensors(_)));
     assert!(matches!(check("gguf"), larder::weights::Kind::Gguf(_)));
     assert!(matches!(check("torch"), larder::weights::Kind::Torch(_)));

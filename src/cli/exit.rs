@@ -28,6 +28,10 @@ pub(super) const TABLE: &str = "Exit codes:
   4    done, but some items failed
   130  interrupted; running again continues";
 
+/// Which code `apply` ends with, in its `--help`.
+pub(super) const OF_APPLY: &str = "The exit code is 4 where a part was done and a part failed, and where the plan says \
+    of something that it cannot be had. It is 1 where things were tried and every one of them failed.";
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit as u8)

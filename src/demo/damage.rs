@@ -1,10 +1,9 @@
 //! What goes wrong on real machines, done on purpose.
 
-use std::fs::FileTimes;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::fsio;
+use crate::fsio::{self, Overwrite, WriteOptions};
 use crate::verify::FaultKind;
 
 /// One planted fault.
@@ -25,9 +24,10 @@ pub fn plant(root: &Path) -> io::Result<Vec<Damage>> {
     let machine = root.join("machine");
     let snapshot = snapshot(&machine)?;
     let rotten = fs_err::canonicalize(snapshot.join("transformer/diffusion_pytorch_model-00001-of-00002.safetensors"))?;
-    flip_bit(&rotten, 600_000)?;
+    flip_bit(&rotten, 600_000, root)?;
     let short = machine.join("swarmui/clip/tiny_encoder.safetensors");
-    fs_err::OpenOptions::new().write(true).open(&short)?.set_len(1000)?;
+    let beginning = &fs_err::read(&short)?[..1000];
+    fsio::write_atomic(&short, beginning, &WriteOptions::default())?;
     let deleted = largest_in(&machine.join("ollama/models/blobs"))?;
     fsio::remove_file(&deleted)?;
     let link = snapshot.join("tokenizer/vocab.json");
@@ -58,15 +58,13 @@ fn largest_in(dir: &Path) -> io::Result<PathBuf> {
 }
 
 /// Flips one bit as a failing disk does: nobody notices by length or time of change.
-fn flip_bit(path: &Path, at: u64) -> io::Result<()> {
-    let mut bytes = fs_err::read(path)?;
-    let modified = fs_err::metadata(path)?.modified()?;
+fn flip_bit(path: &Path, at: u64, aside: &Path) -> io::Result<()> {
+    let bytes = fs_err::read(path)?;
     let at = at.min(bytes.len() as u64 - 1);
-    let byte = &mut bytes[at as usize];
-    *byte ^= 1;
-    let byte = *byte;
-    let mut file = fs_err::OpenOptions::new().write(true).open(path)?;
-    file.seek(SeekFrom::Start(at))?;
-    file.write_all(&[byte])?;
-    file.file().set_times(FileTimes::new().set_modified(modified))
+    let gone = || io::Error::other(format!("{} is being changed by somebody else", path.display()));
+    let found = fsio::find(path)?.ok_or_else(gone)?;
+    let mut file = Overwrite::open(&found, aside, "before-the-damage", None)?.ok_or_else(gone)?;
+    file.write(at, &[bytes[at as usize] ^ 1])?;
+    file.finish()?;
+    Ok(())
 }

@@ -33,7 +33,7 @@ mod tree;
 
 use asked::Asked;
 use links::{Link, Links};
-pub use tree::{ParseTreeError, parse_tree};
+pub use tree::{ParseTreeError, parse_commit, parse_tree};
 
 #[cfg(feature = "xet")]
 pub(super) use announced::{Announced, Opened, Pass};

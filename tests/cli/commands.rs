@@ -3,13 +3,16 @@
 use crate::program::{INVENTORY, Lab};
 use crate::provider::{FILES, Provider};
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 23] = [
     "status",
     "list",
     "lock",
     "plan",
     "apply",
     "verify",
+    "copy",
+    "push",
+    "diff",
     "report",
     "export",
     "schedule",
@@ -17,6 +20,9 @@ const COMMANDS: [&str; 17] = [
     "adopt",
     "dedupe",
     "prune",
+    "repair",
+    "sign",
+    "smoke",
     "serve",
     "demo",
     "completions",
@@ -30,6 +36,9 @@ const LOCAL: &str =
 fn every_command_has_help_with_the_exit_codes_on_top() {
     let lab = Lab::new(INVENTORY, LOCAL);
     let all = lab.run(&["--help"]);
+    let program = larder::cli::command();
+    let known: Vec<&str> = program.get_subcommands().map(clap::Command::get_name).collect();
+    assert_eq!(known, COMMANDS, "a command without its line here is not tried");
     assert!(all.out.contains("130  interrupted"), "{}", all.out);
     for command in COMMANDS {
         assert!(all.out.lines().any(|line| line.trim_start().starts_with(command)), "{command} is not listed");

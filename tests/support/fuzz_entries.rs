@@ -12,7 +12,7 @@ use larder::inventory::Inventory;
 use larder::lock::Lock;
 use larder::manifest::Manifests;
 use larder::relpath::RelPath;
-use larder::sources::parse_tree;
+use larder::sources::{parse_commit, parse_tree};
 use larder::stores::{FolderStore, Store, StoreMark};
 use larder::weights::blank::find_blank;
 use larder::weights::{self, WeightsError, gguf, safetensors, shards};
@@ -36,6 +36,7 @@ pub const ENTRIES: &[Entry] = &[
     ("numpy", numpy),
     ("blank", blank),
     ("hub_tree", hub_tree),
+    ("hub_revision", hub_revision),
     ("ollama_manifest", ollama_manifest),
     ("facts", facts),
     ("store_mark", store_mark),
@@ -152,6 +153,12 @@ pub fn hub_tree(bytes: &[u8]) {
     paths.sort_unstable();
     assert!(paths.windows(2).all(|pair| pair[0] != pair[1]), "one path twice");
     paths.iter().for_each(|path| relpath(path.as_bytes()));
+}
+
+/// What the hub says of a revision; a commit that is accepted can be part of a path and of an address as it is.
+pub fn hub_revision(bytes: &[u8]) {
+    let Some(commit) = parse_commit(bytes) else { return };
+    assert!(commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{commit:?}");
 }
 
 /// A manifest as Ollama's registry sends it; each blob of one that is accepted has a digest and a size.

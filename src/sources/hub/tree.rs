@@ -69,8 +69,8 @@ pub(super) fn refuse_twins(files: &[File]) -> Result<(), ParseTreeError> {
     }
 }
 
-/// The commit in the answer to a question about a revision.
-pub(super) fn parse_commit(bytes: &[u8]) -> Option<String> {
+/// The commit in the hub's answer to a question about a revision; `None` where it names none in full.
+pub fn parse_commit(bytes: &[u8]) -> Option<String> {
     let revision: Revision = serde_json::from_slice(bytes).ok()?;
     is_commit(&revision.sha).then_some(revision.sha)
 }
