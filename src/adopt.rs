@@ -17,11 +17,13 @@ use crate::manifest::Manifests;
 use crate::monitor::Monitor;
 use crate::stores::Stores;
 
+mod drive;
 mod folder;
 mod hub;
 mod ollama;
 mod propose;
 
+pub use drive::survey_drive;
 pub use propose::{Proposal, ProposedFile, lock_of, manifest_text};
 
 /// What is known before looking: digests and places, of the lock and of every manifest.
@@ -53,6 +55,11 @@ impl Known {
             known.names.insert(declared.name.clone());
         }
         known
+    }
+
+    /// Whether `item`, an artifact and a path, is of a known artifact.
+    fn has_artifact(&self, item: &str) -> bool {
+        self.names.iter().any(|name| item.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('/')))
     }
 
     /// A name that no artifact has, made of `wanted`; it is taken from then on.

@@ -10,6 +10,7 @@ mod commands;
 mod env;
 mod error;
 mod exit;
+mod gauge;
 mod lab;
 mod limits;
 mod papers;

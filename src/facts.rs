@@ -17,12 +17,14 @@ use crate::fsio;
 
 mod history;
 mod known;
+mod rates;
 mod reading;
 mod runs;
 mod schema;
 
 pub use history::Happening;
 pub use known::{InTurn, Known};
+pub use rates::{Moved, Rates};
 pub use reading::{Damage, Half, Stopped, StoppedReadings, Verified};
 pub use runs::{Depth, Run, Runs, Standing};
 
@@ -111,7 +113,7 @@ impl Facts {
             match version {
                 schema::VERSION => return Ok(()),
                 // Newer versions only have more tables.
-                0 | 2 | 3 => {}
+                0 | 2 | 3 | 4 => {}
                 _ => return Err(rusqlite::Error::InvalidQuery),
             }
             connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -213,6 +213,8 @@ fn plan_install(sighting: &Sighting<'_>, outlook: &Outlook, entry: &mut Artifact
         entry.obstacles.push(Obstacle { path, refusal: server_keeps_it(&sighting.artifact.name) });
     } else if sighting.observed.published.is_ok() && sighting.observed.files.iter().all(is_here) {
         // Nothing to do, so nobody is asked either.
+    } else if let Some(place) = &outlook.only_from {
+        entry.obstacles.push(Obstacle { path: None, refusal: server_pulls_itself(place) });
     } else if let Some(refusal) = outlook.silent_servers.get(&entry.store) {
         entry.obstacles.push(Obstacle { path: None, refusal: refusal.clone() });
     } else if !outlook.upstream {
@@ -220,6 +222,16 @@ fn plan_install(sighting: &Sighting<'_>, outlook: &Outlook, entry: &mut Artifact
     } else {
         let missing = entry.size.map(|size| size.saturating_sub(entry.here_bytes));
         entry.steps.push(Step::Install { bytes: missing });
+    }
+}
+
+fn server_pulls_itself(place: &str) -> Refusal {
+    Refusal {
+        reason: "a running server keeps this store, and takes in only what it pulls itself".to_owned(),
+        hint: Some(format!(
+            "serve the models where they are ({place}) with `larder serve`, name that in [sources] ollama, and run larder \
+             apply; or copy without `api` in the store's entry, with the server stopped"
+        )),
     }
 }
 

@@ -204,3 +204,41 @@ fn nothing_is_written_unless_asked() {
     assert_eq!(names, ["a.bin"], "the store is as it was");
     assert!(!Path::new(&lab.path("adopted.toml")).exists());
 }
+
+/// A drive that another machine packed: its lock says what this machine's manifests do not.
+#[test]
+fn a_drive_says_what_is_on_it_and_what_the_manifests_lack() {
+    let (vae, rare) = (content(1, 70_000), content(2, 90_000));
+    let entry = |name: &str, path: &str, bytes: &[u8]| {
+        format!(
+            "[[artifact]]\nname = \"{name}\"\nstore = \"swarmui\"\nsource = \"local\"\nfile = [{{ path = \"{path}\", size = {}, sha256 = \"{}\" }}]\n",
+            bytes.len(),
+            Sha256::of(bytes)
+        )
+    };
+    let (first, second) = (entry("vae", "vae/a.safetensors", &vae), entry("rare", "lora/rare.safetensors", &rare));
+    let packing = Lab::new(INVENTORY, &format!("{first}{second}"));
+    packing.write("home/swarm/vae/a.safetensors", &vae);
+    packing.write("home/swarm/lora/rare.safetensors", &rare);
+    let drive = tempfile::tempdir().unwrap();
+    let folder = drive.path().to_str().unwrap();
+    assert_eq!(packing.run(&["copy", "--to", folder, "--yes"]).code, 0);
+    std::fs::write(drive.path().join("blobs/holiday.jpg"), b"?").unwrap();
+    std::fs::write(drive.path().join(".larder/sha256-ab.partial"), b"half").unwrap();
+    let here = Lab::new(INVENTORY, &first);
+    let (code, seen, value) = survey(&here, &["--drive", folder]);
+    assert_eq!(code, 3, "{value}");
+    let blob = |bytes: &[u8]| format!("drive/blobs/sha256-{}", Sha256::of(bytes));
+    assert_eq!(seen[&format!("known {}", blob(&vae))], "vae/vae/a.safetensors");
+    assert_eq!(seen[&format!("unknown {}", blob(&rare))], "rare/lora/rare.safetensors, says the drive's lock");
+    assert_eq!(seen["unknown drive/blobs/holiday.jpg"], "its name is no digest");
+    assert!(seen.contains_key("leftovers drive/.larder/sha256-ab.partial"), "{seen:?}");
+    assert_eq!((value["proposals"].as_array().unwrap().len(), &value["proposals"][0]["name"]), (1, &"rare".into()));
+    assert_eq!(here.run(&["adopt", "--drive", folder, "--out", "."]).code, 3);
+    std::fs::copy(here.path("adopted.toml"), here.path("manifests/adopted.toml")).unwrap();
+    let taken = here.run(&["copy", "--from", folder, "--yes"]);
+    assert_eq!(taken.code, 0, "{}{}", taken.out, taken.err);
+    assert!(std::fs::read(here.path("home/swarm/lora/rare.safetensors")).unwrap() == rare);
+    let nowhere = here.run(&["adopt", "--drive", "/no/such/drive"]);
+    assert!(nowhere.code == 2 && nowhere.err.contains("is the drive mounted?"), "{}", nowhere.err);
+}

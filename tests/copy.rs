@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use larder::digest::Sha256;
+use larder::artifact::{Artifact, File, OllamaManifest, Origin};
+use larder::digest::{Digests, Sha256};
+use larder::lock::Lock;
 
 #[path = "support/program.rs"]
 mod program;
@@ -90,6 +92,7 @@ fn a_machine_gives_to_another_what_that_lacks() {
     let shown = run(&here, &sshd, &words, &["--to", "pc9:", "--dry-run"]);
     assert_eq!(shown.code, 0, "{}{}", shown.out, shown.err);
     assert!(shown.out.contains("tiny") && !there.path("home/plain/config.json").exists(), "{}", shown.out);
+    assert!(shown.err.contains("Carry it out with: larder copy --to pc9:"), "{}", shown.err);
     let given = run(&here, &sshd, &words, &["--to", "pc9:", "--yes"]);
     assert_eq!(given.code, 0, "{}{}", given.out, given.err);
     assert_has_all(&there);
@@ -402,4 +405,71 @@ fn a_service_user_over_there_takes_what_the_one_who_logs_in_is_given() {
     assert_has_all(&there);
     let owner = std::fs::metadata(there.path("home/plain/large.bin")).unwrap().uid();
     assert_eq!(owner, 65534);
+}
+
+/// How long it takes is said once it was measured, and not before.
+#[test]
+fn a_dry_run_says_how_long_it_takes_where_that_was_measured() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (here, there) = (empty_machine(), full_machine());
+    let words = other(&there);
+    let drive = tempfile::tempdir().unwrap();
+    let folder = drive.path().to_str().unwrap();
+    let large = |lab: &Lab| lab.path("home/plain/large.bin");
+    let first = run(&here, &sshd, &words, &["pc9:", "--dry-run"]);
+    assert!(first.out.contains("move 6.1 MiB: 6.1 MiB from pc9\n"), "nobody knows yet: {}", first.out);
+    assert_eq!(run(&here, &sshd, &words, &["pc9:", "--yes"]).code, 0);
+    larder::fsio::remove_file(&large(&here)).unwrap();
+    let again = run(&here, &sshd, &words, &["pc9:", "--dry-run"]);
+    assert!(again.out.contains("from pc9 · about ") && again.out.contains("/s\n"), "{}", again.out);
+    let pack = |how: &str| there.run(&["copy", "--to", folder, how]);
+    assert!(!pack("--dry-run").out.contains(" · about "));
+    assert_eq!(pack("--yes").code, 0);
+    let blob = drive.path().join(format!("blobs/sha256-{}", Sha256::of(&contents()[2].1)));
+    larder::fsio::remove_file(&blob).unwrap();
+    let again = pack("--dry-run");
+    assert!(again.out.contains("1 file (6.0 MiB), 2 there already · about "), "{}", again.out);
+    assert_eq!(pack("--yes").code, 0);
+    let unpack = |how: &str| here.run(&["copy", "--from", folder, how]);
+    assert!(unpack("--dry-run").out.contains("move 6.0 MiB: 6.0 MiB from drives\n"));
+    assert_eq!(unpack("--yes").code, 0);
+    larder::fsio::remove_file(&large(&here)).unwrap();
+    let again = unpack("--dry-run");
+    assert!(again.out.contains("from drives · about "), "{}", again.out);
+}
+
+/// A running Ollama server takes in only what it pulls itself.
+#[test]
+fn a_store_that_a_server_fills_is_not_said_to_lack_upstream() {
+    let api = "path = \"~/ollama\", api = \"http://127.0.0.1:9\" }";
+    let inventory = INVENTORY.replace("path = \"~/ollama\" }", api);
+    let lab =
+        Lab::new(&inventory, "[[artifact]]\nname = \"small\"\nstore = \"ollama\"\nsource = \"ollama:small:1b\"\n");
+    let digest = Sha256::of(b"layer");
+    let file = File {
+        size: Some(5),
+        digests: Digests::sha256(digest),
+        ..File::named(format!("blobs/sha256-{digest}").parse().unwrap())
+    };
+    let artifact = Artifact {
+        name: "small".to_owned(),
+        store: "ollama".to_owned(),
+        source: "ollama:small:1b".parse().unwrap(),
+        declared: String::new(),
+        revision: None,
+        origin: Origin::Upstream,
+        complete: true,
+        whole: false,
+        irreplaceable: false,
+        ollama: Some(OllamaManifest { digest: Sha256::of(b"manifest"), bytes: None }),
+        pattern: None,
+        folder: None,
+        files: vec![file],
+    };
+    Lock { artifacts: vec![artifact] }.write(&lab.path("inventory.lock")).unwrap();
+    larder::fsio::create_dir_all(&lab.path("home/ollama/blobs"), None).unwrap();
+    let drive = tempfile::tempdir().unwrap();
+    let shown = lab.run(&["copy", "--from", drive.path().to_str().unwrap(), "--dry-run"]);
+    assert!(shown.out.contains("takes in only what it pulls itself"), "{}{}", shown.out, shown.err);
+    assert!(shown.out.contains("[sources] ollama") && !shown.out.contains("\"upstream\""), "{}", shown.out);
 }

@@ -19,6 +19,7 @@ mod python;
 #[path = "support/relay.rs"]
 mod relay;
 #[path = "support/sshd.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
 mod sshd;
 
 use disk::{Disk, Kind};

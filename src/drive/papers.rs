@@ -21,6 +21,7 @@ On a machine with larder:       larder copy --from THIS-FOLDER
                                 mkdir -p ~/.config/larder
                                 cp -r THIS-FOLDER/inventory.* THIS-FOLDER/manifests ~/.config/larder/
   What of it is this machine's: larder copy --from THIS-FOLDER --machine NAME
+  What is on the drive:         larder adopt --drive THIS-FOLDER
 Without larder:                 a file blobs/sha256-X is whole if `sha256sum` of it prints X;
                                 inventory.lock, a text file, says what it is called in its model.
 ";

@@ -1,7 +1,7 @@
 //! The tables, in SQL.
 
 /// Grows with every change of the tables. Older databases are completed; a newer one is set aside.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS measured (
@@ -79,5 +79,10 @@ CREATE TABLE IF NOT EXISTS standing (
 CREATE TABLE IF NOT EXISTS good (
     artifact TEXT PRIMARY KEY,
     at       INTEGER NOT NULL  -- when all of it was read last and nothing was wrong
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rate (
+    place   TEXT PRIMARY KEY,  -- as plans call it
+    bytes   REAL NOT NULL,     -- that came from there, or went there; those of earlier runs count less with each
+    seconds REAL NOT NULL      -- that it took
 ) WITHOUT ROWID;
 ";

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::table::{self, count};
 use crate::artifact::Reference;
+use crate::facts::Rates;
 use crate::plan::{ArtifactPlan, Download, Need, Obstacle, Origin, Plan, Room, Step};
 use crate::size::Bytes;
 
@@ -23,7 +24,9 @@ pub struct Heading<'a> {
 }
 
 /// The whole plan: a row per artifact, the sums, what cannot be done, and what to do next.
-pub fn text(plan: &Plan, heading: &Heading<'_>) -> String {
+///
+/// With `rates`, it also says how long it will take, where all of its places were measured.
+pub fn text(plan: &Plan, heading: &Heading<'_>, rates: &Rates) -> String {
     let mut out = title(plan, heading);
     let rows: Vec<&ArtifactPlan> = plan
         .artifacts
@@ -44,7 +47,7 @@ pub fn text(plan: &Plan, heading: &Heading<'_>) -> String {
         out.push_str(&format!("  … and {} in order\n", count(in_order, "artifact")));
     }
     out.push('\n');
-    out.push_str(&sums(plan));
+    out.push_str(&sums(plan, rates));
     out.push_str(&obstacles(plan));
     out
 }
@@ -160,26 +163,51 @@ fn reused(step: &Step) -> Option<String> {
     })
 }
 
-fn sums(plan: &Plan) -> String {
+/// What a step moves, and from where, as people call it; `None` for what stays on this machine.
+pub fn moves(step: &Step) -> Option<(String, Option<u64>)> {
+    match step {
+        Step::Fetch { from, bytes, .. } => {
+            let first = from.first().map(|remote| scheme(&remote.reference.authority()));
+            Some((first.unwrap_or_else(|| "?".to_owned()), *bytes))
+        }
+        Step::Install { bytes } => Some((scheme("ollama:"), *bytes)),
+        Step::Reuse { from: Origin::Drive { .. }, bytes, .. } => Some(("drives".to_owned(), Some(*bytes))),
+        Step::Reuse { .. } | Step::Publish { .. } => None,
+    }
+}
+
+/// Bytes to move, as far as they are known, by the place they come from.
+pub fn by_place(plan: &Plan) -> BTreeMap<String, u64> {
     let mut by_place: BTreeMap<String, u64> = BTreeMap::new();
-    let mut unknown = 0;
-    for step in plan.artifacts.iter().flat_map(|entry| &entry.steps) {
-        let (place, bytes) = match step {
-            Step::Fetch { from, bytes, .. } => {
-                let first = from.first().map(|remote| scheme(&remote.reference.authority()));
-                (first.unwrap_or_else(|| "?".to_owned()), bytes)
-            }
-            Step::Install { bytes } => (scheme("ollama:"), bytes),
-            Step::Reuse { .. } | Step::Publish { .. } => continue,
-        };
-        unknown += usize::from(bytes.is_none());
+    for (place, bytes) in plan.artifacts.iter().flat_map(|entry| &entry.steps).filter_map(moves) {
         *by_place.entry(place).or_default() += bytes.unwrap_or(0);
     }
+    by_place
+}
+
+/// How long so many bytes take, and how fast that is: ` · about 17 min at 118 MiB/s`.
+pub fn duration(bytes: u64, seconds: Option<f64>) -> String {
+    let Some(seconds) = seconds.filter(|seconds| *seconds > 0.0) else { return String::new() };
+    let rate = Bytes((bytes as f64 / seconds) as u64);
+    let time = match seconds {
+        ..=90.0 => format!("{} s", seconds.ceil()),
+        ..=5400.0 => format!("{} min", (seconds / 60.0).round()),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    };
+    format!(" · about {time} at {rate}/s")
+}
+
+fn sums(plan: &Plan, rates: &Rates) -> String {
+    let by_place = by_place(plan);
+    let steps = plan.artifacts.iter().flat_map(|entry| &entry.steps);
+    let unknown = steps.filter_map(moves).filter(|(_, bytes)| bytes.is_none()).count();
     let mut out = String::new();
-    if plan.bytes_to_move() > 0 || unknown > 0 {
+    let bytes: u64 = by_place.values().sum();
+    if bytes > 0 || unknown > 0 {
         let parts: Vec<String> =
             by_place.iter().map(|(place, bytes)| format!("{} from {place}", Bytes(*bytes))).collect();
-        out.push_str(&format!("  move {}: {}\n", Bytes(plan.bytes_to_move()), parts.join(", ")));
+        let seconds = rates.seconds(&by_place).filter(|_| unknown == 0);
+        out.push_str(&format!("  move {}: {}{}\n", Bytes(bytes), parts.join(", "), duration(bytes, seconds)));
     }
     if unknown > 0 {
         out.push_str(&format!("  of {} the length is not known\n", count(unknown, "file")));

@@ -1,6 +1,6 @@
 //! `larder adopt`: what a machine has that the manifests do not know.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -19,6 +19,9 @@ pub(in crate::cli) struct Args {
     /// Only these stores; may be repeated
     #[arg(long, value_name = "STORE")]
     store: Vec<String>,
+    /// Look at this drive instead, which a larder has packed
+    #[arg(long, value_name = "DIR", conflicts_with = "store")]
+    drive: Option<PathBuf>,
     /// Write what is proposed into this folder: adopted.toml and adopted.lock
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -40,7 +43,10 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let wanted = |name: &str| args.store.is_empty() || args.store.iter().any(|store| store == name);
     let monitor = ui.monitor(None);
     let how = Surveyor { read: true, facts: &lab.facts, monitor: monitor.as_ref(), at: now() };
-    let survey = adopt::survey(&lab.stores, &wanted, &mut known, &how);
+    let survey = match &args.drive {
+        None => adopt::survey(&lab.stores, &wanted, &mut known, &how),
+        Some(drive) => of_drive(&expand(drive, &lab.home), &mut known)?,
+    };
     ui.text(&report::adopt::text(&survey, ui.width()));
     let written = match &args.out {
         Some(folder) => propose(ui, &lab, &survey, &expand(folder, &lab.home))?,
@@ -53,6 +59,14 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     Ok(if survey.proposals.is_empty() { Exit::InOrder } else { Exit::Differences })
 }
 
+fn of_drive(root: &Path, known: &mut Known) -> Result<Survey, CliError> {
+    if !root.is_dir() {
+        return Err(CliError::usage(format!("{} is no folder", root.display())).hint("is the drive mounted?"));
+    }
+    let (found, proposals) = adopt::survey_drive(root, known);
+    Ok(Survey { stores: vec![found], proposals, bytes_read: 0 })
+}
+
 /// What the lock and all manifests know, whatever this machine must have.
 pub(in crate::cli) fn everything(lab: &Lab) -> Vec<crate::artifact::Artifact> {
     let mut artifacts = lab.stored.as_ref().map(|lock| lock.artifacts.clone()).unwrap_or_default();
@@ -61,7 +75,7 @@ pub(in crate::cli) fn everything(lab: &Lab) -> Vec<crate::artifact::Artifact> {
     artifacts
 }
 
-fn propose(ui: &Ui, lab: &Lab, survey: &Survey, folder: &std::path::Path) -> Result<Vec<PathBuf>, CliError> {
+fn propose(ui: &Ui, lab: &Lab, survey: &Survey, folder: &Path) -> Result<Vec<PathBuf>, CliError> {
     let manifest = manifest_text(&survey.proposals, &lab.machine);
     let layout = |store: &str| lab.stores.get(store).map_or(Layout::Folder, |open| open.config.layout);
     let lock = lock_of(&manifest, &layout)?;

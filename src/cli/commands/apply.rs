@@ -8,6 +8,7 @@ use super::{plan, sign};
 use crate::apply::{self, Failure, LeftOut, Means, Outcome};
 use crate::artifact::Artifact;
 use crate::cli::error::CliError;
+use crate::cli::gauge::Gauge;
 use crate::cli::lab::{Lab, Limits, Locality, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
@@ -76,6 +77,8 @@ pub(super) fn carry_out(
     let mut means = means(ui, lab, plan, lab.sources(common, &command.limits)?)?;
     means.max_rate = command.max_rate.or(means.max_rate);
     means.paces_drives = command.paces_drives;
+    let gauge = Arc::new(Gauge::new(plan, means.monitor));
+    means.monitor = gauge.clone();
     let mut outcome = runtime.block_on(async {
         let (stop, first) = (means.stop.clone(), super::stop_signal()?);
         tokio::spawn(async move {
@@ -90,6 +93,7 @@ pub(super) fn carry_out(
         });
         Ok::<_, CliError>(apply::apply(plan, &lab.wanted, means).await)
     })?;
+    gauge.remember(&lab.facts);
     keep_what_was_learned(lab, &outcome)?;
     outcome.failures.extend(command.unproven);
     ui.text(&text(&outcome, command.again));

@@ -16,7 +16,7 @@ use crate::inventory::SourceKind;
 use crate::observe::{self, Access, Held, Sighting};
 use crate::plan::{self, ArtifactPlan, Outlook, Plan, Refusal};
 use crate::relpath::RelPath;
-use crate::report::plan::{Heading, ending, text};
+use crate::report::plan::{Heading, by_place, ending, text};
 use crate::sources::{BucketSource, Holdings, SourceError, Sources, find_in_drive};
 
 /// How often places are asked at most: a place that gives nothing is known well enough by then.
@@ -41,6 +41,9 @@ struct Planned<'a> {
     machine: &'a str,
     profile: Option<&'a str>,
     bytes_to_move: u64,
+    /// How long that takes, where every place was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds: Option<f64>,
     #[serde(flatten)]
     plan: &'a Plan,
 }
@@ -56,8 +59,11 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
 /// Prints the plan in both formats.
 pub(in crate::cli) fn show(ui: &Ui, lab: &Lab, plan: &Plan, everything: bool) {
     let (machine, profile) = (lab.machine.as_str(), lab.profile());
-    ui.text(&text(plan, &Heading { machine, profile, now: now(), width: ui.width(), everything }));
-    ui.object("plan", &Planned { machine, profile, bytes_to_move: plan.bytes_to_move(), plan });
+    // Without measurements, nobody knows how long it takes.
+    let rates = lab.facts.rates().unwrap_or_default();
+    ui.text(&text(plan, &Heading { machine, profile, now: now(), width: ui.width(), everything }, &rates));
+    let seconds = rates.seconds(&by_place(plan));
+    ui.object("plan", &Planned { machine, profile, bytes_to_move: plan.bytes_to_move(), seconds, plan });
 }
 
 /// Looks, decides, asks every place that would be fetched from, and decides again with the answers.

@@ -1,8 +1,10 @@
 //! Copies to a folder, such as a drive that travels.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -15,9 +17,11 @@ use crate::cli::papers::papers;
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::drive::{self, Drive, Load};
+use crate::facts::Moved;
 use crate::fsio::{Pass, ProofError, free_space};
 use crate::monitor::{Event, Monitor};
 use crate::pace::Pacer;
+use crate::report::plan::duration;
 use crate::report::table::count;
 use crate::size::Bytes;
 
@@ -43,11 +47,13 @@ pub(super) fn give(ui: &Ui, common: &Common, args: &Args, folder: &Path) -> Resu
     }
     sign::require(&lab)?;
     let mut load = drive::load(&lab.sight(false)?, &folder);
-    ui.text(&text(&load, &folder, free_space(&folder)?.bytes));
+    let rates = lab.facts.rates().unwrap_or_default();
+    let seconds = rates.seconds(&BTreeMap::from([(place(&folder), load.bytes())]));
+    ui.text(&text(&load, &folder, free_space(&folder)?.bytes, seconds));
     require_room(ui, &load, &folder)?;
     if args.dry_run {
         ui.object("copy", &nothing(&load));
-        return Ok(if load.left.is_empty() { Exit::InOrder } else { Exit::Partly });
+        return Ok(Exit::InOrder);
     }
     let has_work = !load.parcels.is_empty() || !load.unread.is_empty();
     if has_work && !args.yes && !agreed(ui, "copy")? {
@@ -74,11 +80,19 @@ fn carry_out<'a>(ui: &Ui, args: &Args, lab: &Lab, folder: &Path, load: &'a mut L
     }
     let max_rate = lab.inventory.sources_of(&lab.machine).max_rate().map_err(CliError::usage)?;
     let pacer = Pacer::new(args.max_rate.or(max_rate));
-    let mut pass = |bytes: u64| {
+    let pass = |bytes: u64| {
         pacer.pass_blocking(bytes, is_stopped);
         go_on()
     };
-    let (packed, failures) = pack(load, &drive, monitor.as_ref(), &mut pass);
+    let begun = Instant::now();
+    let mut bytes = 0;
+    let (packed, failures) = pack(load, &drive, monitor.as_ref(), &mut |piece| {
+        bytes += piece;
+        pass(piece)
+    });
+    let moved = Moved { bytes, seconds: begun.elapsed().as_secs_f64() };
+    // How fast it was is worth nothing to who only wants it done.
+    let _ = lab.facts.record_moved(&place(folder), moved);
     drive.label(load, &papers(lab, false)?)?;
     Ok(Given { load, packed, failures, interrupted: is_stopped() })
 }
@@ -113,14 +127,20 @@ fn pack(load: &Load, drive: &Drive, monitor: &dyn Monitor, pass: Pass<'_>) -> (u
     (packed, failures)
 }
 
-fn text(load: &Load, folder: &Path, free: u64) -> String {
+/// What the rate of this drive is remembered by.
+fn place(folder: &Path) -> String {
+    format!("to {}", folder.display())
+}
+
+fn text(load: &Load, folder: &Path, free: u64, seconds: Option<f64>) -> String {
     let after = Bytes(free.saturating_sub(load.bytes()));
     let mut out = format!(
-        "to {}: {} ({}), {} there already\n{} free → {after}\n",
+        "to {}: {} ({}), {} there already{}\n{} free → {after}\n",
         folder.display(),
         count(load.parcels.len(), "file"),
         Bytes(load.bytes()),
         load.there + load.unread.len(),
+        duration(load.bytes(), seconds),
         Bytes(free),
     );
     if !load.unread.is_empty() {

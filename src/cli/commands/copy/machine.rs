@@ -125,6 +125,9 @@ pub(super) fn give(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Resu
         ended = there.run(first)?;
     }
     if args.yes || args.dry_run || !ended.success() {
+        if let Some(again) = args.again().filter(|_| args.dry_run && ended.success()) {
+            ui.note(&format!("Carry it out with: {again}"));
+        }
         return exit(args, machine, ended);
     }
     if !agreed(ui, "copy")? {

@@ -30,10 +30,11 @@ pub(super) fn tell(ui: &Ui, lab: &Lab) -> Result<(), CliError> {
 /// Returns what could not be proven all the same; `None` where the run was stopped.
 pub(super) fn read(ui: &Ui, lab: &Lab, common: &Common) -> Result<Option<Vec<Failure>>, CliError> {
     let mut sightings = lab.sight(false)?;
-    sightings.retain(|sighting| unread(sighting).next().is_some());
-    if sightings.is_empty() {
-        return Ok(Some(unproven(&heard(lab, common)?, &verify::Verdict::default())));
+    if sightings.iter().all(|sighting| unread(sighting).next().is_none()) {
+        lab.hear_servers(common, &mut sightings)?;
+        return Ok(Some(unproven(&sightings, &verify::Verdict::default())));
     }
+    sightings.retain(|sighting| unread(sighting).next().is_some());
     let bytes = sightings.iter().flat_map(unread).map(|(_, size)| size).sum();
     let (stop, monitor) = (stopped_by_signals()?, ui.monitor(Some(bytes)));
     let stopped = || stop.load(Ordering::Relaxed);
@@ -44,14 +45,9 @@ pub(super) fn read(ui: &Ui, lab: &Lab, common: &Common) -> Result<Option<Vec<Fai
         ui.text("Stopped; what was read is remembered\n");
         return Ok(None);
     }
-    Ok(Some(unproven(&heard(lab, common)?, &verdict)))
-}
-
-/// What is here now, and what running servers say of stores that larder may not look into.
-fn heard<'a>(lab: &'a Lab, common: &Common) -> Result<Vec<Sighting<'a>>, CliError> {
     let mut sightings = lab.sight(false)?;
     lab.hear_servers(common, &mut sightings)?;
-    Ok(sightings)
+    Ok(Some(unproven(&sightings, &verdict)))
 }
 
 /// The files that are here and of whose content nothing is known: their numbers and lengths.
