@@ -160,8 +160,9 @@ async fn heads_that_never_end_and_floods_of_headers_cost_one_connection() {
 #[tokio::test]
 async fn smuggled_requests_are_not_answered() {
     let dir = tempfile::tempdir().unwrap();
-    // One of them is answered as the one request that it may also be, and the server waits for the next.
-    let limits = Limits { head_patience: Duration::from_millis(200), ..Limits::default() };
+    // One of them may also be a request whose body is still to come, which the server waits for.
+    let patience = Duration::from_millis(200);
+    let limits = Limits { head_patience: patience, body_patience: patience, ..Limits::default() };
     let mirror = Mirror::open_for(index(dir.path()), Guests::default(), |server| server.with_limits(limits)).await;
     let hidden = "GET /files/tiny/model.safetensors HTTP/1.1\r\nhost: x\r\n\r\n";
     for ambiguous in [

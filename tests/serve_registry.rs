@@ -2,6 +2,7 @@
 //! Ollama asks for.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::path::Path;
 use std::process::Command;
 
 use larder::artifact::OllamaManifest;
@@ -23,8 +24,6 @@ mod mirror;
 #[path = "support/ollama_image.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod ollama_image;
-#[path = "support/tool.rs"]
-mod tool;
 
 use docker_registry::DockerRegistry;
 use machine::Machine;
@@ -81,7 +80,10 @@ async fn debians_registry_mirrors_larder_and_larder_takes_from_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn skopeo_inspects_lists_and_copies() {
-    let Some(skopeo) = tool::tool("skopeo") else { return };
+    let skopeo = Path::new("/usr/bin/skopeo");
+    if !skopeo.exists() {
+        return docker_registry::skip::skipped("skopeo is missing; install it with scripts/test-parts");
+    }
     let dir = tempfile::tempdir().unwrap();
     let (one, other) = (image(dir.path(), "tiny:1b", LAYER), image(dir.path(), "tiny:2b", b"another layer"));
     // It copies no layers of Ollama's own kind, whoever serves them.
@@ -94,7 +96,7 @@ async fn skopeo_inspects_lists_and_copies() {
     let mirror = Mirror::open(vec![one, other, plain], None).await;
     let name = format!("docker://{}/library/tiny", mirror.url.trim_start_matches("http://"));
     let run = |args: &[&str]| {
-        let mut command = Command::new(&skopeo);
+        let mut command = Command::new(skopeo);
         command.env_clear().env("HOME", dir.path()).env("PATH", "/usr/bin:/bin").args(args);
         let said = tokio::task::block_in_place(|| command.output()).unwrap();
         assert!(said.status.success(), "{command:?}: {}", String::from_utf8_lossy(&said.stderr));

@@ -8,7 +8,7 @@ use reqwest::{Client, StatusCode};
 use tempfile::TempDir;
 
 #[path = "skip.rs"]
-mod skip;
+pub(crate) mod skip;
 
 use crate::ollama_image::Image;
 use larder::digest::Sha256;
