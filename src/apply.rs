@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::artifact::{Artifact, File};
+use crate::artifact::{Artifact, File, Found};
 use crate::digest::{ChunkDigests, Digests};
 use crate::facts::Facts;
 use crate::lock::Lock;
@@ -107,6 +107,8 @@ struct Work {
 /// What became known of one file.
 struct Learned {
     file: File,
+    /// The very file that was measured.
+    measured: Found,
     digests: Digests,
     /// Of its chunks, where it has several.
     chunks: Option<ChunkDigests>,

@@ -11,6 +11,8 @@ use rstest::rstest;
 
 #[path = "support/bench.rs"]
 mod bench;
+#[path = "support/exfat.rs"]
+mod exfat;
 #[path = "support/hostile.rs"]
 mod hostile;
 #[path = "support/machine.rs"]

@@ -9,6 +9,9 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use larder::fsio::{WriteOptions, write_atomic};
+use larder::monitor::Event;
+use larder::observe::Proof;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +73,32 @@ async fn a_large_file_comes_by_one_request_where_one_is_enough() {
     let outcome = machine.apply(&[server.url()]).await;
     machine.must_be_right(&outcome);
     assert_eq!((outcome.moved_bytes, server.take_asked().len()), (size(), 1));
+}
+
+/// What was measured on arrival is true of the file that arrived, not of what lies there a moment later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_replaced_at_once_is_not_said_to_be_proven() {
+    let (machine, server) = (OneFile::new(&CONTENT), good(&CONTENT));
+    let outcome = machine.apply(&[server.url()]).await;
+    machine.must_be_right(&outcome);
+    assert!(matches!(machine.proof(), Proof::Proven { .. }));
+    for by_a_new_file in [true, false] {
+        let machine = OneFile::new(&CONTENT);
+        let place = machine.place();
+        machine.meanwhile(move |event| {
+            if !matches!(event, Event::Finished { item } if item.ends_with("model.bin")) {
+                return;
+            }
+            let other = vec![7; CONTENT.len()];
+            if by_a_new_file {
+                write_atomic(&place, &other, &WriteOptions::default()).unwrap();
+            } else {
+                change(&place, 0, &other);
+            }
+        });
+        machine.apply(&[server.url()]).await;
+        assert_eq!(machine.proof(), Proof::Unknown);
+    }
 }
 
 /// What may happen between the first byte and the last.

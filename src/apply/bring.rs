@@ -149,8 +149,8 @@ impl Run {
             if target.wanted().digests.check(&digests).is_err() {
                 return Ok(false);
             }
-            let file = known_file(target.wanted(), digests, None);
-            self.works[job.work].learn(target.file, Learned { file, digests, chunks: None });
+            let (file, measured) = (known_file(target.wanted(), digests, None), found.clone());
+            self.works[job.work].learn(target.file, Learned { file, measured, digests, chunks: None });
             Ok(true)
         })
         .await
@@ -209,9 +209,10 @@ impl Run {
             let digests = *arrival.proven.digests();
             let file = File { size: Some(arrival.proven.size()), ..known_file(target.wanted(), digests, arrival.lfs) };
             let store: &dyn Store = self.store(&target.artifact.store)?.store.as_ref();
+            let measured = arrival.proven.found().map_err(JobError::io("Its content cannot be looked at"))?;
             let path = store.place(&target.artifact, &file, arrival.proven)?;
             self.works[job.work].note_new_name(&path);
-            self.works[job.work].learn(target.file, Learned { file, digests, chunks });
+            self.works[job.work].learn(target.file, Learned { file, measured, digests, chunks });
             Ok(())
         })
         .await

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::journal::{Journal, remove_journal};
 use super::{Owner, create_dir_all, give_to, open_own, remove_file};
+use crate::artifact::Found;
 use crate::digest::{ChunkDigests, ContentHasher, DigestMismatch, Digests};
 
 /// How much is read or copied at a time.
@@ -189,6 +190,12 @@ impl Proven {
     /// The digests of its chunks, where they were taken.
     pub fn take_chunks(&mut self) -> Option<ChunkDigests> {
         self.chunks.take()
+    }
+
+    /// The file as it is now, under its name in our own folder.
+    pub fn found(&self) -> io::Result<Found> {
+        let gone = || io::Error::new(io::ErrorKind::NotFound, format!("{} is gone", self.path.display()));
+        super::find_itself(&self.path)?.ok_or_else(gone)
     }
 
     /// Gives the content, which is on the disk already, its final name, replacing what is there.

@@ -12,7 +12,7 @@ use larder::facts::Facts;
 use larder::inventory::Inventory;
 use larder::lock::Lock;
 use larder::monitor::{Event, Monitor};
-use larder::observe::observe;
+use larder::observe::{Proof, observe};
 use larder::plan::{Outlook, Plan, plan};
 use larder::retry::RetryPolicy;
 use larder::sources::{Manners, SourceSettings, Sources, Timeouts};
@@ -21,11 +21,20 @@ use tokio_util::sync::CancellationToken;
 
 /// Remembers what was told.
 #[derive(Default)]
-pub(crate) struct Heard(Mutex<Vec<String>>);
+pub(crate) struct Heard {
+    told: Mutex<Vec<String>>,
+    meanwhile: Mutex<Option<Meanwhile>>,
+}
+
+/// Done by another program whenever something is told.
+type Meanwhile = Box<dyn Fn(&Event<'_>) + Send>;
 
 impl Monitor for Heard {
     fn event(&self, event: Event<'_>) {
-        self.0.lock().unwrap().push(format!("{event:?}"));
+        self.told.lock().unwrap().push(format!("{event:?}"));
+        if let Some(meanwhile) = &*self.meanwhile.lock().unwrap() {
+            meanwhile(&event);
+        }
     }
 }
 
@@ -69,7 +78,19 @@ impl OneFile {
 
     /// What was told that begins with `kind`.
     pub(crate) fn heard(&self, kind: &str) -> Vec<String> {
-        self.heard.0.lock().unwrap().iter().filter(|event| event.starts_with(kind)).cloned().collect()
+        self.heard.told.lock().unwrap().iter().filter(|event| event.starts_with(kind)).cloned().collect()
+    }
+
+    /// Whenever something is told, this happens.
+    pub(crate) fn meanwhile(&self, meanwhile: impl Fn(&Event<'_>) + Send + 'static) {
+        *self.heard.meanwhile.lock().unwrap() = Some(Box::new(meanwhile));
+    }
+
+    /// What is known of the file's content now.
+    pub(crate) fn proof(&self) -> Proof {
+        let lock = self.lock(&["http://127.0.0.1:1/".to_owned()]);
+        let wanted: Vec<&Artifact> = lock.artifacts.iter().collect();
+        observe(&self.stores(), &wanted, &self.facts, false).unwrap()[0].proofs[0].clone()
     }
 
     fn stores(&self) -> Stores {
