@@ -52,6 +52,8 @@ pub struct Means {
     pub parallel: usize,
     /// Connections to one host for one large file, and for all of them together.
     pub connections: usize,
+    /// Connections that a large file begins with, as long as nothing is known of its host.
+    pub first_connections: usize,
     /// Limit for all downloads together, bytes per second.
     pub max_rate: Option<Bytes>,
     /// How passing errors are tried again.

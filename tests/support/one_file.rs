@@ -45,6 +45,7 @@ pub(crate) struct OneFile {
     pub(crate) sha256: Sha256,
     pub(crate) facts: Arc<Facts>,
     pub(crate) connections: usize,
+    pub(crate) first_connections: usize,
     heard: Arc<Heard>,
 }
 
@@ -57,6 +58,7 @@ impl OneFile {
             sha256: Sha256::of(content),
             facts: Arc::new(Facts::in_memory().unwrap()),
             connections: 4,
+            first_connections: 1,
             heard: Arc::default(),
         }
     }
@@ -153,6 +155,7 @@ impl OneFile {
             ollama_registry: None,
             parallel: 4,
             connections: self.connections,
+            first_connections: self.first_connections,
             max_rate: None,
             retry: RetryPolicy { first, longest: first * 8, ..RetryPolicy::default() },
             stop,

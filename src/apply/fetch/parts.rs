@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::landing::{Landing, Site, Told};
 use super::line::{Broken, Line, Shared};
@@ -41,6 +41,8 @@ struct Parts<'a> {
     shared: Arc<Shared>,
     landing: Landing,
     tempo: Tempo,
+    /// Who is asked first: what is found out about connections is remembered for it.
+    host: Option<String>,
     lines: JoinSet<Result<(), Broken>>,
     running: HashMap<Id, Running>,
     measured_at: Instant,
@@ -113,6 +115,16 @@ impl Run {
         .await
     }
 
+    /// As many connections as an earlier file of the host ended with, or as the user wants at first.
+    fn tempo_for(&self, host: Option<&str>) -> Tempo {
+        let most = self.means.connections;
+        match host.and_then(|host| self.lines.of_use(host)) {
+            Some(count) => Tempo::beginning_with(count, most),
+            None if self.means.first_connections > 1 => Tempo::beginning_with(self.means.first_connections, most),
+            None => Tempo::new(most),
+        }
+    }
+
     async fn begin_again(&self, target: &Target, assembly: &Arc<Assembly>, error: &ProofError) -> Result<(), JobError> {
         let reason = error.to_string();
         self.means.monitor.event(Event::Restarted { item: &target.item, reason: &reason });
@@ -130,6 +142,7 @@ impl<'a> Parts<'a> {
         (here, known): (Vec<std::ops::Range<u64>>, Option<ChunkDigests>),
     ) -> Self {
         let schedule = Schedule::new(assembly.size(), &here);
+        let host = suppliers.next().map(|index| suppliers.get(index).remote.reference.authority());
         let site = Site { assembly: assembly.clone(), here, hasher: target.hasher(), known };
         let landing = Landing::start(run.clone(), &target.item, site);
         let shared = Shared {
@@ -150,7 +163,8 @@ impl<'a> Parts<'a> {
             suppliers,
             shared: Arc::new(shared),
             landing,
-            tempo: Tempo::new(run.means.connections),
+            tempo: run.tempo_for(host.as_deref()),
+            host,
             lines: JoinSet::new(),
             running: HashMap::new(),
             measured_at: Instant::now(),
@@ -160,8 +174,6 @@ impl<'a> Parts<'a> {
 
     /// Goes on until the file is proven, or cannot be.
     async fn live(&mut self) -> Result<Ending, JobError> {
-        let mut ticks = tokio::time::interval_at(Instant::now() + PERIOD, PERIOD);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = self.run.means.stop.clone();
         loop {
             self.start_lines();
@@ -175,7 +187,7 @@ impl<'a> Parts<'a> {
                 told = self.landing.told() => if let Some(prefix) = self.told(told)? {
                     return self.prove(prefix).await;
                 },
-                _ = ticks.tick() => self.measure(),
+                () = tokio::time::sleep_until(self.measured_at + self.tempo.period()) => self.measure(),
                 () = tokio::time::sleep_until(rested.unwrap_or_else(Instant::now)), if rested.is_some() => {}
             }
         }
@@ -187,6 +199,11 @@ impl<'a> Parts<'a> {
         for running in self.running.values() {
             self.run.lines.leave(&running.authority);
             self.suppliers.get_mut(running.supplier).lines -= 1;
+        }
+        // Of several hosts, nobody knows to whom it was owed.
+        let is_of_one = self.suppliers.only_contributor().is_some();
+        if let Some(host) = self.host.as_deref().filter(|_| is_of_one && self.tempo.has_found()) {
+            self.run.lines.learn(host, self.tempo.count());
         }
         let closed = self.landing.close().await;
         closed.map_err(|error| self.refused(error))

@@ -102,6 +102,7 @@ pub(super) fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources
         ollama_registry: config.ollama.clone(),
         parallel: config.parallel,
         connections: config.connections,
+        first_connections: config.first_connections,
         max_rate,
         retry: lab.retry(),
         stop: CancellationToken::new(),
