@@ -215,8 +215,12 @@ fn client(timeouts: Timeouts) -> Result<Client, SourceError> {
 }
 
 /// What all clients of ours have in common.
+///
+/// HTTP/1.1 only: by HTTP/2 all ranges of a host would share one connection, which one lost packet holds up and one
+/// limit of a server slows down. The few questions besides content lose nothing by it: connections are kept.
 pub(super) fn builder(timeouts: Timeouts) -> ClientBuilder {
     Client::builder()
+        .http1_only()
         .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
