@@ -83,6 +83,12 @@ impl OneFile {
         self.heard.told.lock().unwrap().iter().filter(|event| event.starts_with(kind)).cloned().collect()
     }
 
+    /// The most connections that were open at the same time.
+    pub(crate) fn most_connections(&self) -> usize {
+        let count = |told: &String| told.rsplit("count: ").next()?.trim_end_matches(" }").parse().ok();
+        self.heard("Connections").iter().filter_map(count).max().unwrap_or(0)
+    }
+
     /// Whenever something is told, this happens.
     pub(crate) fn meanwhile(&self, meanwhile: impl Fn(&Event<'_>) + Send + 'static) {
         *self.heard.meanwhile.lock().unwrap() = Some(Box::new(meanwhile));
