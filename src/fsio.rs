@@ -36,7 +36,7 @@ pub use journal::journaled_bytes;
 pub use lock::FileLock;
 pub use overwrite::Overwrite;
 pub use owner::{Owner, OwnerError, running_as};
-pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, reuse_copy};
+pub use partial::{Partial, ProofError, Proven, Unproven, hash_file, hash_file_while, reuse_copy};
 pub use priority::be_idle;
 pub use read::{ContentReader, PIECE, PieceBuffer, unreadable_parts};
 pub use space::{Space, free_space};

@@ -557,3 +557,53 @@ fn flip(path: &Path, at: u64, bit: u8) {
         file.file().write_all_at(&[byte[0] ^ bit], at).unwrap();
     }
 }
+
+/// Ctrl-C in the middle of a copy from another store: it ends there, and the next run goes on where it ended.
+#[test]
+fn a_copy_within_the_machine_is_stopped_and_continued() {
+    if !Path::new("/usr/bin/strace").exists() {
+        return skip::skipped("strace is not installed (apt-get install strace)");
+    }
+    let (size, sha256) = (size(), *SHA256);
+    let artifact = |name: &str, store: &str| {
+        format!(
+            "[[artifact]]\nname = \"{name}\"\nstore = \"{store}\"\nsource = \"local\"\n  [[artifact.file]]\n  path = \"model.bin\"\n  \
+             size = {size}\n  sha256 = \"{sha256}\"\n"
+        )
+    };
+    let stores = ["one", "two"].map(|name| format!("{name} = {{ layout = \"folder\", path = \"~/{name}\" }}\n"));
+    let inventory = format!("manifests = [\"manifests/*.toml\"]\n[stores]\n{}", stores.concat());
+    let machine = Machine::new(&inventory, &(artifact("here", "one") + &artifact("copy", "two")));
+    write_atomic(&machine.path("one/model.bin"), &CONTENT, &WriteOptions::default()).unwrap();
+    machine.larder(&["lock"]).must_be(0);
+    machine.larder(&["verify", "--full", "--only", "here"]);
+    let partial = machine.path("two/.larder").join(format!("{sha256}.partial"));
+    let length = || fs_err::metadata(&partial).map_or(0, |found| found.len());
+
+    let apply = machine.command(&["apply", "--yes"]);
+    let mut strace = Command::new("/usr/bin/strace");
+    strace.args(["-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=write", "-P"]).arg(&partial);
+    // A disk that writes twenty megabytes a second.
+    strace.args(["-e", "inject=write:delay_exit=50000"]);
+    strace.arg(apply.get_program()).args(apply.get_args()).env_clear().current_dir(machine.home());
+    strace.envs(apply.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = strace.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while length() < size / 8 && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    let traced = fs_err::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+    let traced = rustix::process::Pid::from_raw(traced.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(traced, rustix::process::Signal::INT).unwrap();
+    let said = Wanting::end(child).must_be(130);
+    let kept = length();
+    assert!(kept >= size / 8 && kept < size / 2, "{kept} of {size} bytes: {said}");
+    assert!(!machine.path("two/model.bin").exists());
+
+    let said = machine.larder(&["apply", "--yes", "--progress", "json"]).must_be(0);
+    let told = said.to_string();
+    let begun = told.lines().find(|line| line.contains("\"started\"")).unwrap_or_else(|| panic!("{told}"));
+    assert!(begun.contains(&format!("\"resumed\":{kept}")), "{begun}");
+    assert!(told.contains("\"advanced\"") || told.contains("\"progress\""), "{told}");
+    assert!(fs_err::read(machine.path("two/model.bin")).unwrap() == **CONTENT);
+    assert!(!partial.exists());
+}

@@ -144,7 +144,11 @@ impl Run {
             if !target.wanted().digests.proves_content() {
                 return Ok(!needs_mending);
             }
-            let measured = fsio::hash_file(&found.path, target.hasher());
+            let measured =
+                fsio::hash_file_while(&found.path, target.hasher(), &mut |_| !self.means.stop.is_cancelled());
+            if self.means.stop.is_cancelled() {
+                return Err(JobError::Interrupted);
+            }
             let Ok((digests, _)) = measured else { return Ok(false) };
             if target.wanted().digests.check(&digests).is_err() {
                 return Ok(false);
@@ -168,10 +172,10 @@ impl Run {
         };
         let target = target.clone();
         blocking(move || {
-            let size = target.wanted().size;
             let label = from.display().to_string();
-            self.means.monitor.event(Event::Started { item: &target.item, total: size, resumed: 0, from: &label });
-            match copy(&target, &from) {
+            match self.copy(&target, &from) {
+                // Before anything else: an error may be owed to it.
+                _ if self.means.stop.is_cancelled() => Err(JobError::Interrupted),
                 Ok(proven) => {
                     self.note(|outcome| outcome.reused_bytes += proven.size());
                     Ok(Some(proven))
@@ -183,6 +187,43 @@ impl Run {
             }
         })
         .await
+    }
+
+    /// Copies `from` until the run is stopped; what was copied by then is kept, and a later run goes on there.
+    fn copy(&self, target: &Target, from: &Path) -> Result<Proven, fsio::ProofError> {
+        let (wanted, hasher) = (target.wanted(), || target.hasher_with_chunks());
+        let (item, label, stop) = (target.item.as_str(), from.display().to_string(), &self.means.stop);
+        let mut go_on = |_| !stop.is_cancelled();
+        let mut partial =
+            fsio::Partial::open_while(&target.staging, &target.key(), hasher(), target.owner, &mut go_on)?;
+        // Without a digest, nobody would notice that a beginning belongs to something else.
+        if wanted.size.is_some_and(|size| partial.len() > size) || !wanted.digests.proves_content() {
+            partial.restart(hasher())?;
+        }
+        let mut resumed = partial.len();
+        loop {
+            self.means.monitor.event(Event::Started { item, total: wanted.size, resumed, from: &label });
+            let mut advanced = |bytes| {
+                self.means.monitor.event(Event::Advanced { item, bytes });
+                !stop.is_cancelled()
+            };
+            partial.continue_from(from, hasher(), &mut advanced)?;
+            let unproven = match partial.prove(wanted.size, &wanted.digests) {
+                Ok(proven) => return Ok(proven),
+                Err(unproven) => *unproven,
+            };
+            if resumed == 0 || matches!(unproven.error, fsio::ProofError::Io(_)) {
+                // A copy of wrong content is of no use to anybody; the original stays where it is.
+                let _ = unproven.partial.discard();
+                return Err(unproven.error);
+            }
+            // What was there before may be what is wrong.
+            let reason = unproven.error.to_string();
+            self.means.monitor.event(Event::Restarted { item, reason: &reason });
+            partial = unproven.partial;
+            partial.restart(hasher())?;
+            resumed = 0;
+        }
     }
 
     /// Where a file that another artifact waited for has been placed in this run.
@@ -217,16 +258,6 @@ impl Run {
         })
         .await
     }
-}
-
-fn copy(target: &Target, from: &Path) -> Result<Proven, fsio::ProofError> {
-    let mut partial = fsio::Partial::open(&target.staging, &target.key(), ContentHasher::new(), target.owner)?;
-    partial.fill_from(from, target.hasher_with_chunks())?;
-    partial.prove(target.wanted().size, &target.wanted().digests).map_err(|unproven| {
-        // A copy of wrong content is of no use to anybody; the original stays where it is.
-        let _ = unproven.partial.discard();
-        unproven.error
-    })
 }
 
 /// What is known of a file once its content was measured.

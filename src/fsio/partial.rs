@@ -63,6 +63,19 @@ impl Partial {
     ///
     /// Parts that an [`super::Assembly`] left are thrown away: they do not begin at the first byte.
     pub fn open(staging: &Path, key: &str, hasher: ContentHasher, owner: Option<Owner>) -> io::Result<Self> {
+        Self::open_while(staging, key, hasher, owner, &mut |_| true)
+    }
+
+    /// The same, as long as `go_on` answers yes, which is asked with the bytes that were hashed since it was last asked.
+    ///
+    /// Fails with [`io::ErrorKind::Interrupted`] where it does not.
+    pub fn open_while(
+        staging: &Path,
+        key: &str,
+        hasher: ContentHasher,
+        owner: Option<Owner>,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> io::Result<Self> {
         create_dir_all(staging, owner)?;
         let path = Self::path_of(staging, key);
         let mut file = open_own(&path)?;
@@ -76,7 +89,7 @@ impl Partial {
                 remove_journal(&Journal::path_of(staging, key))?;
                 0
             }
-            _ => hash_into(&mut file, &mut state)?,
+            _ => hash_into(&mut file, &mut state, go_on)?,
         };
         Ok(Self { file, path, len, hasher: Some(state) })
     }
@@ -114,20 +127,41 @@ impl Partial {
     ///
     /// Returns whether blocks are shared.
     pub fn fill_from(&mut self, from: &Path, hasher: ContentHasher) -> io::Result<bool> {
+        self.restart(hasher.clone())?;
+        self.continue_from(from, hasher, &mut |_| true)
+    }
+
+    /// Goes on with the content of `from` where the partial ends, or, where the file system can, shares all its
+    /// blocks, which are then hashed by `hasher`.
+    ///
+    /// `go_on` is asked after each piece with the new bytes; where it answers no, this fails with
+    /// [`io::ErrorKind::Interrupted`], and what came is kept. Returns whether blocks are shared.
+    pub fn continue_from(
+        &mut self,
+        from: &Path,
+        hasher: ContentHasher,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> io::Result<bool> {
         let mut source = fs_err::File::open(from)?;
-        self.restart(hasher)?;
         let shared = rustix::fs::ioctl_ficlone(self.file.file(), source.file()).is_ok();
         if shared {
-            let mut state = self.hasher.take().unwrap_or_default();
-            self.len = hash_into(&mut self.file, &mut state)?;
+            self.file.seek(SeekFrom::Start(0))?;
+            let mut state = hasher;
+            self.len = hash_into(&mut self.file, &mut state, go_on)?;
             self.hasher = Some(state);
             return Ok(true);
         }
+        source.seek(SeekFrom::Start(self.len))?;
         let mut buffer = vec![0; CHUNK];
         loop {
             match source.read(&mut buffer)? {
                 0 => return Ok(false),
-                n => self.append(&buffer[..n])?,
+                n => {
+                    self.append(&buffer[..n])?;
+                    if !go_on(n as u64) {
+                        return Err(stopped());
+                    }
+                }
             }
         }
     }
@@ -219,13 +253,26 @@ impl Proven {
 }
 
 /// Reads a whole file through `hasher`; returns what was measured and the length.
-pub fn hash_file(path: &Path, mut hasher: ContentHasher) -> io::Result<(Digests, u64)> {
+pub fn hash_file(path: &Path, hasher: ContentHasher) -> io::Result<(Digests, u64)> {
+    hash_file_while(path, hasher, &mut |_| true)
+}
+
+/// The same, as long as `go_on` answers yes; fails with [`io::ErrorKind::Interrupted`] where it does not.
+pub fn hash_file_while(
+    path: &Path,
+    mut hasher: ContentHasher,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> io::Result<(Digests, u64)> {
     let mut file = fs_err::File::open(path)?;
-    let len = hash_into(&mut file, &mut hasher)?;
+    let len = hash_into(&mut file, &mut hasher, go_on)?;
     Ok((hasher.finish(), len))
 }
 
-fn hash_into(file: &mut fs_err::File, hasher: &mut ContentHasher) -> io::Result<u64> {
+fn hash_into(
+    file: &mut fs_err::File,
+    hasher: &mut ContentHasher,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> io::Result<u64> {
     let mut buffer = vec![0; CHUNK];
     let mut len = 0;
     loop {
@@ -234,9 +281,16 @@ fn hash_into(file: &mut fs_err::File, hasher: &mut ContentHasher) -> io::Result<
             n => {
                 hasher.update(&buffer[..n]);
                 len += n as u64;
+                if !go_on(n as u64) {
+                    return Err(stopped());
+                }
             }
         }
     }
+}
+
+fn stopped() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, "it was stopped")
 }
 
 /// Copies `from` into the partial of `key`, proves it, and returns it ready to be persisted.
