@@ -199,7 +199,10 @@ impl fmt::Debug for Sources {
 #[cfg(feature = "xet")]
 fn with_xet(hub: HubSource, settings: &SourceSettings) -> Box<dyn Source> {
     match &settings.xet {
-        Some(scratch) => Box::new(super::xet::XetSource::new(hub, scratch.clone(), settings.manners.timeouts)),
+        Some(scratch) => {
+            let Manners { timeouts, connections, .. } = settings.manners;
+            Box::new(super::xet::XetSource::new(hub, scratch.clone(), timeouts, connections))
+        }
         None => Box::new(hub),
     }
 }
