@@ -23,6 +23,9 @@ mod tempo;
 /// Shorter files are asked for once, as a whole, and keep no journal: there is nothing to win.
 const WORTH_PARTS: u64 = 2 * CHUNK_LEN;
 
+/// A server may give less at a time than it is asked for, but not so little that a file would take a million requests.
+const LEAST_PART: u64 = 16 << 10;
+
 impl Run {
     /// Fetches from those of `remotes` that deliver the right content.
     pub(super) async fn fetch(self: Arc<Self>, target: Target, remotes: Vec<Remote>) -> Result<Arrival, JobError> {

@@ -276,13 +276,18 @@ impl<'a> Parts<'a> {
             Err(error) => (error.id(), None),
         };
         let Some(running) = self.running.remove(&id) else { return Ok(()) };
-        self.shared.schedule().end(running.claim);
+        let rest = {
+            let mut schedule = self.shared.schedule();
+            let rest = schedule.rest(running.claim);
+            schedule.end(running.claim);
+            rest.end - rest.start
+        };
         self.run.lines.leave(&running.authority);
         let supplier = self.suppliers.get_mut(running.supplier);
         supplier.lines -= 1;
         let brought = running.brought.load(Ordering::Relaxed);
         supplier.has_contributed |= brought > 0;
-        supplier.brought(brought);
+        supplier.brought(brought, brought + rest);
         match result {
             Some(Ok(())) | None => Ok(()),
             Some(Err(Broken::Job(JobError::Interrupted))) => Err(JobError::Interrupted),
@@ -314,7 +319,8 @@ impl<'a> Parts<'a> {
 
     fn broke(&mut self, index: usize, error: SourceError) {
         let supplier = self.suppliers.get_mut(index);
-        let is_about_the_file = matches!(error, SourceError::Changed { .. } | SourceError::Protocol { .. });
+        let is_about_the_file =
+            matches!(error, SourceError::Changed { .. } | SourceError::Exchanged { .. } | SourceError::Protocol { .. });
         if supplier.lines > 0 && !is_about_the_file {
             // Others still deliver: it was one connection too many.
             tracing::info!(item = self.target.item, from = supplier.name, %error, "one connection less");
