@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::artifact::{Artifact, File};
+use crate::artifact::{Artifact, File, Found};
 use crate::digest::{ChunkDigests, Digests};
 use crate::facts::Facts;
 use crate::lock::Lock;
@@ -54,6 +54,8 @@ pub struct Means {
     pub parallel: usize,
     /// Connections to one host for one large file, and for all of them together.
     pub connections: usize,
+    /// Connections that a large file begins with, as long as nothing is known of its host.
+    pub first_connections: usize,
     /// Limit for all downloads together, bytes per second.
     pub max_rate: Option<Bytes>,
     /// Whether what is copied from a drive keeps to it too.
@@ -113,6 +115,8 @@ struct Work {
 /// What became known of one file.
 struct Learned {
     file: File,
+    /// The very file that was measured.
+    measured: Found,
     digests: Digests,
     /// Of its chunks, where it has several.
     chunks: Option<ChunkDigests>,

@@ -15,6 +15,7 @@ use rustix::fs::{FileType, Stat};
 mod access;
 mod assembly;
 mod direct;
+mod fold;
 mod holes;
 mod journal;
 mod lock;
@@ -29,6 +30,7 @@ mod twin;
 
 pub use access::{default_file_mode, is_read_only, may_read, may_write};
 pub use assembly::{Assembly, Earlier, Prefix, Unfit};
+pub use fold::folds_names;
 pub use holes::holes;
 pub use journal::journaled_bytes;
 pub use lock::FileLock;

@@ -198,6 +198,9 @@ pub struct SourceConfig {
     /// Answers under way at the same time from one origin.
     #[serde(default = "default_connections")]
     pub connections: usize,
+    /// Connections that a large file begins with; more come while they make it faster.
+    #[serde(default = "default_first_connections")]
+    pub first_connections: usize,
     /// How long a connection may take to be made.
     #[serde(default = "default_connect_timeout")]
     pub connect_timeout: Span,
@@ -242,6 +245,10 @@ fn default_connections() -> usize {
     8
 }
 
+fn default_first_connections() -> usize {
+    1
+}
+
 fn default_connect_timeout() -> Span {
     Span(Duration::from_secs(10))
 }
@@ -274,6 +281,7 @@ impl Default for SourceConfig {
             parallel: default_parallel(),
             xet: default_xet(),
             connections: default_connections(),
+            first_connections: default_first_connections(),
             connect_timeout: default_connect_timeout(),
             stall_timeout: default_stall_timeout(),
             retries: default_retries(),

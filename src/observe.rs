@@ -13,6 +13,7 @@ use crate::fsio::{self, Space};
 use crate::inventory::Layout;
 use crate::stores::{Absence, FileState, Observed, OpenStore, Stores, Unpublished, look_for_root};
 
+mod clashes;
 mod elsewhere;
 mod served;
 
@@ -38,6 +39,17 @@ pub struct Sighting<'a> {
     pub partials: Vec<Unfinished>,
     /// Files that the artifact's pattern matches.
     pub matches: Vec<Found>,
+    /// Files whose names the file system does not tell from another's.
+    pub clashes: Vec<Clash>,
+}
+
+/// A file whose name is, on this file system, that of another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clash {
+    /// Its place in the artifact's list.
+    pub file: usize,
+    /// The other one: artifact and path.
+    pub with: String,
 }
 
 /// What a stopped run left of one file.
@@ -127,6 +139,7 @@ pub fn observe<'a>(
     })?;
     seen.sort_unstable_by_key(|(index, _)| *index);
     let mut sightings: Vec<Sighting<'a>> = seen.into_iter().map(|(_, sighting)| sighting).collect();
+    clashes::note(stores, &mut sightings);
     let share = sightings.len().div_ceil(workers).max(1);
     std::thread::scope(|scope| {
         for share in sightings.chunks_mut(share) {
@@ -223,6 +236,7 @@ impl<'a> View<'a> {
             proofs,
             partials,
             matches: matches.unwrap_or_default(),
+            clashes: Vec::new(),
         }
     }
 
@@ -272,5 +286,6 @@ fn unseen(artifact: &Artifact, access: Access) -> Sighting<'_> {
         proofs: vec![Proof::Unknown; count],
         partials: vec![Unfinished::default(); count],
         matches: Vec::new(),
+        clashes: Vec::new(),
     }
 }

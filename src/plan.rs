@@ -251,6 +251,10 @@ fn plan_file(
 ) {
     let artifact = sighting.artifact;
     let wanted = &artifact.files[file];
+    if let Some(clash) = sighting.clashes.iter().find(|clash| clash.file == file) {
+        let refusal = one_name_for_two(&clash.with);
+        return entry.obstacles.push(Obstacle { path: Some(wanted.path.clone()), refusal });
+    }
     let need = match need_of(&sighting.observed.files[file], &sighting.proofs[file]) {
         Ok(None) => return,
         Ok(Some(need)) => need,
@@ -371,6 +375,16 @@ fn need_of(state: &FileState, proof: &Proof) -> Result<Option<Need>, Refusal> {
             reason: format!("{} exists, but may not be read: {reason}", path.display()),
             hint: Some("run larder as the user who owns the store, or as root".to_owned()),
         }),
+    }
+}
+
+/// One of the two would replace the other, whoever comes last.
+fn one_name_for_two(other: &str) -> Refusal {
+    Refusal {
+        reason: format!(
+            "this file system does not tell its name from that of {other}: capitals count for nothing there"
+        ),
+        hint: Some("keep it in a store on a file system that tells them apart, or name only one of them".to_owned()),
     }
 }
 

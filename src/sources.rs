@@ -100,8 +100,16 @@ pub struct Body {
     pub total: Option<u64>,
     /// The source's name for this content: changes when the content does.
     pub etag: Option<String>,
-    /// The bytes. Ends early with an error, never silently, when the length is known.
+    /// The bytes. Ends early with an error, never silently, when the length is known; only where the source says
+    /// beforehand that it gives a shorter part than was asked for, that is no error.
     pub stream: BoxStream<'static, Result<Bytes, SourceError>>,
+}
+
+impl Body {
+    /// Whether only its first bytes tell what it is: something too short for the file, from its beginning on.
+    pub fn is_worth_a_look(&self) -> bool {
+        body::is_worth_a_look(self.start, self.total)
+    }
 }
 
 impl std::fmt::Debug for Body {
@@ -217,6 +225,12 @@ pub enum SourceError {
         /// Length now.
         actual: u64,
     },
+    /// Two answers for one file are of two files.
+    #[error("{what} was exchanged while it was fetched")]
+    Exchanged {
+        /// Address.
+        what: String,
+    },
     /// The answer breaks the protocol.
     #[error("{what} sent an answer that makes no sense: {reason}")]
     Protocol {
@@ -303,6 +317,7 @@ impl SourceError {
             | SourceError::TooSlow { .. }
             | SourceError::NotTheFile { .. }
             | SourceError::Changed { .. }
+            | SourceError::Exchanged { .. }
             | SourceError::Protocol { .. }
             | SourceError::NoUpstream { .. }
             | SourceError::Io { .. } => true,
@@ -365,6 +380,10 @@ impl SourceError {
                 Some("leave out --offline, unset HF_HUB_OFFLINE, or add a drive or a machine that has the files".to_owned())
             }
             SourceError::OnlyLocal { .. } => Some("leave out --only-local, or add a drive or a machine that has it".to_owned()),
+            SourceError::NotTheFile { instead, .. } if instead.contains("pointer") => Some(
+                "the address leads to the text of a git repository, not to the content behind it; name the one that the server has for large files"
+                    .to_owned(),
+            ),
             SourceError::NotTheFile { .. } => {
                 Some("a proxy or login page is in the way; open the address in a browser".to_owned())
             }
@@ -381,7 +400,25 @@ impl SourceError {
             SourceError::Status { status: 407, .. } => {
                 Some("the proxy asks for a login: write it into HTTPS_PROXY or HTTP_PROXY as http://NAME:PASSWORD@HOST".to_owned())
             }
-            SourceError::Changed { .. } => Some("look at the new state with: larder lock --update NAME".to_owned()),
+            SourceError::Unreachable { .. } | SourceError::CutShort { .. } => Some(
+                "what arrived is kept: see that the network and the server work, then run the same command again".to_owned(),
+            ),
+            SourceError::RateLimited { .. } => Some(
+                "what arrived is kept: run the same command again later; fewer [sources] connections ask less at once".to_owned(),
+            ),
+            SourceError::Status { status: 416, .. } => Some(
+                "what arrived is kept: the server does not go on within the file; run the same command again later, or name a mirror"
+                    .to_owned(),
+            ),
+            SourceError::Status { status: 500..=599, .. } => Some(
+                "what arrived is kept: the server has a problem of its own; run the same command again later, or name a mirror"
+                    .to_owned(),
+            ),
+            SourceError::Forbidden { .. } => Some(
+                "what arrived is kept: its server does not give it to this machine; name a mirror, or add a machine that has the files"
+                    .to_owned(),
+            ),
+            SourceError::Exchanged { .. } | SourceError::Changed { .. } => Some("look at the new state with: larder lock --update NAME".to_owned()),
             _ => None,
         }
     }

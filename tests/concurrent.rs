@@ -42,7 +42,7 @@ fn apply_at_once(lab: &Lab, programs: usize) {
 fn many_at_once_fetch_each_content_once() {
     let lab = Lab::start();
     lab.upstream.set_pace(PACE);
-    for programs in [2, 4] {
+    for programs in [2, 8] {
         lab.start_over();
         apply_at_once(&lab, programs);
     }

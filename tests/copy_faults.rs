@@ -9,6 +9,8 @@ use larder::digest::Sha256;
 #[path = "support/disk.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod disk;
+#[path = "support/exfat.rs"]
+mod exfat;
 #[path = "support/parts.rs"]
 mod parts;
 #[path = "support/program.rs"]
@@ -346,39 +348,9 @@ fn a_drive_that_holds_no_long_files_is_told_before_the_first_byte() {
     assert!(shown.out.contains("stays here: tiny/long.bin: this drive is formatted with FAT"), "{}", shown.out);
 }
 
-/// A drive as shops sell them: no links, no owners, no modes. Unmounted when dropped.
-struct Exfat(tempfile::TempDir);
-
-impl Exfat {
-    fn make() -> Option<Self> {
-        let parts = ["/usr/sbin/mkfs.exfat", "/usr/sbin/mount.exfat-fuse", "/dev/fuse"];
-        if !rustix::process::geteuid().is_root() || parts.iter().any(|part| !Path::new(part).exists()) {
-            skip::skipped("an exFAT drive needs root, exfatprogs and exfat-fuse; install them with scripts/test-parts");
-            return None;
-        }
-        let drive = Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
-        let script =
-            "truncate -s 64M image && mkfs.exfat image && mkdir mnt && mount.exfat-fuse $(losetup -f --show image) mnt";
-        let made = Command::new("sh").args(["-ec", script]).current_dir(drive.0.path()).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Some(drive)
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.0.path().join("mnt")
-    }
-}
-
-impl Drop for Exfat {
-    fn drop(&mut self) {
-        let script = "umount mnt; losetup -j image | cut -d: -f1 | xargs -r losetup -d";
-        let _ = Command::new("sh").args(["-c", script]).current_dir(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_drive_without_links_carries_a_cache_with_links() {
-    let Some(drive) = Exfat::make() else { return };
+    let Some(drive) = exfat::Exfat::make() else { return };
     let folder = drive.path().display().to_string();
     let link = Command::new("ln").args(["-s", "x"]).arg(drive.path().join("link")).output().unwrap();
     assert!(!link.status.success(), "this drive knows no links");

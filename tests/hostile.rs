@@ -11,6 +11,8 @@ use rstest::rstest;
 
 #[path = "support/bench.rs"]
 mod bench;
+#[path = "support/exfat.rs"]
+mod exfat;
 #[path = "support/hostile.rs"]
 mod hostile;
 #[path = "support/machine.rs"]
@@ -32,11 +34,11 @@ mod tls;
 #[path = "hostile/tokens.rs"]
 mod tokens;
 
-use bench::{Bench, KINDS, Kind, Phase, SIZE, content, honest, is_content, phase};
+use bench::{Bench, KINDS, Kind, Model, Phase, SIZE, SMALL, honest, honest_with, is_content, phase};
 use hostile::{Act, Answer, Asked, Hostile};
 
 /// A habit: what it does instead of answering a request for the content honestly.
-type Habit = fn(&Asked, Answer) -> Answer;
+type Habit = fn(Model, &Asked, Answer) -> Answer;
 
 /// Tells the compiler what a closure is.
 const fn h(habit: Habit) -> Habit {
@@ -55,27 +57,35 @@ enum End {
     Told,
 }
 
-/// Lets the server have `habit`, and looks at everything that came of it.
+/// Lets the server have `habit`, and looks at everything that came of it: with a small model from each kind of source, and
+/// with a large one that comes in parts, over four connections at once.
 fn try_habit(name: &str, habit: Habit, end: End) {
     let mut all = String::new();
-    for kind in KINDS {
-        let bench = Bench::locked(kind);
+    let benches = KINDS.map(Bench::locked).into_iter().chain([Bench::large("")]);
+    for bench in benches {
+        let Bench { kind, model, .. } = bench;
         let port = bench.server.port;
-        bench.misbehave(move |asked| is_content(kind, asked).then(|| habit(asked, honest(kind, port, asked))));
+        bench.misbehave(move |asked| {
+            is_content(kind, asked).then(|| habit(model, asked, honest_with(model, kind, port, asked)))
+        });
         let said = bench.apply();
         let has_it = bench.has_it();
-        assert_eq!(has_it, end == End::Here, "{name}, {kind:?}: {said}");
-        assert_eq!(said.code == Some(0), has_it, "{name}, {kind:?}: {said}");
-        assert!(bench.content_requests() <= 40, "{name}, {kind:?}: {} requests", bench.content_requests());
-        all.push_str(&format!("── {kind:?}\n{}\n", bench.told(&said)));
+        assert_eq!(has_it, end == End::Here, "{name}, {kind:?}, {model:?}: {said}");
+        assert_eq!(said.code == Some(0), has_it, "{name}, {kind:?}, {model:?}: {said}");
+        let requests = bench.content_requests();
+        assert!(requests <= if model == SMALL { 40 } else { 120 }, "{name}, {kind:?}, {model:?}: {requests} requests");
+        let size = if model == SMALL { "small" } else { "large" };
+        let (told, crossed) = (bench.told(&said), bench.crossed(has_it));
+        all.push_str(&format!("── {kind:?}, {size}\n{told}\n({crossed})\n"));
 
         bench.behave();
         let said = bench.apply();
-        assert!(said.code == Some(0) && bench.has_it(), "{name}, {kind:?}, afterwards: {said}");
+        assert!(said.code == Some(0) && bench.has_it(), "{name}, {kind:?}, {model:?}, afterwards: {said}");
         if has_it {
             assert_eq!(bench.server.served().len(), 0, "{name}, {kind:?}: what is here is not asked for again");
         }
-        assert!(bench.content_sent() < SIZE + 10_000, "{name}, {kind:?}: {} bytes", bench.content_sent());
+        let (sent, most) = (bench.content_sent(), model.size + if model == SMALL { 10_000 } else { model.size / 2 });
+        assert!(sent < most, "{name}, {kind:?}, {model:?}: {sent} bytes");
     }
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false, snapshot_path => "snapshots/hostile" }, {
         insta::assert_snapshot!(name, all);
@@ -83,12 +93,28 @@ fn try_habit(name: &str, habit: Habit, end: End) {
 }
 
 /// The honest answer the first time, but broken off in the middle; `later` from then on.
-fn after_a_break(asked: &Asked, honest: Answer, later: impl FnOnce(Answer) -> Answer) -> Answer {
-    if asked.before == 0 { honest.cut(SIZE / 2, None) } else { later(honest) }
+fn after_a_break(model: Model, asked: &Asked, honest: Answer, later: impl FnOnce(Answer) -> Answer) -> Answer {
+    // Of several connections at once, the one at the beginning.
+    let is_at_the_beginning = asked.range().is_none_or(|(start, _)| start == 0);
+    let is_first = if model == SMALL { asked.before == 0 } else { is_at_the_beginning };
+    if is_first { honest.cut(model.size / 2, None) } else { later(honest) }
 }
 
-fn whole(headers: &[(&str, &str)]) -> Answer {
-    Answer::new(200, headers, &content())
+impl Model {
+    fn whole(self, headers: &[(&str, &str)]) -> Answer {
+        Answer::new(200, headers, &self.content())
+    }
+
+    fn rest(self, asked: &Asked) -> (usize, Vec<u8>) {
+        let start = asked.range().map_or(0, |(start, _)| start);
+        (start, self.content()[start..].to_vec())
+    }
+
+    fn wrong(self) -> Vec<u8> {
+        let mut bytes = self.content().to_vec();
+        bytes[self.size / 3] ^= 1;
+        bytes
+    }
 }
 
 /// A part with this `Content-Range`, whatever was asked.
@@ -96,45 +122,35 @@ fn part(range: &str, bytes: &[u8]) -> Answer {
     Answer::new(206, &[("Content-Range", range), ("ETag", "\"one\"")], bytes)
 }
 
-fn rest(asked: &Asked) -> (usize, Vec<u8>) {
-    let start = asked.range().map_or(0, |(start, _)| start);
-    (start, content()[start..].to_vec())
-}
-
-fn wrong() -> Vec<u8> {
-    let mut bytes = content().to_vec();
-    bytes[SIZE / 3] ^= 1;
-    bytes
-}
-
 const PAGE: &[u8] = b"<!DOCTYPE html><html><title>Log in to the network</title></html>";
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\nsize 330001\n";
 
 #[rstest]
-#[case::half_of_it_each_time("half-each-time", h(|_, honest| halved(honest)), End::Here)]
-#[case::broken_off_and_no_ranges("broken-off-without-ranges", h(|_, _| whole(&[]).cut(SIZE / 2, None)), End::Told)]
-#[case::a_whole_answer_to_a_range("200-to-a-range", h(|asked, honest| after_a_break(asked, honest, |_| whole(&[]))), End::Here)]
-#[case::more_than_announced("more-than-announced", h(|_, mut honest| { honest.0.push(Act::Send(vec![7; 5000])); honest }), End::Here)]
-#[case::longer_than_locked("longer-than-locked", h(|_, _| Answer::new(200, &[], &[content().as_slice(), b"more"].concat())), End::Told)]
-#[case::shorter_than_locked("shorter-than-locked", h(|_, _| Answer::new(200, &[], &content()[..SIZE - 10])), End::Told)]
-#[case::nothing("nothing", h(|_, _| Answer::new(200, &[], b"")), End::Told)]
-#[case::wrong_bytes("wrong-bytes", h(|_, _| Answer::new(200, &[], &wrong())), End::Told)]
-#[case::no_length("no-length", h(|_, _| Answer::raw(200, &[], &content())), End::Here)]
-#[case::no_length_and_short("no-length-and-short", h(|_, _| Answer::raw(200, &[], &content()[..SIZE / 2])), End::Told)]
-#[case::no_length_and_long("no-length-and-long", h(|_, _| Answer::raw(200, &[], &[content().as_slice(), &[7; 9000]].concat())), End::Told)]
-#[case::chunked("chunked", h(|_, _| chunked(&content(), true)), End::Here)]
-#[case::chunked_without_end("chunked-without-end", h(|_, _| chunked(&content()[..SIZE / 2], false)), End::Told)]
-#[case::chunks_that_are_none("nonsense-chunks", h(|_, _| Answer::raw(200, &[("Transfer-Encoding", "chunked")], b"zz\r\nabc")), End::Told)]
+#[case::half_of_it_each_time("half-each-time", h(|model, _, honest| halved(model, honest)), End::Here)]
+#[case::broken_off_and_no_ranges("broken-off-without-ranges", h(|model, _, _| model.whole(&[]).cut(model.size / 2, None)), End::Told)]
+#[case::a_whole_answer_to_a_range("200-to-a-range", h(|model, asked, honest| after_a_break(model, asked, honest, |_| model.whole(&[]))), End::Here)]
+#[case::more_than_announced("more-than-announced", h(|_, _, mut honest| { honest.0.push(Act::Send(vec![7; 5000])); honest }), End::Here)]
+#[case::longer_than_locked("longer-than-locked", h(|model, _, _| Answer::new(200, &[], &[model.content().as_slice(), b"more"].concat())), End::Told)]
+#[case::shorter_than_locked("shorter-than-locked", h(|model, _, _| Answer::new(200, &[], &model.content()[..model.size - 10])), End::Told)]
+#[case::nothing("nothing", h(|_, _, _| Answer::new(200, &[], b"")), End::Told)]
+#[case::wrong_bytes("wrong-bytes", h(|model, _, _| Answer::new(200, &[], &model.wrong())), End::Told)]
+#[case::no_length("no-length", h(|model, _, _| Answer::raw(200, &[], &model.content())), End::Here)]
+#[case::no_length_and_short("no-length-and-short", h(|model, _, _| Answer::raw(200, &[], &model.content()[..model.size / 2])), End::Told)]
+#[case::no_length_and_long("no-length-and-long", h(|model, _, _| Answer::raw(200, &[], &[model.content().as_slice(), &[7; 9000]].concat())), End::Here)]
+#[case::chunked("chunked", h(|model, _, _| chunked(&model.content(), true)), End::Here)]
+#[case::chunked_without_end("chunked-without-end", h(|model, _, _| chunked(&model.content()[..model.size / 2], false)), End::Told)]
+#[case::chunks_that_are_none("nonsense-chunks", h(|_, _, _| Answer::raw(200, &[("Transfer-Encoding", "chunked")], b"zz\r\nabc")), End::Told)]
+#[case::junk_behind_the_end("chunked-and-junk", h(|model, _, _| chunked(&[model.content().as_slice(), &[7; 9000]].concat(), true)), End::Here)]
 fn bodies(#[case] name: &str, #[case] habit: Habit, #[case] end: End) {
     try_habit(name, habit, end);
 }
 
 /// Only half of what is announced.
-fn halved(honest: Answer) -> Answer {
+fn halved(model: Model, honest: Answer) -> Answer {
     let half = match honest.0.get(1) {
         // The last bytes come as a whole, or it would never end.
         Some(Act::Send(body)) if body.len() > 20_000 => body.len() / 2,
-        _ => SIZE,
+        _ => model.size,
     };
     honest.cut(half, None)
 }
@@ -153,57 +169,67 @@ fn chunked(bytes: &[u8], ends: bool) -> Answer {
 }
 
 #[rstest]
-#[case::another_start("range-start", h(|asked, honest| after_a_break(asked, honest, |_| {
-    let (start, bytes) = rest(asked);
-    part(&format!("bytes {}-{}/{SIZE}", start + 20, SIZE - 1), &bytes[20..])
+#[case::another_start("range-start", h(|model, asked, honest| after_a_break(model, asked, honest, |_| {
+    let (start, bytes) = model.rest(asked);
+    part(&format!("bytes {}-{}/{}", start + 20, model.size - 1, model.size), &bytes[20..])
 })), End::Told)]
-#[case::an_earlier_start("range-earlier-start", h(|asked, honest| after_a_break(asked, honest, |_| {
-    part(&format!("bytes 1000-{}/{SIZE}", SIZE - 1), &content()[1000..])
+#[case::an_earlier_start("range-earlier-start", h(|model, asked, honest| after_a_break(model, asked, honest, |_| {
+    part(&format!("bytes 1000-{}/{}", model.size - 1, model.size), &model.content()[1000..])
 })), End::Here)]
-#[case::another_total("range-total", h(|asked, honest| after_a_break(asked, honest, |_| {
-    let (start, bytes) = rest(asked);
-    part(&format!("bytes {start}-{}/{}", SIZE - 1, SIZE + 77), &bytes)
+#[case::another_total("range-total", h(|model, asked, honest| after_a_break(model, asked, honest, |_| {
+    let (start, bytes) = model.rest(asked);
+    part(&format!("bytes {start}-{}/{}", model.size - 1, model.size + 77), &bytes)
 })), End::Told)]
-#[case::another_unit("range-unit", h(|asked, honest| after_a_break(asked, honest, |_| {
-    let (start, bytes) = rest(asked);
-    part(&format!("items {start}-{}/{SIZE}", SIZE - 1), &bytes)
+#[case::another_unit("range-unit", h(|model, asked, honest| after_a_break(model, asked, honest, |_| {
+    let (start, bytes) = model.rest(asked);
+    part(&format!("items {start}-{}/{}", model.size - 1, model.size), &bytes)
 })), End::Told)]
-#[case::no_content_range("range-not-said", h(|asked, honest| after_a_break(asked, honest, |_| {
-    Answer::new(206, &[], &rest(asked).1)
+#[case::no_content_range("range-not-said", h(|model, asked, honest| after_a_break(model, asked, honest, |_| {
+    Answer::new(206, &[], &model.rest(asked).1)
 })), End::Told)]
-#[case::several_parts("range-multipart", h(|asked, honest| after_a_break(asked, honest, |_| {
-    Answer::new(206, &[("Content-Type", "multipart/byteranges; boundary=x")], &rest(asked).1)
+#[case::several_parts("range-multipart", h(|model, asked, honest| after_a_break(model, asked, honest, |_| {
+    Answer::new(206, &[("Content-Type", "multipart/byteranges; boundary=x")], &model.rest(asked).1)
 })), End::Told)]
-#[case::another_tag("changed-tag", h(|asked, honest| after_a_break(asked, honest, |_| {
-    let (start, bytes) = (rest(asked).0, wrong());
-    let range = format!("bytes {start}-{}/{SIZE}", SIZE - 1);
+#[case::another_tag("changed-tag", h(|model, asked, honest| after_a_break(model, asked, honest, |_| {
+    let (start, bytes) = (model.rest(asked).0, model.wrong());
+    let range = format!("bytes {start}-{}/{}", model.size - 1, model.size);
     let other = bytes[start..].iter().map(|byte| byte ^ 1).collect::<Vec<_>>();
     Answer::new(206, &[("Content-Range", &range), ("ETag", "\"two\"")], &other)
 })), End::Told)]
-#[case::another_size("changed-size", h(|asked, honest| after_a_break(asked, honest, |_| Answer::new(200, &[("ETag", "\"two\"")], &[7; 5000]))), End::Told)]
-#[case::a_range_without_being_asked("range-unasked", h(|_, _| part(&format!("bytes 0-99/{SIZE}"), &content()[..100])), End::Told)]
-#[case::nothing_satisfies("range-refused", h(|asked, honest| after_a_break(asked, honest, |_| {
-    Answer::new(416, &[("Content-Range", &format!("bytes */{SIZE}"))], b"")
+#[case::another_size("changed-size", h(|model, asked, honest| after_a_break(model, asked, honest, |_| Answer::new(200, &[("ETag", "\"two\"")], &[7; 5000]))), End::Told)]
+#[case::a_range_without_being_asked("range-unasked", h(|model, _, _| part(&format!("bytes 0-99/{}", model.size), &model.content()[..100])), End::Told)]
+#[case::nothing_satisfies("range-refused", h(|model, asked, honest| after_a_break(model, asked, honest, |_| {
+    Answer::new(416, &[("Content-Range", &format!("bytes */{}", model.size))], b"")
 })), End::Told)]
+#[case::less_at_a_time("range-shorter", shorter, End::Here)]
 fn ranges(#[case] name: &str, #[case] habit: Habit, #[case] end: End) {
     try_habit(name, habit, end);
 }
 
+/// A part, but never more of it than this server gives at a time: it may, where it says so.
+fn shorter(model: Model, asked: &Asked, honest: Answer) -> Answer {
+    let Some((start, end)) = asked.range() else { return honest };
+    let end = end.unwrap_or(model.size).min(model.size);
+    let at_a_time = if model == SMALL { 70_000 } else { 2 << 20 };
+    let last = (start + at_a_time).min(end) - 1;
+    part(&format!("bytes {start}-{last}/{}", model.size), &model.content()[start..=last])
+}
+
 #[rstest]
-#[case::a_page("page", h(|_, _| Answer::new(200, &[("Content-Type", "text/html")], PAGE)), End::Told)]
-#[case::an_unlabelled_page("page-unlabelled", h(|_, _| Answer::raw(200, &[], PAGE)), End::Told)]
-#[case::a_pointer("pointer", h(|_, _| Answer::new(200, &[("Content-Type", "text/plain")], POINTER)), End::Told)]
-#[case::gzip("gzip", h(|_, _| Answer::new(200, &[("Content-Encoding", "gzip")], &content()[..9000])), End::Told)]
-#[case::brotli("br", h(|_, _| Answer::new(200, &[("Content-Encoding", "br")], &content()[..9000])), End::Told)]
-#[case::absurd_length("absurd-length", h(|_, _| Answer::raw(200, &[("Content-Length", "9223372036854775807")], b"x")), End::Told)]
-#[case::negative_length("negative-length", h(|_, _| Answer::raw(200, &[("Content-Length", "-5")], b"x")), End::Told)]
-#[case::two_lengths("two-lengths", h(|_, _| Answer::raw(200, &[("Content-Length", "5"), ("Content-Length", "7")], b"xxxxx")), End::Told)]
-#[case::large_headers("large-headers", h(|_, _| Answer::raw(200, &[("X-Large", &"x".repeat(1 << 20))], &content())), End::Told)]
-#[case::many_headers("many-headers", h(|_, _| Answer::raw(200, &[("X-Many", "x"); 2000], &content())), End::Told)]
-#[case::not_http("not-http", h(|_, _| Answer(vec![Act::Send(b"220 mail.lab ESMTP\r\n".to_vec())])), End::Told)]
-#[case::no_answer_at_all("closed-at-once", h(|_, _| Answer::default()), End::Told)]
-#[case::reset_at_once("reset-at-once", h(|_, _| Answer(vec![Act::Reset])), End::Told)]
-#[case::informal("informal-answers", h(|_, mut honest| {
+#[case::a_page("page", h(|_, _, _| Answer::new(200, &[("Content-Type", "text/html")], PAGE)), End::Told)]
+#[case::an_unlabelled_page("page-unlabelled", h(|_, _, _| Answer::raw(200, &[], PAGE)), End::Told)]
+#[case::a_pointer("pointer", h(|_, _, _| Answer::new(200, &[("Content-Type", "text/plain")], POINTER)), End::Told)]
+#[case::gzip("gzip", h(|model, _, _| Answer::new(200, &[("Content-Encoding", "gzip")], &model.content()[..9000])), End::Told)]
+#[case::brotli("br", h(|model, _, _| Answer::new(200, &[("Content-Encoding", "br")], &model.content()[..9000])), End::Told)]
+#[case::absurd_length("absurd-length", h(|_, _, _| Answer::raw(200, &[("Content-Length", "9223372036854775807")], b"x")), End::Told)]
+#[case::negative_length("negative-length", h(|_, _, _| Answer::raw(200, &[("Content-Length", "-5")], b"x")), End::Told)]
+#[case::two_lengths("two-lengths", h(|_, _, _| Answer::raw(200, &[("Content-Length", "5"), ("Content-Length", "7")], b"xxxxx")), End::Told)]
+#[case::large_headers("large-headers", h(|model, _, _| Answer::raw(200, &[("X-Large", &"x".repeat(1 << 20))], &model.content())), End::Told)]
+#[case::many_headers("many-headers", h(|model, _, _| Answer::raw(200, &[("X-Many", "x"); 2000], &model.content())), End::Told)]
+#[case::not_http("not-http", h(|_, _, _| Answer(vec![Act::Send(b"220 mail.lab ESMTP\r\n".to_vec())])), End::Told)]
+#[case::no_answer_at_all("closed-at-once", h(|_, _, _| Answer::default()), End::Told)]
+#[case::reset_at_once("reset-at-once", h(|_, _, _| Answer(vec![Act::Reset])), End::Told)]
+#[case::informal("informal-answers", h(|_, _, mut honest| {
     honest.0.insert(0, Act::Send(b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n".to_vec()));
     honest
 }), End::Here)]
@@ -212,23 +238,23 @@ fn substitutes(#[case] name: &str, #[case] habit: Habit, #[case] end: End) {
 }
 
 #[rstest]
-#[case::silence("silence", h(|_, _| Answer(vec![Act::Silence])), End::Told)]
-#[case::silence_in_the_head("silence-in-the-head", h(|_, _| {
+#[case::silence("silence", h(|_, _, _| Answer(vec![Act::Silence])), End::Told)]
+#[case::silence_in_the_head("silence-in-the-head", h(|_, _, _| {
     Answer(vec![Act::Trickle(b"HTTP/1.1 200 OK\r\n".repeat(100), 1, Duration::from_millis(50))])
 }), End::Told)]
-#[case::silence_within("silence-within", h(|_, _| whole(&[]).cut(SIZE / 2, Some(Act::Silence))), End::Told)]
-#[case::drops("trickle", h(|_, honest| honest.trickled(1, Duration::from_millis(30))), End::Told)]
-#[case::slow_but_alive("slow-but-alive", h(|_, honest| honest.trickled(20_000, Duration::from_millis(100))), End::Here)]
+#[case::silence_within("silence-within", h(|model, _, _| model.whole(&[]).cut(model.size / 2, Some(Act::Silence))), End::Told)]
+#[case::drops("trickle", h(|_, _, honest| honest.trickled(1, Duration::from_millis(30))), End::Told)]
+#[case::slow_but_alive("slow-but-alive", h(|model, _, honest| honest.trickled(model.size / 16, Duration::from_millis(100))), End::Here)]
 fn slowness(#[case] name: &str, #[case] habit: Habit, #[case] end: End) {
     try_habit(name, habit, end);
 }
 
 #[rstest]
-#[case::a_circle("redirect-circle", h(|asked, _| Answer::redirect(&asked.target)), End::Told)]
-#[case::to_nothing("redirect-to-nothing", h(|_, _| Answer::new(302, &[], b"")), End::Told)]
-#[case::to_no_address("redirect-to-no-address", h(|_, _| Answer::redirect("http://[::x/?signature=secret")), End::Told)]
-#[case::to_another_scheme("redirect-to-a-file", h(|_, _| Answer::redirect("file:///etc/passwd")), End::Told)]
-#[case::with_a_password("redirect-with-a-password", h(|_, _| Answer::redirect("//user:pass@127.0.0.1/x")), End::Told)]
+#[case::a_circle("redirect-circle", h(|_, asked, _| Answer::redirect(&asked.target)), End::Told)]
+#[case::to_nothing("redirect-to-nothing", h(|_, _, _| Answer::new(302, &[], b"")), End::Told)]
+#[case::to_no_address("redirect-to-no-address", h(|_, _, _| Answer::redirect("http://[::x/?signature=secret")), End::Told)]
+#[case::to_another_scheme("redirect-to-a-file", h(|_, _, _| Answer::redirect("file:///etc/passwd")), End::Told)]
+#[case::with_a_password("redirect-with-a-password", h(|_, _, _| Answer::redirect("//user:pass@127.0.0.1/x")), End::Told)]
 fn redirects(#[case] name: &str, #[case] habit: Habit, #[case] end: End) {
     try_habit(name, habit, end);
 }
@@ -263,6 +289,33 @@ fn resets_at_every_64_kib_cost_little() {
             assert!(bench.content_sent() < TWICE, "{kind:?}, {boundary}: {} bytes", bench.content_sent());
             assert!(bench.content_requests() <= 3, "{kind:?}, {boundary}: {} requests", bench.content_requests());
         }
+    }
+}
+
+/// The same of a large file over four connections: each answer is reset where every eighth 64 KiB of the file begin, and
+/// in eight runs at each of them.
+#[test]
+fn resets_at_every_64_kib_of_a_large_file_cost_little() {
+    const STEP: usize = 64 << 10;
+    for shift in 0..8 {
+        let bench = Bench::large("retries = 10\nretry-pause = \"1 ms\"");
+        let (model, kind, port) = (bench.model, bench.kind, bench.server.port);
+        bench.misbehave(move |asked| {
+            let start = asked.range().map_or(0, |(start, _)| start) / STEP;
+            let steps = 1 + (7 + shift - start % 8) % 8;
+            // A reset takes back what is still in the buffers: the pauses let it arrive.
+            let cut = |answer: Answer| {
+                let mut answer = answer.cut(steps * STEP, None).trickled(STEP, Duration::from_millis(1));
+                answer.0.push(Act::Reset);
+                answer
+            };
+            is_content(kind, asked).then(|| cut(honest_with(model, kind, port, asked)))
+        });
+        bench.apply().must_be(0);
+        assert!(bench.has_it());
+        assert!(bench.content_sent() < model.size + model.size / 4, "{} bytes", bench.content_sent());
+        let least = model.size / (8 * STEP);
+        assert!(bench.content_requests() >= least, "{} requests, {least} at least", bench.content_requests());
     }
 }
 
@@ -347,7 +400,7 @@ fn a_server_that_was_away_is_asked_again() {
         let back = Hostile::start_at(port, move |asked| honest(kind, port, asked));
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{kind:?}: {}", String::from_utf8_lossy(&output.stdout));
-        let bench = Bench { kind, machine, server: back };
+        let bench = Bench { kind, model: SMALL, machine, server: back };
         assert!(bench.has_it());
         assert!(bench.content_sent() < SIZE / 2 + 70_000, "{kind:?}: {} bytes again", bench.content_sent());
     }

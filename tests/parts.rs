@@ -6,9 +6,12 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use larder::fsio::{WriteOptions, write_atomic};
+use larder::monitor::Event;
+use larder::observe::Proof;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +75,32 @@ async fn a_large_file_comes_by_one_request_where_one_is_enough() {
     assert_eq!((outcome.moved_bytes, server.take_asked().len()), (size(), 1));
 }
 
+/// What was measured on arrival is true of the file that arrived, not of what lies there a moment later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_replaced_at_once_is_not_said_to_be_proven() {
+    let (machine, server) = (OneFile::new(&CONTENT), good(&CONTENT));
+    let outcome = machine.apply(&[server.url()]).await;
+    machine.must_be_right(&outcome);
+    assert!(matches!(machine.proof(), Proof::Proven { .. }));
+    for by_a_new_file in [true, false] {
+        let machine = OneFile::new(&CONTENT);
+        let place = machine.place();
+        machine.meanwhile(move |event| {
+            if !matches!(event, Event::Finished { item } if item.ends_with("model.bin")) {
+                return;
+            }
+            let other = vec![7; CONTENT.len()];
+            if by_a_new_file {
+                write_atomic(&place, &other, &WriteOptions::default()).unwrap();
+            } else {
+                change(&place, 0, &other);
+            }
+        });
+        machine.apply(&[server.url()]).await;
+        assert_eq!(machine.proof(), Proof::Unknown);
+    }
+}
+
 /// What may happen between the first byte and the last.
 #[derive(Debug, Clone)]
 enum Mishap {
@@ -130,15 +159,20 @@ async fn live_through(machine: &OneFile, mishaps: &[Mishap]) -> (u64, u64) {
 #[test]
 fn any_schedule_of_failures_and_stops_yields_the_same_file() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut runner = TestRunner::new(Config { cases: 24, failure_persistence: None, ..Config::default() });
-    let outcome = runner.run(&prop::collection::vec(mishap(), 0..8), |mishaps| {
-        let machine = OneFile::new(&CONTENT);
+    let mut runner = TestRunner::new(Config { cases: 32, failure_persistence: None, ..Config::default() });
+    let most = AtomicUsize::new(0);
+    let schedules = (prop::collection::vec(mishap(), 0..8), 1..=4_usize);
+    let outcome = runner.run(&schedules, |(mishaps, first_connections)| {
+        let mut machine = OneFile::new(&CONTENT);
+        machine.first_connections = first_connections;
         let (moved, stops) = runtime.block_on(live_through(&machine, &mishaps));
-        let bound = size() + stops * LOST_BY_STOP;
+        most.fetch_max(machine.most_connections(), Ordering::Relaxed);
+        let bound = size() + stops * LOST_BY_STOP + if first_connections > 1 { 4 * PIECE_CUT_OFF } else { 0 };
         prop_assert!(moved <= bound, "{moved} bytes came, {bound} can be explained by {stops} stops");
         Ok(())
     });
     outcome.unwrap();
+    assert_eq!(most.load(Ordering::Relaxed), 4, "connections at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -336,14 +370,9 @@ async fn a_source_that_lies_is_found_out_by_the_whole_where_chunks_are_not_known
 async fn many_slow_connections_are_used_and_no_byte_comes_twice() {
     let content = noise(30 * CHUNK as usize);
     let machine = OneFile::new(&content);
-    let most = Arc::new(AtomicU64::new(0));
     let server = Scripted::start(content.clone(), |asked| Reply { pause: Duration::from_millis(3), ..slow(asked) });
     let outcome = machine.apply(&[server.url()]).await;
     machine.must_be_right(&outcome);
-    for told in machine.heard("Connections") {
-        let count = told.rsplit("count: ").next().unwrap().trim_end_matches(" }").parse().unwrap();
-        most.fetch_max(count, Ordering::Relaxed);
-    }
-    assert!((2..=4).contains(&most.load(Ordering::Relaxed)), "{:#?}", machine.heard("Connections"));
+    assert!((2..=4).contains(&machine.most_connections()), "{:#?}", machine.heard("Connections"));
     assert!(outcome.moved_bytes <= content.len() as u64 + PIECE_CUT_OFF, "{}", outcome.moved_bytes);
 }

@@ -217,6 +217,7 @@ impl World {
                 })
                 .collect(),
             matches: Vec::new(),
+            clashes: Vec::new(),
         })
         .collect()
     }

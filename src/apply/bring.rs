@@ -144,13 +144,20 @@ impl Run {
             if !target.wanted().digests.proves_content() {
                 return Ok(!needs_mending);
             }
-            let measured = fsio::hash_file(&found.path, target.hasher());
+            let measured =
+                fsio::hash_file_by(&found.path, target.hasher(), &mut |_| match self.means.stop.is_cancelled() {
+                    true => Err(std::io::ErrorKind::Interrupted.into()),
+                    false => Ok(()),
+                });
+            if self.means.stop.is_cancelled() {
+                return Err(JobError::Interrupted);
+            }
             let Ok((digests, _)) = measured else { return Ok(false) };
             if target.wanted().digests.check(&digests).is_err() {
                 return Ok(false);
             }
-            let file = known_file(target.wanted(), digests, None);
-            self.works[job.work].learn(target.file, Learned { file, digests, chunks: None });
+            let (file, measured) = (known_file(target.wanted(), digests, None), found.clone());
+            self.works[job.work].learn(target.file, Learned { file, measured, digests, chunks: None });
             Ok(true)
         })
         .await
@@ -176,15 +183,17 @@ impl Run {
         };
         let target = target.clone();
         blocking(move || {
-            let size = target.wanted().size;
             let label = from.display().to_string();
-            self.means.monitor.event(Event::Started { item: &target.item, total: size, resumed: 0, from: &label });
+            let item = target.item.as_str();
             let mut pass = |bytes: u64| {
                 let stopped = || self.means.stop.is_cancelled();
                 let goes_on = if is_paced { self.pacer.pass_blocking(bytes, stopped) } else { !stopped() };
+                self.means.monitor.event(Event::Advanced { item, bytes });
                 if goes_on { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }
             };
-            match copy(&target, &from, &mut pass) {
+            match self.copy(&target, &from, &mut pass) {
+                // Before anything else: an error may be owed to it.
+                _ if self.means.stop.is_cancelled() => Err(JobError::Interrupted),
                 Ok(proven) => {
                     // What a download left of it is of no use any more.
                     let _ = fsio::Partial::forget(&target.staging, &target.key());
@@ -201,13 +210,29 @@ impl Run {
                     tracing::warn!("{label} cannot be copied: {error}; it is fetched instead");
                     Ok(None)
                 }
-                Err(_) if self.means.stop.is_cancelled() => Err(JobError::Interrupted),
                 Err(fsio::ProofError::Original(error) | fsio::ProofError::Io(error)) => {
                     Err(JobError::io(format!("{label} cannot be copied"))(error))
                 }
             }
         })
         .await
+    }
+
+    /// Copies into a partial of its own: what a download left stays, should the original turn out to be wrong.
+    fn copy(&self, target: &Target, from: &Path, pass: fsio::Pass<'_>) -> Result<Proven, fsio::ProofError> {
+        let wanted = target.wanted();
+        let copying = fsio::Copying {
+            from,
+            staging: &target.staging,
+            key: &format!("{}.copy", target.key()),
+            owner: target.owner,
+            size: wanted.size,
+            digests: &wanted.digests,
+        };
+        let (item, label) = (target.item.as_str(), from.display().to_string());
+        let (total, resumed) = (wanted.size, copying.resumed());
+        self.means.monitor.event(Event::Started { item, total, resumed, from: &label });
+        copying.copy(|| target.hasher_with_chunks(), pass)
     }
 
     /// Where a file that another artifact waited for has been placed in this run.
@@ -234,27 +259,14 @@ impl Run {
             let digests = *arrival.proven.digests();
             let file = File { size: Some(arrival.proven.size()), ..known_file(target.wanted(), digests, arrival.lfs) };
             let store: &dyn Store = self.store(&target.artifact.store)?.store.as_ref();
+            let measured = arrival.proven.found().map_err(JobError::io("Its content cannot be looked at"))?;
             let path = store.place(&target.artifact, &file, arrival.proven)?;
             self.works[job.work].note_new_name(&path);
-            self.works[job.work].learn(target.file, Learned { file, digests, chunks });
+            self.works[job.work].learn(target.file, Learned { file, measured, digests, chunks });
             Ok(())
         })
         .await
     }
-}
-
-/// Copies into a partial of its own: what a download left stays, should the original turn out to be wrong.
-fn copy(target: &Target, from: &Path, pass: fsio::Pass<'_>) -> Result<Proven, fsio::ProofError> {
-    let wanted = target.wanted();
-    let copying = fsio::Copying {
-        from,
-        staging: &target.staging,
-        key: &format!("{}.copy", target.key()),
-        owner: target.owner,
-        size: wanted.size,
-        digests: &wanted.digests,
-    };
-    copying.copy(|| target.hasher_with_chunks(), pass)
 }
 
 /// What is known of a file once its content was measured.

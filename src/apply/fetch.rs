@@ -22,6 +22,9 @@ mod stream;
 mod suppliers;
 mod tempo;
 
+/// A server may give less at a time than it is asked for, but not so little that a file would take a million requests.
+const LEAST_PART: u64 = 16 << 10;
+
 impl Run {
     /// Fetches from those of `remotes` that deliver the right content.
     pub(super) async fn fetch(self: Arc<Self>, target: Target, remotes: Vec<Remote>) -> Result<Arrival, JobError> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::bring::blocking;
 use super::{JobError, Run, Work};
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, Found};
 use crate::fsio;
 use crate::monitor::Event;
 use crate::stores::{FileState, Store, StoreMark};
@@ -80,6 +80,9 @@ impl Run {
     }
 
     /// Writes to the facts what was measured on arrival, under the names that `observe` will ask for.
+    ///
+    /// Only of files that are still the ones that were measured: another program, or another file whose name the
+    /// file system takes for the same, may have come between.
     fn remember(&self, work: &Work, artifact: &Artifact, store: &dyn Store) {
         let learned = work.learned();
         if learned.is_empty() {
@@ -87,7 +90,9 @@ impl Run {
         }
         let observed = store.observe(artifact);
         let here = learned.iter().filter_map(|(file, learned)| match observed.files.get(*file)? {
-            FileState::Present(found) | FileState::Staged(found) => Some((found, &learned.digests)),
+            FileState::Present(found) | FileState::Staged(found) => {
+                is_still(found, &learned.measured).then_some((found, &learned.digests))
+            }
             _ => None,
         });
         let recorded = self.means.facts.record_all(here, (self.means.now)());
@@ -100,6 +105,12 @@ impl Run {
         }
         self.note(|outcome| outcome.learned.push(artifact.clone()));
     }
+}
+
+/// Whether `found` is the file that was `measured`, by whatever name, and was not written to since.
+fn is_still(found: &Found, measured: &Found) -> bool {
+    let identity = |found: &Found| (found.device, found.inode, found.size, found.mtime_ns);
+    identity(found) == identity(measured)
 }
 
 impl Work {

@@ -1,4 +1,4 @@
-//! How many connections there are to each host, by all files together.
+//! How many connections there are to each host, by all files together, and how many were found to be of use.
 //!
 //! `sources` lets no more answers be under way than the same number, whoever asks. This count is kept before that: a
 //! connection that only waited there for its turn would look slow to the tempo of its file.
@@ -11,12 +11,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(super) struct Lines {
     most: usize,
     counts: Mutex<HashMap<String, usize>>,
+    /// What the last file of each host ended with.
+    of_use: Mutex<HashMap<String, usize>>,
 }
 
 impl Lines {
     /// At most `most` to each host, not counting the first one of each file.
     pub(super) fn new(most: usize) -> Self {
-        Self { most, counts: Mutex::default() }
+        Self { most, counts: Mutex::default(), of_use: Mutex::default() }
     }
 
     /// Counts one more, if there may be one; `is_needed` ones always may.
@@ -26,6 +28,16 @@ impl Lines {
         let may = is_needed || *count < self.most;
         *count += usize::from(may);
         may
+    }
+
+    /// How many connections one file of a host should begin with, where an earlier one found it out.
+    pub(super) fn of_use(&self, authority: &str) -> Option<usize> {
+        self.of_use.lock().unwrap_or_else(PoisonError::into_inner).get(authority).copied()
+    }
+
+    /// Remembers for the files to come how many connections were of use.
+    pub(super) fn learn(&self, authority: &str, count: usize) {
+        self.of_use.lock().unwrap_or_else(PoisonError::into_inner).insert(authority.to_owned(), count);
     }
 
     /// Counts one less.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::journal::{Journal, remove_journal};
 use super::{Owner, create_dir_all, give_to, is_absent, open_own, remove_file};
+use crate::artifact::Found;
 use crate::digest::{ChunkDigests, ContentHasher, DigestMismatch, Digests};
 
 /// How much is read or copied at a time.
@@ -76,6 +77,17 @@ impl Partial {
     ///
     /// Parts that an [`super::Assembly`] left are thrown away: they do not begin at the first byte.
     pub fn open(staging: &Path, key: &str, hasher: ContentHasher, owner: Option<Owner>) -> io::Result<Self> {
+        Self::open_by(staging, key, hasher, owner, &mut |_| Ok(()))
+    }
+
+    /// The same, asking `pass` before each piece that is hashed, which moves no bytes.
+    fn open_by(
+        staging: &Path,
+        key: &str,
+        hasher: ContentHasher,
+        owner: Option<Owner>,
+        pass: Pass<'_>,
+    ) -> io::Result<Self> {
         create_dir_all(staging, owner)?;
         let path = Self::path_of(staging, key);
         let mut file = open_own(&path)?;
@@ -89,7 +101,7 @@ impl Partial {
                 remove_journal(&Journal::path_of(staging, key))?;
                 0
             }
-            _ => hash_into(&mut file, &mut state)?,
+            _ => hash_pieces(&mut file, &mut state, &mut |_| pass(0))?,
         };
         Ok(Self { file, path, len, hasher: Some(state) })
     }
@@ -133,7 +145,7 @@ impl Partial {
         if self.is_empty() && rustix::fs::ioctl_ficlone(self.file.file(), source.file()).is_ok() {
             let mut state = self.hasher.take().unwrap_or_default();
             // The blocks are the original's.
-            self.len = hash_into(&mut self.file, &mut state).map_err(ProofError::Original)?;
+            self.len = hash_pieces(&mut self.file, &mut state, &mut |_| pass(0)).map_err(ProofError::Original)?;
             self.hasher = Some(state);
             return Ok(true);
         }
@@ -210,6 +222,12 @@ impl Proven {
         self.chunks.take()
     }
 
+    /// The file as it is now, under its name in our own folder.
+    pub fn found(&self) -> io::Result<Found> {
+        let gone = || io::Error::new(io::ErrorKind::NotFound, format!("{} is gone", self.path.display()));
+        super::find_itself(&self.path)?.ok_or_else(gone)
+    }
+
     /// Gives the content, which is on the disk already, its final name, replacing what is there.
     ///
     /// `target` must lie on the partial's file system. Missing folders are created for `owner`. A power
@@ -240,10 +258,6 @@ pub fn hash_file_by(path: &Path, mut hasher: ContentHasher, pass: Pass<'_>) -> i
     let mut file = fs_err::File::open(path)?;
     let len = hash_pieces(&mut file, &mut hasher, pass)?;
     Ok((hasher.finish(), len))
-}
-
-fn hash_into(file: &mut fs_err::File, hasher: &mut ContentHasher) -> io::Result<u64> {
-    hash_pieces(file, hasher, &mut |_| Ok(()))
 }
 
 fn hash_pieces(file: &mut fs_err::File, hasher: &mut ContentHasher, pass: Pass<'_>) -> io::Result<u64> {
@@ -292,7 +306,7 @@ impl Copying<'_> {
     /// Where what was left does not fit, all of it is copied again. After an error of `pass` what was copied stays; a
     /// copy of wrong content is removed, and the original stays where it is.
     pub fn copy(&self, hasher: impl Fn() -> ContentHasher, pass: Pass<'_>) -> Result<Proven, ProofError> {
-        let mut partial = Partial::open(self.staging, self.key, hasher(), self.owner)?;
+        let mut partial = Partial::open_by(self.staging, self.key, hasher(), self.owner, pass)?;
         let mut is_resumed = !partial.is_empty();
         loop {
             partial.fill_from(self.from, pass)?;

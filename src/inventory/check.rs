@@ -122,7 +122,12 @@ fn check_sources(inventory: &Inventory, wrong: &mut Report<'_>) {
         let keys = ["sources", "max-rates", who.as_str()];
         wrong(&keys, format!("[sources] `max-rates`: `{who}`: {message}"), "write a size per second");
     }
-    for (key, number) in [("parallel", sources.parallel), ("connections", sources.connections)] {
+    let numbers = [
+        ("parallel", sources.parallel),
+        ("connections", sources.connections),
+        ("first-connections", sources.first_connections),
+    ];
+    for (key, number) in numbers {
         if number == 0 {
             wrong(&["sources", key], format!("`{key}` is 0: nothing could be fetched"), "write at least 1");
         }

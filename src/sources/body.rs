@@ -16,8 +16,8 @@ use super::network::Answer;
 use super::trail::origin;
 use super::{Body, ByteRange, SourceError};
 
-/// A git-lfs pointer is never longer.
-const POINTER_LIMIT: u64 = 1024;
+/// What is no longer may be a page of a proxy or a pointer, whatever was locked: its first bytes tell.
+const WORTH_A_LOOK: u64 = 256 << 10;
 /// More than any disk holds: a length above it is nonsense.
 pub(super) const ABSURD_LENGTH: u64 = 1 << 53;
 /// Less than this is no transfer: at such a rate a model of 10 GiB takes four months.
@@ -34,8 +34,8 @@ pub(super) fn into_body(
     asked: ByteRange,
     expected_size: Option<u64>,
 ) -> Result<Body, SourceError> {
-    let (start, total) = match response.status() {
-        StatusCode::OK => (0, content_length(response.headers(), what)?),
+    let (start, total, end) = match response.status() {
+        StatusCode::OK => (0, content_length(response.headers(), what)?, None),
         StatusCode::PARTIAL_CONTENT => partial(response.headers(), what, asked)?,
         StatusCode::RANGE_NOT_SATISFIABLE => return beyond_the_end(response.headers(), what, asked, expected_size),
         status => return Err(refusal(status, response.headers(), what)),
@@ -43,16 +43,30 @@ pub(super) fn into_body(
     let surely_the_file = total.is_some() && total == expected_size;
     check_kind(response.headers(), what, surely_the_file)?;
     let changed = size_change(total, expected_size, what);
-    if let Some(changed) = changed {
-        // Only the first bytes of something this small tell whether it is a pointer to the file.
-        if start > 0 || total.is_none_or(|total| total > POINTER_LIMIT) {
-            return Err(changed);
-        }
+    if let Some(changed) = changed.filter(|_| !is_worth_a_look(start, total)) {
+        return Err(changed);
     }
     let etag = entity_tag(response.headers(), &ETAG);
     let patience = Patience::new(response.network().timeouts().stall);
-    let watch = Watch { what: what.to_owned(), start, total, expected_size, asked_end: asked.end, got: 0, patience };
+    // A server may give less than was asked for, if it says so: what is missing is asked for again.
+    let what = what.to_owned();
+    let watch = Watch {
+        what,
+        start,
+        total,
+        expected_size,
+        asked_end: asked.end,
+        part_end: end,
+        got: 0,
+        is_over: false,
+        patience,
+    };
     Ok(Body { start, total, etag, stream: watch.over(response) })
+}
+
+/// Whether only the first bytes tell what this is: too short for most files, and from the beginning.
+pub(super) fn is_worth_a_look(start: u64, total: Option<u64>) -> bool {
+    start == 0 && total.is_some_and(|total| total <= WORTH_A_LOOK)
 }
 
 /// The answer to a request for nothing: no bytes from `start` on.
@@ -239,8 +253,8 @@ fn content_length(headers: &HeaderMap, what: &str) -> Result<Option<u64>, Source
     }
 }
 
-/// First byte and whole length that a 206 speaks of.
-fn partial(headers: &HeaderMap, what: &str, asked: ByteRange) -> Result<(u64, Option<u64>), SourceError> {
+/// First byte, whole length and end that a 206 speaks of.
+fn partial(headers: &HeaderMap, what: &str, asked: ByteRange) -> Result<(u64, Option<u64>, Option<u64>), SourceError> {
     let value = headers.get(CONTENT_RANGE).ok_or_else(|| protocol(what, "a part came without Content-Range"))?;
     let nonsense =
         || protocol(what, format!("its Content-Range is {value:?} where byte {} was asked for", asked.start));
@@ -250,7 +264,7 @@ fn partial(headers: &HeaderMap, what: &str, asked: ByteRange) -> Result<(u64, Op
     }
     match content_length(headers, what)? {
         Some(length) if length != last - start + 1 => Err(nonsense()),
-        _ => Ok((start, total)),
+        _ => Ok((start, total, Some(last + 1))),
     }
 }
 
@@ -343,7 +357,11 @@ struct Watch {
     total: Option<u64>,
     expected_size: Option<u64>,
     asked_end: Option<u64>,
+    /// Where the part ends that the answer says it is.
+    part_end: Option<u64>,
     got: u64,
+    /// More comes than the file has: nothing of it is wanted.
+    is_over: bool,
     patience: Patience,
 }
 
@@ -361,7 +379,7 @@ impl Watch {
     }
 
     async fn next(&mut self, response: &mut Answer) -> Result<Option<Bytes>, SourceError> {
-        if self.is_satisfied() {
+        if self.is_over || self.is_satisfied() {
             return if response.is_cut() { Err(response.network().limit_reached(&self.what)) } else { Ok(None) };
         }
         let asked_at = Instant::now();
@@ -384,11 +402,8 @@ impl Watch {
 
     /// How many bytes are to come, where that is known: up to the end that was asked for.
     fn wanted(&self) -> Option<u64> {
-        let end = match (self.total.or(self.expected_size), self.asked_end) {
-            (Some(size), Some(end)) => Some(size.min(end)),
-            (Some(size), None) => Some(size),
-            (None, _) => None,
-        };
+        let size = self.total.or(self.expected_size);
+        let end = size.map(|size| size.min(self.asked_end.unwrap_or(size)).min(self.part_end.unwrap_or(size)));
         end.map(|end| end.saturating_sub(self.start))
     }
 
@@ -405,13 +420,13 @@ impl Watch {
             let room = end.saturating_sub(self.start + self.got);
             bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
         }
-        self.got += bytes.len() as u64;
-        match self.wanted() {
-            Some(wanted) if self.got > wanted => {
-                Err(protocol(&self.what, format!("it sends more than {wanted} bytes")))
-            }
-            _ => Ok(bytes),
+        // What follows a whole file is nobody's business; whether the file is right, its digest tells.
+        if let Some(room) = self.wanted().map(|wanted| wanted.saturating_sub(self.got)) {
+            self.is_over = bytes.len() as u64 > room;
+            bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
         }
+        self.got += bytes.len() as u64;
+        Ok(bytes)
     }
 
     fn check_first(&self, bytes: &[u8]) -> Result<(), SourceError> {

@@ -223,7 +223,10 @@ impl fmt::Debug for Sources {
 #[cfg(feature = "xet")]
 fn with_xet(hub: HubSource, settings: &SourceSettings) -> Box<dyn Source> {
     match &settings.xet {
-        Some(scratch) => Box::new(super::xet::XetSource::new(hub, scratch.clone(), settings.manners.timeouts)),
+        Some(scratch) => {
+            let Manners { timeouts, connections, .. } = settings.manners;
+            Box::new(super::xet::XetSource::new(hub, scratch.clone(), timeouts, connections))
+        }
         None => Box::new(hub),
     }
 }
@@ -239,8 +242,12 @@ fn client(timeouts: Timeouts) -> Result<Client, SourceError> {
 }
 
 /// What all clients of ours have in common.
+///
+/// HTTP/1.1 only: by HTTP/2 all ranges of a host would share one connection, which one lost packet holds up and one
+/// limit of a server slows down. The few questions besides content lose nothing by it: connections are kept.
 pub(super) fn builder(timeouts: Timeouts) -> ClientBuilder {
     Client::builder()
+        .http1_only()
         .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)

@@ -56,11 +56,12 @@ enum Way {
 }
 
 impl XetSource {
-    /// Asks `hub` where content lies. The library keeps (empty) folders in `scratch`.
-    pub(super) fn new(hub: HubSource, scratch: PathBuf, timeouts: Timeouts) -> Self {
+    /// Asks `hub` where content lies. The library keeps (empty) folders in `scratch`, and has at most
+    /// `connections` requests to the store under way.
+    pub(super) fn new(hub: HubSource, scratch: PathBuf, timeouts: Timeouts, connections: usize) -> Self {
         Self(Arc::new(Shared {
             hub,
-            passes: Passes::new(scratch, timeouts),
+            passes: Passes::new(scratch, timeouts, connections),
             known: Mutex::default(),
             failed: AtomicUsize::new(0),
             told: AtomicBool::new(false),

@@ -1,11 +1,14 @@
 //! Lists of files that no file system should get to see.
 
 use larder::digest::Sha256;
+use larder::fsio::{WriteOptions, write_atomic};
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, Kind, Phase, SIZE, content, phase, tree_entry};
-use crate::hostile::{Answer, Asked};
+use crate::exfat::Exfat;
+use crate::hostile::{Answer, Asked, Hostile};
+use crate::machine::Machine;
 
 /// Lets the hub list these files, and says what `larder lock` makes of it.
 fn lock_with(files: &Value) -> (Bench, String) {
@@ -77,6 +80,72 @@ fn names_that_differ_in_case_are_two_files() {
     bench.behave();
     bench.apply().must_be(0);
     assert!(bench.has_it());
+}
+
+/// On a file system that takes two names for one, the second file would replace the first.
+#[test]
+fn names_that_differ_in_case_are_refused_where_they_are_one_file() {
+    let Some(drive) = Exfat::make() else { return };
+    for (other, is_one) in [("WEIGHTS.BIN", true), ("weights2.bin", false)] {
+        let (server, sums) = two_contents(other);
+        let store = drive.path().join(if is_one { "one" } else { "two" });
+        let machine = Machine::new(&inventory_with_store(&store), &two_files(&server.origin(), &sums));
+        machine.larder(&["lock", "--offline"]).must_be(0);
+        server.now(two_contents_answer);
+        let said = machine.larder(&["apply", "--yes"]);
+        if !is_one {
+            said.must_be(0);
+            continue;
+        }
+        let said = said.must_be(4).must_say(&[
+            "model/weights.bin",
+            "does not tell its name from that of model/WEIGHTS.BIN",
+            "keep it in a store on a file system that tells them apart",
+        ]);
+        assert!(!said.to_string().contains("placed"), "{said}");
+        assert_eq!(server.served().len(), 0, "neither is fetched");
+        assert!(!store.join("weights.bin").exists() && !store.join("WEIGHTS.BIN").exists());
+        // Where one lies there already, it stays, and is not said to be both.
+        write_atomic(&store.join("weights.bin"), &numbered(1), &WriteOptions::default()).unwrap();
+        machine.larder(&["apply", "--yes"]).must_be(4);
+        assert!(fs_err::read(store.join("weights.bin")).unwrap() == numbered(1));
+        machine.larder(&["verify", "--full"]).must_be(3).must_say(&["fault: model/WEIGHTS.BIN", "1 proven, 1 fault"]);
+    }
+}
+
+/// The same length, other bytes.
+fn numbered(n: u8) -> Vec<u8> {
+    let mut bytes = content().to_vec();
+    bytes[7] ^= n;
+    bytes
+}
+
+fn two_contents_answer(asked: &Asked) -> Answer {
+    let n = if asked.path().ends_with("/weights.bin") { 1 } else { 2 };
+    Answer::file(asked, &numbered(n), &[])
+}
+
+fn two_contents(other: &str) -> (Hostile, [(String, Sha256); 2]) {
+    let server = Hostile::start(two_contents_answer);
+    (server, [("weights.bin".to_owned(), Sha256::of(&numbered(1))), (other.to_owned(), Sha256::of(&numbered(2)))])
+}
+
+fn inventory_with_store(store: &std::path::Path) -> String {
+    format!(
+        "manifests = [\"manifests/*.toml\"]\nmachine = \"pc\"\n[stores]\n\
+         plain = {{ layout = \"folder\", path = \"{}\" }}\n[machines]\npc = {{}}\n",
+        store.display()
+    )
+}
+
+fn two_files(origin: &str, sums: &[(String, Sha256); 2]) -> String {
+    let file = |(name, sha256): &(String, Sha256)| {
+        format!(
+            "  [[artifact.file]]\n  path = \"{name}\"\n  size = {SIZE}\n  sha256 = \"{sha256}\"\n  source = \"{origin}/files/{name}\"\n"
+        )
+    };
+    let head = "[[section]]\nname = \"lab\"\ntitle = \"Lab\"\n\n[[artifact]]\nname = \"model\"\nstore = \"plain\"\n";
+    format!("{head}{}{}", file(&sums[0]), file(&sums[1]))
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! https on a real nginx with a certificate that nobody but the test vouches for.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use larder::fsio::{WriteOptions, write_atomic};
 
-use crate::bench::{Bench, Kind, SIZE, content};
+use crate::bench::{Bench, Kind, content};
 use crate::machine::Machine;
 use crate::skip::skipped;
 
@@ -28,6 +29,7 @@ impl Https {
         let write =
             |path: &str, bytes: &[u8]| write_atomic(&dir.path().join(path), bytes, &WriteOptions::default()).unwrap();
         write("root/files/weights.bin", &content());
+        write("root/files/large.bin", &large());
         let port = free_port();
         let place = dir.path().display();
         write(
@@ -35,9 +37,9 @@ impl Https {
             format!(
                 "daemon off; master_process off; pid {place}/pid; error_log {place}/error.log;\n\
                  events {{ worker_connections 64; }}\n\
-                 http {{ access_log {place}/access.log; client_body_temp_path {place}/b; proxy_temp_path {place}/p; \
+                 http {{ log_format with '$connection $request_method $status'; access_log {place}/access.log with; client_body_temp_path {place}/b; proxy_temp_path {place}/p; \
                  fastcgi_temp_path {place}/f; uwsgi_temp_path {place}/u; scgi_temp_path {place}/s;\n\
-                 server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {place}/cert.pem; ssl_certificate_key {place}/key.pem; \
+                 server {{ listen 127.0.0.1:{port} ssl http2; ssl_certificate {place}/cert.pem; ssl_certificate_key {place}/key.pem; \
                  root {place}/root; {locations} }} }}\n"
             )
             .as_bytes(),
@@ -56,7 +58,18 @@ impl Https {
     }
 
     pub(crate) fn requests(&self) -> usize {
-        fs_err::read_to_string(self.dir.path().join("access.log")).map_or(0, |log| log.lines().count())
+        self.log().lines().count()
+    }
+
+    /// How many TCP connections content came over.
+    fn connections(&self) -> usize {
+        let log = self.log();
+        let connections = log.lines().filter(|line| line.contains(" GET ")).filter_map(|line| line.split(' ').next());
+        connections.collect::<BTreeSet<_>>().len()
+    }
+
+    fn log(&self) -> String {
+        fs_err::read_to_string(self.dir.path().join("access.log")).unwrap_or_default()
     }
 }
 
@@ -103,16 +116,26 @@ fn certify(openssl: &Path, dir: &Path, name: &str) {
     run("x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names");
 }
 
+/// So large that it comes in parts.
+fn large() -> Vec<u8> {
+    content().iter().copied().cycle().take(20 << 20).collect()
+}
+
 /// A machine that wants the model from `url`.
 pub(crate) fn machine(url: &str) -> Machine {
-    let sha256 = larder::digest::Sha256::of(&content());
+    machine_that_wants(url, &content(), "")
+}
+
+fn machine_that_wants(url: &str, content: &[u8], sources: &str) -> Machine {
+    let (size, sha256) = (content.len(), larder::digest::Sha256::of(content));
+    let name = if url.ends_with("large.bin") { "large.bin" } else { "weights.bin" };
     let inventory = "manifests = [\"manifests/*.toml\"]\nmachine = \"pc\"\n[stores]\nplain = { layout = \"folder\", path = \"~/plain\" }\n\
                      [machines]\npc = {}\n[sources]\nretries = 1\nretry-pause = \"10 ms\"\n";
     let manifest = format!(
         "[[section]]\nname = \"lab\"\ntitle = \"Lab\"\n[[artifact]]\nname = \"model\"\nstore = \"plain\"\nsource = \"{url}\"\n  \
-         [[artifact.file]]\n  path = \"weights.bin\"\n  size = {SIZE}\n  sha256 = \"{sha256}\"\n"
+         [[artifact.file]]\n  path = \"{name}\"\n  size = {size}\n  sha256 = \"{sha256}\"\n"
     );
-    let machine = Machine::new(inventory, &manifest);
+    let machine = Machine::new(&format!("{inventory}{sources}"), &manifest);
     machine.larder(&["lock", "--offline"]).must_be(0);
     machine
 }
@@ -141,6 +164,18 @@ fn a_certificate_of_the_labs_own_authority_is_refused_unless_it_is_trusted() {
     let trusting = [("SSL_CERT_FILE", authority.to_str().unwrap())];
     machine.larder_with(&trusting, &["apply", "--yes"]).must_be(0);
     assert!(fs_err::read(machine.path("plain/weights.bin")).unwrap() == *content());
+}
+
+/// The server would like to have all of it over one connection by HTTP/2, where the slowest packet holds up everything.
+#[test]
+fn several_connections_are_several_also_where_the_server_speaks_http2() {
+    let Some(https) = Https::start("DNS:localhost", "limit_rate 8m;") else { return };
+    let url = format!("https://localhost:{}/files/large.bin", https.port);
+    let machine = machine_that_wants(&url, &large(), "first-connections = 4\n");
+    let authority = https.authority();
+    machine.larder_with(&[("SSL_CERT_FILE", authority.to_str().unwrap())], &["apply", "--yes"]).must_be(0);
+    assert!(fs_err::read(machine.path("plain/large.bin")).unwrap() == large());
+    assert!(https.connections() >= 4, "{} connections\n{}", https.connections(), https.log());
 }
 
 #[test]

@@ -40,13 +40,47 @@ pub(crate) enum Phase {
     Elsewhere,
 }
 
-/// The model's content: without pattern, so that every displaced byte shows.
+/// A model of one length. Copies are the same model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Model {
+    pub(crate) size: usize,
+}
+
+/// Comes in one stream.
+pub(crate) const SMALL: Model = Model { size: SIZE };
+/// Comes in parts: four chunks and a bit.
+pub(crate) const LARGE: Model = Model { size: (17 << 20) + 12_345 };
+
+impl Model {
+    /// The model's content: without pattern, so that every displaced byte shows.
+    pub(crate) fn content(self) -> Arc<Vec<u8>> {
+        static SMALL_CONTENT: LazyLock<Arc<Vec<u8>>> = LazyLock::new(|| {
+            let blocks = (0_u64..).flat_map(|n| *Sha256::of(&n.to_le_bytes()).as_bytes());
+            Arc::new(blocks.take(SIZE).collect())
+        });
+        static LARGE_CONTENT: LazyLock<Arc<Vec<u8>>> = LazyLock::new(|| {
+            let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+            let mut next = || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state.to_le_bytes()
+            };
+            Arc::new(std::iter::repeat_with(&mut next).flatten().take(LARGE.size).collect())
+        });
+        Arc::clone(if self == SMALL { &SMALL_CONTENT } else { &LARGE_CONTENT })
+    }
+
+    pub(crate) fn sha256(self) -> String {
+        static SMALL_SUM: LazyLock<String> = LazyLock::new(|| Sha256::of(&SMALL.content()).to_string());
+        static LARGE_SUM: LazyLock<String> = LazyLock::new(|| Sha256::of(&LARGE.content()).to_string());
+        if self == SMALL { SMALL_SUM.clone() } else { LARGE_SUM.clone() }
+    }
+}
+
+/// The small model's content.
 pub(crate) fn content() -> Arc<Vec<u8>> {
-    static CONTENT: LazyLock<Arc<Vec<u8>>> = LazyLock::new(|| {
-        let blocks = (0_u64..).flat_map(|n| *Sha256::of(&n.to_le_bytes()).as_bytes());
-        Arc::new(blocks.take(SIZE).collect())
-    });
-    Arc::clone(&CONTENT)
+    SMALL.content()
 }
 
 /// The small second layer of the Ollama image.
@@ -72,10 +106,14 @@ pub(crate) fn is_content(kind: Kind, asked: &Asked) -> bool {
     phase(asked) == wanted && asked.method == "GET" && !asked.path().contains(&config)
 }
 
-/// What a good server answers.
+/// What a good server answers that has the small model.
 pub(crate) fn honest(kind: Kind, port: u16, asked: &Asked) -> Answer {
-    let content = content();
-    let sha256 = Sha256::of(&content).to_string();
+    honest_with(SMALL, kind, port, asked)
+}
+
+/// What a good server answers.
+pub(crate) fn honest_with(model: Model, kind: Kind, port: u16, asked: &Asked) -> Answer {
+    let (content, sha256) = (model.content(), model.sha256());
     match (kind, phase(asked)) {
         (Kind::Hub, Phase::Listing) if asked.path().contains("/revision/") => {
             Answer::json(&json!({"id": "lab/model", "sha": COMMIT}))
@@ -83,7 +121,7 @@ pub(crate) fn honest(kind: Kind, port: u16, asked: &Asked) -> Answer {
         (Kind::Hub, Phase::Listing) => Answer::json(&json!([tree_entry("weights.bin", &sha256)])),
         (Kind::Hub, Phase::Check | Phase::Content) => {
             let to = format!("http://localhost:{port}/elsewhere/weights.bin?signature=secret");
-            let size = SIZE.to_string();
+            let size = model.size.to_string();
             let headers = [("Location", to.as_str()), ("X-Linked-Etag", &sha256), ("X-Linked-Size", &size)];
             Answer::new(302, &headers, b"")
         }
@@ -121,6 +159,7 @@ fn image() -> String {
 /// The machine and its server.
 pub(crate) struct Bench {
     pub(crate) kind: Kind,
+    pub(crate) model: Model,
     pub(crate) machine: Machine,
     pub(crate) server: Hostile,
 }
@@ -133,9 +172,13 @@ impl Bench {
 
     /// The same with more lines in `[sources]`.
     pub(crate) fn with(kind: Kind, sources: &str) -> Self {
+        Self::with_model(SMALL, kind, sources)
+    }
+
+    fn with_model(model: Model, kind: Kind, sources: &str) -> Self {
         let server = Hostile::start(|_| Answer::default());
-        let machine = Machine::new(&inventory(&server.origin(), sources), &manifest(kind, &server.origin()));
-        let bench = Self { kind, machine, server };
+        let machine = Machine::new(&inventory(&server.origin(), sources), &manifest(model, kind, &server.origin()));
+        let bench = Self { kind, model, machine, server };
         bench.behave();
         bench
     }
@@ -152,16 +195,25 @@ impl Bench {
         bench
     }
 
+    /// A machine with a lock that wants the large model from a plain address, over four connections from the beginning.
+    pub(crate) fn large(sources: &str) -> Self {
+        let sources = format!("connections = 4\nfirst-connections = 4\n{sources}");
+        let bench = Self::with_model(LARGE, Kind::Http, &sources);
+        bench.machine.larder(&["lock"]).must_be(0);
+        bench.behave();
+        bench
+    }
+
     /// From now on the server is honest; counting begins anew.
     pub(crate) fn behave(&self) {
-        let (kind, port) = (self.kind, self.server.port);
-        self.server.now(move |asked| honest(kind, port, asked));
+        let (model, kind, port) = (self.model, self.kind, self.server.port);
+        self.server.now(move |asked| honest_with(model, kind, port, asked));
     }
 
     /// From now on `habit` answers what it wants to, and the rest is honest.
     pub(crate) fn misbehave(&self, habit: impl Fn(&Asked) -> Option<Answer> + Send + Sync + 'static) {
-        let (kind, port) = (self.kind, self.server.port);
-        self.server.now(move |asked| habit(asked).unwrap_or_else(|| honest(kind, port, asked)));
+        let (model, kind, port) = (self.model, self.kind, self.server.port);
+        self.server.now(move |asked| habit(asked).unwrap_or_else(|| honest_with(model, kind, port, asked)));
     }
 
     pub(crate) fn apply(&self) -> Said {
@@ -180,7 +232,7 @@ impl Bench {
     }
 
     fn place(&self) -> String {
-        let sha256 = Sha256::of(&content()).to_string();
+        let sha256 = self.model.sha256();
         match self.kind {
             Kind::Hub => format!("stores/hub/models--lab--model/snapshots/{COMMIT}/weights.bin"),
             Kind::Http => "stores/plain/model/weights.bin".to_owned(),
@@ -191,21 +243,58 @@ impl Bench {
     /// Whether a program would find the model; never, with other content than the right one.
     #[track_caller]
     pub(crate) fn has_it(&self) -> bool {
+        let content = self.model.content();
         for (path, bytes) in visible(&self.machine.path("stores")) {
-            let is_model = bytes == *content();
+            let is_model = bytes == *content;
             let is_small = bytes.len() < 1000;
             assert!(is_model || is_small, "{path} has {} bytes that are not the model's", bytes.len());
             assert!(is_model || !path.contains("weights"), "{path} is not the model");
         }
         let place = self.machine.path(&self.place());
-        place.exists().then(|| assert!(fs_err::read(&place).unwrap() == *content())).is_some()
+        place.exists().then(|| assert!(fs_err::read(&place).unwrap() == *content)).is_some()
+    }
+
+    /// What lies in larder's own folders: whether anything unfinished is kept for the next run.
+    pub(crate) fn kept(&self) -> &'static str {
+        let files = walkdir::WalkDir::new(self.machine.path("stores")).into_iter().filter_map(Result::ok);
+        let mut unfinished = files.filter(|entry| entry.path().extension().is_some_and(|end| end == "partial"));
+        let len = |path: &Path| fs_err::metadata(path).map_or(0, |found| found.len());
+        // Of what comes in parts, the room is taken beforehand: the journal says what of it is there.
+        let has_bytes = |entry: walkdir::DirEntry| match len(&entry.path().with_extension("journal")) {
+            0 => len(entry.path()) > 0,
+            journal => larder::fsio::journaled_bytes(journal) > 0,
+        };
+        if unfinished.any(has_bytes) { "something unfinished is kept" } else { "nothing unfinished is kept" }
+    }
+
+    /// How much went over the wire, as far as chance has no part in it: who hangs up early leaves more or less of an
+    /// answer in the buffers, and of several connections any may be the first to be answered.
+    pub(crate) fn crossed(&self, has_it: bool) -> String {
+        let (requests, bytes, size) = (self.content_requests(), self.content_sent(), self.model.size);
+        let bytes = match bytes {
+            _ if !has_it => "",
+            _ if self.model == LARGE => {
+                assert!(bytes < 5 * size, "{bytes} bytes for {size}");
+                ""
+            }
+            _ if bytes < size + size / 4 => ", about all of the bytes",
+            _ if bytes < 2 * size + size / 4 => ", up to twice the bytes",
+            _ => ", more than twice the bytes",
+        };
+        match requests {
+            1 if self.model == SMALL => format!("1 request{bytes}, {}", self.kept()),
+            _ if self.model == SMALL => format!("{requests} requests{bytes}, {}", self.kept()),
+            0..=16 => "up to 16 requests".to_owned(),
+            _ => "more than 16 requests".to_owned(),
+        }
     }
 
     /// What was said, without what differs from run to run.
     pub(crate) fn told(&self, said: &Said) -> String {
         let out = said.out.lines().filter(|line| tells(line)).collect::<Vec<_>>().join("\n");
         let text = format!("exit code {}\n{}\n{}", said.code.unwrap_or(-1), out, errors(&said.err));
-        without_amounts(self.normal(&text).trim())
+        let told = without_amounts(self.normal(&text).trim());
+        if self.model == SMALL { told } else { without_chance(&told) }
     }
 
     /// A text without ports, folders and digests. Signatures must never be in one.
@@ -213,7 +302,7 @@ impl Bench {
         let port = self.server.port;
         let text =
             text.replace(&format!("127.0.0.1:{port}"), "SERVER").replace(&format!("localhost:{port}"), "ELSEWHERE");
-        let text = text.replace(&Sha256::of(&content()).to_string(), "SHA256").replace(COMMIT, "COMMIT");
+        let text = text.replace(&self.model.sha256(), "SHA256").replace(COMMIT, "COMMIT");
         let text = text.replace(self.machine.home().to_str().unwrap(), "~");
         assert!(!text.contains("signature"), "a signature was printed:\n{text}");
         text
@@ -251,6 +340,17 @@ fn without_amounts(text: &str) -> String {
     text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// Which of several connections is the first to be answered, and what of the others came by then.
+fn without_chance(text: &str) -> String {
+    let mut line = text.replace(", SIZE fetched", "");
+    for unit in ["bytes ", "items "] {
+        let Some(at) = line.find(&format!("its Content-Range is \"{unit}")) else { continue };
+        let end = line[at..].find('\n').map_or(line.len(), |end| at + end);
+        line.replace_range(at..end, &format!("its Content-Range is \"{unit}N-M/SIZE\" where another was asked for"));
+    }
+    line
+}
+
 /// Files that a program could find: those outside dot-folders.
 fn visible(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let is_ours = |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.');
@@ -274,15 +374,15 @@ fn inventory(origin: &str, sources: &str) -> String {
     )
 }
 
-fn manifest(kind: Kind, origin: &str) -> String {
+fn manifest(model: Model, kind: Kind, origin: &str) -> String {
+    let (size, sha256) = (model.size, model.sha256());
     let head = "[[section]]\nname = \"lab\"\ntitle = \"Lab\"\n\n[[artifact]]\nname = \"model\"\n";
     match kind {
         Kind::Hub => format!("{head}source = \"hf:lab/model\"\nstore = \"hub\"\n"),
         Kind::Ollama => format!("{head}source = \"ollama:model:1b\"\nstore = \"ollama\"\n"),
         Kind::Http => format!(
             "{head}store = \"plain\"\nfolder = \"model\"\nsource = \"{origin}/files/weights.bin\"\n  [[artifact.file]]\n  \
-             path = \"weights.bin\"\n  size = {SIZE}\n  sha256 = \"{}\"\n",
-            Sha256::of(&content())
+             path = \"weights.bin\"\n  size = {size}\n  sha256 = \"{sha256}\"\n"
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! A real nginx with one folder, which counts the bytes of its answers.
+//! A real nginx with one folder, which counts its answers and their bytes.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -35,7 +35,7 @@ impl Nginx {
         let text = format!(
             "{user} daemon off; master_process off; pid {home}/pid; error_log {home}/errors;\n\
              events {{ worker_connections 128; }}\n\
-             http {{ log_format sent '$body_bytes_sent'; access_log {home}/sent sent; {temporary}\n\
+             http {{ log_format sent '$body_bytes_sent $msec $request_time'; access_log {home}/sent sent; {temporary}\n\
              server {{ listen {address}; root {root}; limit_rate {rate}; }} }}\n"
         );
         let config = dir.path().join("nginx.conf");
@@ -51,15 +51,38 @@ impl Nginx {
         Self { dir, address, child }
     }
 
-    /// Ends it; returns the bytes of all its answers.
-    pub(crate) fn end(mut self) -> u64 {
+    /// Ends it, and says what it did.
+    pub(crate) fn end(mut self) -> Served {
         // Gracefully: answers that were broken off are counted when it notices.
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::QUIT)
             .unwrap();
         self.child.wait().unwrap();
         let log = fs_err::read_to_string(self.dir.path().join("sent")).unwrap();
-        log.lines().map(|line| line.trim().parse::<u64>().unwrap()).sum()
+        let mut served = Served { sent: 0, most_open: 0 };
+        let mut changes = Vec::new();
+        for line in log.lines() {
+            let mut words = line.split_whitespace().map(|word| word.parse::<f64>().unwrap());
+            let (sent, ended, took) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+            served.sent += sent as u64;
+            changes.extend([((ended - took) * 1000.0, 1), (ended * 1000.0, -1)]);
+        }
+        // Those that end first: what follows upon an answer is not beside it.
+        changes.sort_by(|one, other| one.partial_cmp(other).unwrap());
+        let mut open = 0_i32;
+        for (_, change) in changes {
+            open += change;
+            served.most_open = served.most_open.max(usize::try_from(open).unwrap_or(0));
+        }
+        served
     }
+}
+
+/// What a server did in its life.
+pub(crate) struct Served {
+    /// Bytes of all answers.
+    pub(crate) sent: u64,
+    /// The most answers that were under way at the same time.
+    pub(crate) most_open: usize,
 }
 
 impl Drop for Nginx {

@@ -12,7 +12,7 @@ use larder::facts::Facts;
 use larder::inventory::Inventory;
 use larder::lock::Lock;
 use larder::monitor::{Event, Monitor};
-use larder::observe::observe;
+use larder::observe::{Proof, observe};
 use larder::plan::{Outlook, Plan, plan};
 use larder::retry::RetryPolicy;
 use larder::sources::{Manners, SourceSettings, Sources, Timeouts};
@@ -21,11 +21,20 @@ use tokio_util::sync::CancellationToken;
 
 /// Remembers what was told.
 #[derive(Default)]
-pub(crate) struct Heard(Mutex<Vec<String>>);
+pub(crate) struct Heard {
+    told: Mutex<Vec<String>>,
+    meanwhile: Mutex<Option<Meanwhile>>,
+}
+
+/// Done by another program whenever something is told.
+type Meanwhile = Box<dyn Fn(&Event<'_>) + Send>;
 
 impl Monitor for Heard {
     fn event(&self, event: Event<'_>) {
-        self.0.lock().unwrap().push(format!("{event:?}"));
+        self.told.lock().unwrap().push(format!("{event:?}"));
+        if let Some(meanwhile) = &*self.meanwhile.lock().unwrap() {
+            meanwhile(&event);
+        }
     }
 }
 
@@ -36,6 +45,7 @@ pub(crate) struct OneFile {
     pub(crate) sha256: Sha256,
     pub(crate) facts: Arc<Facts>,
     pub(crate) connections: usize,
+    pub(crate) first_connections: usize,
     heard: Arc<Heard>,
 }
 
@@ -48,6 +58,7 @@ impl OneFile {
             sha256: Sha256::of(content),
             facts: Arc::new(Facts::in_memory().unwrap()),
             connections: 4,
+            first_connections: 1,
             heard: Arc::default(),
         }
     }
@@ -69,7 +80,25 @@ impl OneFile {
 
     /// What was told that begins with `kind`.
     pub(crate) fn heard(&self, kind: &str) -> Vec<String> {
-        self.heard.0.lock().unwrap().iter().filter(|event| event.starts_with(kind)).cloned().collect()
+        self.heard.told.lock().unwrap().iter().filter(|event| event.starts_with(kind)).cloned().collect()
+    }
+
+    /// The most connections that were open at the same time.
+    pub(crate) fn most_connections(&self) -> usize {
+        let count = |told: &String| told.rsplit("count: ").next()?.trim_end_matches(" }").parse().ok();
+        self.heard("Connections").iter().filter_map(count).max().unwrap_or(0)
+    }
+
+    /// Whenever something is told, this happens.
+    pub(crate) fn meanwhile(&self, meanwhile: impl Fn(&Event<'_>) + Send + 'static) {
+        *self.heard.meanwhile.lock().unwrap() = Some(Box::new(meanwhile));
+    }
+
+    /// What is known of the file's content now.
+    pub(crate) fn proof(&self) -> Proof {
+        let lock = self.lock(&["http://127.0.0.1:1/".to_owned()]);
+        let wanted: Vec<&Artifact> = lock.artifacts.iter().collect();
+        observe(&self.stores(), &wanted, &self.facts, false).unwrap()[0].proofs[0].clone()
     }
 
     fn stores(&self) -> Stores {
@@ -132,6 +161,7 @@ impl OneFile {
             ollama_registry: None,
             parallel: 4,
             connections: self.connections,
+            first_connections: self.first_connections,
             max_rate: None,
             paces_drives: false,
             retry: RetryPolicy { first, longest: first * 8, ..RetryPolicy::default() },

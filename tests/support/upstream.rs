@@ -2,7 +2,7 @@
 //! paced or held back, so that something can happen in the middle of a transfer.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ struct Wire {
     requests: AtomicU64,
     pause_us: AtomicU64,
     sent: watch::Sender<u64>,
+    open: AtomicUsize,
+    most_open: AtomicUsize,
     /// No byte passes once so many were sent.
     limit: watch::Sender<Option<u64>>,
 }
@@ -101,6 +103,18 @@ impl Upstream {
         *self.wire.sent.borrow()
     }
 
+    /// The most answers with content that were under way at the same time.
+    pub(crate) fn most_open(&self) -> usize {
+        self.wire.most_open.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so much was sent in all, or `is_over`.
+    pub(crate) fn wait_until_sent(&self, bytes: u64, mut is_over: impl FnMut() -> bool) {
+        while self.sent() < bytes && !is_over() {
+            std::thread::yield_now();
+        }
+    }
+
     /// Requests of any kind so far.
     pub(crate) fn requests(&self) -> u64 {
         self.wire.requests.load(Ordering::Relaxed)
@@ -138,9 +152,12 @@ async fn meter(State(wire): State<Arc<Wire>>, request: Request, next: Next) -> R
         asked.len() - 1
     };
     let (parts, body) = next.run(request).await.into_parts();
+    let under_way = UnderWay::begin(&wire);
     let pieces = body.into_data_stream().flat_map(|chunk| stream::iter(cut(chunk.unwrap())));
     let metered = pieces.then(move |piece| {
         let (wire, path) = (Arc::clone(&wire), path.clone());
+        // As long as the answer lives.
+        let _ = &under_way;
         async move {
             wire.pass().await;
             wire.sent.send_modify(|sent| *sent += piece.len() as u64);
@@ -151,6 +168,23 @@ async fn meter(State(wire): State<Arc<Wire>>, request: Request, next: Next) -> R
         }
     });
     Response::from_parts(parts, Body::from_stream(metered))
+}
+
+/// One answer under way, until it is dropped.
+struct UnderWay(Arc<Wire>);
+
+impl UnderWay {
+    fn begin(wire: &Arc<Wire>) -> Self {
+        let open = wire.open.fetch_add(1, Ordering::Relaxed) + 1;
+        wire.most_open.fetch_max(open, Ordering::Relaxed);
+        Self(Arc::clone(wire))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn cut(mut chunk: Bytes) -> Vec<Bytes> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::inquiry::Inquiry;
 use super::landing::{Landing, Site, Told};
@@ -42,6 +42,8 @@ struct Parts<'a> {
     shared: Arc<Shared>,
     landing: Landing,
     tempo: Tempo,
+    /// Who is asked first: what is found out about connections is remembered for it.
+    host: Option<String>,
     lines: JoinSet<Result<(), Broken>>,
     running: HashMap<Id, Running>,
     measured_at: Instant,
@@ -112,12 +114,23 @@ impl Run {
         })
         .await
     }
+
+    /// As many connections as an earlier file of the host ended with, or as the user wants at first.
+    fn tempo_for(&self, host: Option<&str>) -> Tempo {
+        let most = self.means.connections;
+        match host.and_then(|host| self.lines.of_use(host)) {
+            Some(count) => Tempo::beginning_with(count, most),
+            None if self.means.first_connections > 1 => Tempo::beginning_with(self.means.first_connections, most),
+            None => Tempo::new(most),
+        }
+    }
 }
 
 impl<'a> Parts<'a> {
     fn begin(run: &Arc<Run>, target: &'a Target, suppliers: &'a mut Suppliers, site: Site) -> Self {
         let assembly = site.assembly.clone();
         let schedule = Schedule::new(assembly.size(), &site.here);
+        let host = suppliers.next().map(|index| suppliers.get(index).remote.reference.authority());
         let landing = Landing::start(run.clone(), &target.item, site);
         let shared = Shared {
             run: run.clone(),
@@ -137,7 +150,8 @@ impl<'a> Parts<'a> {
             suppliers,
             shared: Arc::new(shared),
             landing,
-            tempo: Tempo::new(run.means.connections),
+            tempo: run.tempo_for(host.as_deref()),
+            host,
             lines: JoinSet::new(),
             running: HashMap::new(),
             measured_at: Instant::now(),
@@ -147,8 +161,6 @@ impl<'a> Parts<'a> {
 
     /// Goes on until the file is proven, or cannot be.
     async fn live(&mut self) -> Result<Ending, JobError> {
-        let mut ticks = tokio::time::interval_at(Instant::now() + PERIOD, PERIOD);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = self.run.means.stop.clone();
         loop {
             self.start_lines();
@@ -162,7 +174,7 @@ impl<'a> Parts<'a> {
                 told = self.landing.told() => if let Some(prefix) = self.told(told)? {
                     return self.prove(prefix).await;
                 },
-                _ = ticks.tick() => self.measure(),
+                () = tokio::time::sleep_until(self.measured_at + self.tempo.period()) => self.measure(),
                 () = tokio::time::sleep_until(rested.unwrap_or_else(Instant::now)), if rested.is_some() => {}
             }
         }
@@ -174,6 +186,11 @@ impl<'a> Parts<'a> {
         for running in self.running.values() {
             self.run.lines.leave(&running.authority);
             self.suppliers.get_mut(running.supplier).lines -= 1;
+        }
+        // Of several hosts, nobody knows to whom it was owed.
+        let is_of_one = self.suppliers.only_contributor().is_some();
+        if let Some(host) = self.host.as_deref().filter(|_| is_of_one && self.tempo.has_found()) {
+            self.run.lines.learn(host, self.tempo.count());
         }
         let closed = self.landing.close().await;
         closed.map_err(|error| self.refused(error))
@@ -246,12 +263,17 @@ impl<'a> Parts<'a> {
             Err(error) => (error.id(), None),
         };
         let Some(running) = self.running.remove(&id) else { return Ok(()) };
-        self.shared.schedule().end(running.claim);
+        let rest = {
+            let mut schedule = self.shared.schedule();
+            let rest = schedule.rest(running.claim);
+            schedule.end(running.claim);
+            rest.end - rest.start
+        };
         self.run.lines.leave(&running.authority);
         let supplier = self.suppliers.get_mut(running.supplier);
         supplier.lines -= 1;
         let brought = running.brought.load(Ordering::Relaxed);
-        supplier.brought(brought);
+        supplier.brought(brought, brought + rest);
         match result {
             Some(Ok(())) | None => Ok(()),
             Some(Err(Broken::Job(JobError::Interrupted))) => Err(JobError::Interrupted),
@@ -283,7 +305,8 @@ impl<'a> Parts<'a> {
 
     fn broke(&mut self, index: usize, error: SourceError) {
         let supplier = self.suppliers.get_mut(index);
-        let is_about_the_file = matches!(error, SourceError::Changed { .. } | SourceError::Protocol { .. });
+        let is_about_the_file =
+            matches!(error, SourceError::Changed { .. } | SourceError::Exchanged { .. } | SourceError::Protocol { .. });
         if supplier.lines > 0 && !is_about_the_file {
             // Others still deliver: it was one connection too many.
             tracing::info!(item = self.target.item, from = supplier.name, %error, "one connection less");

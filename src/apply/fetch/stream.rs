@@ -6,7 +6,8 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
-use super::names_by_sha256;
+use super::LEAST_PART;
+use super::suppliers::Answers;
 use crate::apply::bring::{Arrival, Target, blocking};
 use crate::apply::{JobError, Run};
 use crate::artifact::Remote;
@@ -37,8 +38,7 @@ struct Visit {
     /// Whether the partial holds bytes that came from elsewhere or from an earlier run.
     was_resumed: bool,
     backoff: Backoff,
-    /// Whether the hub names the content by sha256.
-    lfs: Option<bool>,
+    answers: Answers,
 }
 
 /// What of a body is still wanted.
@@ -96,21 +96,33 @@ impl Run {
         let from = remote.reference.to_string();
         let (total, resumed) = (target.wanted().size, partial.len());
         self.means.monitor.event(Event::Started { item: &target.item, total, resumed, from: &from });
-        let mut visit = Visit { was_resumed: resumed > 0, backoff: Backoff::new(self.means.retry), lfs: None };
+        let mut visit =
+            Visit { was_resumed: resumed > 0, backoff: Backoff::new(self.means.retry), answers: Answers::default() };
         loop {
+            let before = partial.len();
             let (rest, asked) = self.ask(target, remote, partial, &mut visit).await?;
             partial = rest;
-            if let Err(error) = asked {
-                if self.pause(target, &error, &mut visit.backoff).await? {
-                    continue;
+            let asked = asked.and_then(|()| {
+                let (Some(expected), got) = (total, partial.len() - before) else { return Ok(true) };
+                match partial.len() < expected {
+                    false => Ok(true),
+                    true if got >= LEAST_PART => Ok(false),
+                    true => Err(SourceError::CutShort { what: from.clone(), expected: expected - before, got }),
                 }
-                return Ok(Attempt::given_up(error, partial));
+            });
+            match asked {
+                Ok(true) => {}
+                // It gave less than it was asked for, and said so.
+                Ok(false) => continue,
+                Err(error) if self.pause(target, &error, &mut visit.backoff).await? => continue,
+                Err(error) => return Ok(Attempt::given_up(error, partial)),
             }
             let unproven = match self.prove(target, partial).await? {
-                Ok(proven) => return Ok(Attempt::Proven(Arrival { proven, lfs: visit.lfs })),
+                Ok(proven) => return Ok(Attempt::Proven(Arrival { proven, lfs: visit.answers.lfs() })),
                 Err(unproven) => *unproven,
             };
             partial = self.restart(target, unproven.partial, &unproven.error).await?;
+            visit.answers.forget_the_file();
             if self.distrusts(remote) {
                 visit.was_resumed = false;
                 continue;
@@ -142,7 +154,10 @@ impl Run {
             Ok(body) => body,
             Err(error) => return Ok((partial, Err(error))),
         };
-        visit.lfs = visit.lfs.or(names_by_sha256(&body));
+        let what = remote.reference.to_string();
+        if let Err(error) = visit.answers.compare(&body, target.wanted().size, &what) {
+            return Ok((partial, Err(error)));
+        }
         let before = partial.len();
         let (partial, poured) = self.pour(partial, body, target).await?;
         let missing = target.wanted().size.map(|size| size.saturating_sub(before));

@@ -30,6 +30,8 @@ pub(super) struct Supplier {
     left_out: Option<JobError>,
     /// Connections to it.
     pub(super) lines: usize,
+    /// Whether any bytes came from it.
+    has_contributed: bool,
 }
 
 /// All sources of the file, in the order in which they are preferred.
@@ -56,6 +58,7 @@ impl Suppliers {
             resting_until: None,
             left_out: None,
             lines: 0,
+            has_contributed: false,
         };
         Self { all: remotes.into_iter().zip(ranks).map(supplier).collect(), one_alone: false }
     }
@@ -119,6 +122,13 @@ impl Suppliers {
         self.left().fold(0, |crowd, index| crowd | just(index))
     }
 
+    /// The only one that bytes came from, if it is one.
+    pub(super) fn only_contributor(&self) -> Option<usize> {
+        let mut contributors = (0..self.all.len()).filter(|index| self.all[*index].has_contributed);
+        let first = contributors.next()?;
+        contributors.next().is_none().then_some(first)
+    }
+
     fn left(&self) -> impl Iterator<Item = usize> {
         let most = if self.one_alone { 1 } else { usize::MAX };
         (0..self.all.len()).filter(|index| self.all[*index].left_out.is_none()).take(most)
@@ -155,9 +165,10 @@ impl Supplier {
         pause
     }
 
-    /// It delivered so much: the patience with it begins anew, unless that is next to nothing.
-    pub(super) fn brought(&mut self, bytes: u64) {
-        self.backoff.progressed_by(bytes, None);
+    /// It delivered so much of what was `asked` for: the patience with it begins anew, unless that is next to nothing.
+    pub(super) fn brought(&mut self, bytes: u64, asked: u64) {
+        self.has_contributed |= bytes > 0;
+        self.backoff.progressed_by(bytes, Some(asked));
     }
 
     /// Others are faster; it is asked again later.
@@ -185,23 +196,29 @@ struct Seen {
 }
 
 impl Answers {
-    /// Compares an answer with those before: all must be of one and the same file.
-    pub(super) fn compare(&self, body: &Body, size: u64, what: &str) -> Result<(), SourceError> {
+    /// Compares an answer with those before: all must be of one and the same file, of `size` bytes where that is known.
+    pub(super) fn compare(&self, body: &Body, size: Option<u64>, what: &str) -> Result<(), SourceError> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.lfs = seen.lfs.or(names_by_sha256(body));
-        if let Some(actual) = body.total.filter(|total| *total != size) {
-            return Err(SourceError::Changed { what: what.to_owned(), expected: size, actual });
+        if let (Some(actual), Some(expected)) = (body.total, size)
+            && actual != expected
+        {
+            // What is far too short may be a page or a pointer: its first bytes say more than its length.
+            let changed = || SourceError::Changed { what: what.to_owned(), expected, actual };
+            return if body.is_worth_a_look() { Ok(()) } else { Err(changed()) };
         }
+        seen.lfs = seen.lfs.or(names_by_sha256(body));
         match (&seen.etag, &body.etag) {
-            (Some(before), Some(now)) if before != now => Err(SourceError::Protocol {
-                what: what.to_owned(),
-                reason: "the file was exchanged while it was fetched".to_owned(),
-            }),
+            (Some(before), Some(now)) if before != now => Err(SourceError::Exchanged { what: what.to_owned() }),
             _ => {
                 seen.etag = seen.etag.take().or_else(|| body.etag.clone());
                 Ok(())
             }
         }
+    }
+
+    /// Answers from now on may be of another file: what came of the one before was thrown away.
+    pub(super) fn forget_the_file(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).etag = None;
     }
 
     pub(super) fn lfs(&self) -> Option<bool> {

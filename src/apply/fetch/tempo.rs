@@ -1,7 +1,9 @@
 //! How many connections a file gets, and how much each asks for at a time: found out by trying.
 //!
-//! More connections help where each one is slow, and harm where the machine or the link is the limit. So
-//! one is added at a time, and stays only where all of them together became clearly faster.
+//! More connections help where each one is slow, and harm where the machine or the link is the limit. So the first
+//! seconds with a host try twice as many again and again, and keep the fewest that were about as fast as the fastest;
+//! after that, and with files that begin where an earlier one ended, one is added at a time, and stays only
+//! where all of them together became clearly faster.
 
 use std::time::Duration;
 
@@ -9,6 +11,12 @@ use crate::digest::CHUNK_LEN;
 
 /// How often the rate is measured.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
+/// The same while nothing is known of a host: long enough for a handshake and the start of TCP on most links.
+const FIRST_PERIOD: Duration = Duration::from_millis(500);
+/// Bytes per second from which on nobody is in a hurry to try more: one connection of a disk's speed.
+const FAST: f64 = 256.0 * 1_048_576.0;
+/// Fewer connections that reach this share of the best rate are as good as more.
+const AS_GOOD: f64 = 0.9;
 
 /// What one request asks for before any rate is known.
 const FIRST_RANGE: u64 = 4 * CHUNK_LEN;
@@ -49,8 +57,10 @@ pub(super) struct Tempo {
     rest: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Phase {
+    /// Nothing is known of the host: twice as many each time. What each number brought, the fewest first.
+    Finding { tried: Vec<(usize, f64)> },
     /// The number has just changed: the next period does not count.
     Changed { before: Option<f64> },
     /// The next period is compared with the rate `before`.
@@ -62,7 +72,23 @@ enum Phase {
 impl Tempo {
     /// Begins with one connection, and goes up to `most`.
     pub(super) fn new(most: usize) -> Self {
-        Self { most: most.max(1), count: 1, rate: 0.0, phase: Phase::Changed { before: None }, rest: REST.0 }
+        Self { most: most.max(1), count: 1, rate: 0.0, phase: Phase::Finding { tried: Vec::new() }, rest: REST.0 }
+    }
+
+    /// Begins with `first` connections, which are known to be of use, and stays about there.
+    pub(super) fn beginning_with(first: usize, most: usize) -> Self {
+        let count = first.clamp(1, most.max(1));
+        Self { count, phase: Phase::Resting { left: REST.0 }, ..Self::new(most) }
+    }
+
+    /// When the next measure is due after the last one.
+    pub(super) fn period(&self) -> Duration {
+        if self.has_found() { PERIOD } else { FIRST_PERIOD }
+    }
+
+    /// Whether the number of connections is one that was found to be of use.
+    pub(super) fn has_found(&self) -> bool {
+        !matches!(self.phase, Phase::Finding { .. })
     }
 
     /// How many connections there should be.
@@ -103,6 +129,7 @@ impl Tempo {
         self.rate = smoothed;
         let is_ours = measure.held_up > OWN_LIMIT;
         match self.phase {
+            Phase::Finding { .. } => self.find(rate, is_ours),
             Phase::Changed { before } => {
                 self.phase = before.map_or(Phase::Resting { left: 0 }, |before| Phase::Trying { before });
             }
@@ -119,6 +146,29 @@ impl Tempo {
             Phase::Resting { left: 0 } => self.add(rate),
             Phase::Resting { left } => self.phase = Phase::Resting { left: left - 1 },
         }
+    }
+
+    /// Tries twice as many, until this machine is the limit, it is fast enough, or more brought less.
+    fn find(&mut self, rate: f64, is_ours: bool) {
+        let Phase::Finding { tried } = &mut self.phase else { return };
+        if rate <= 0.0 {
+            // The first byte has not come yet: more connections to somebody who is silent would be rude.
+            return;
+        }
+        let best_before = tried.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
+        tried.push((self.count, rate));
+        let is_worse = rate < best_before * AS_GOOD;
+        if !is_ours && !is_worse && rate < FAST && self.count < self.most {
+            self.count = (self.count * 2).min(self.most);
+            return;
+        }
+        // With a number that made this machine the limit there is nothing to be compared.
+        let best = best_before.max(if is_ours { 0.0 } else { rate });
+        let fewest = tried.iter().find(|(_, rate)| *rate >= best * AS_GOOD);
+        let (count, rate) = fewest.copied().unwrap_or((1, rate));
+        let was_tried = tried.len() > 1;
+        (self.count, self.rate) = (count, rate);
+        self.phase = Phase::Resting { left: if was_tried { self.rest } else { 0 } };
     }
 
     /// What one more than before must have brought, as a share of the rate before.
@@ -167,17 +217,51 @@ mod tests {
         let mut tempo = Tempo::new(8);
         let counts = live(&mut tempo, 20, |count| 30.0 * count as f64, 0.0);
         assert_eq!(counts.last(), Some(&8), "{counts:?}");
+        assert_eq!(counts[..3], [2, 4, 8], "{counts:?}");
+        assert!(tempo.has_found());
+        let mut tempo = Tempo::beginning_with(2, 8);
+        let counts = live(&mut tempo, 60, |count| 30.0 * count as f64, 0.0);
         assert!(counts.windows(2).all(|pair| pair[1] <= pair[0] + 1), "{counts:?}");
+        assert_eq!((counts[0], counts.last()), (2, Some(&8)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_fewest_that_are_as_good_are_kept() {
+        for (limit, kept) in [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8)] {
+            let mut tempo = Tempo::new(8);
+            let counts = live(&mut tempo, 12, |count| 20.0 * count.min(limit) as f64, 0.0);
+            assert_eq!(counts.last(), Some(&kept), "{limit} are of use: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_where_more_are_slower_is_left_alone_after_one_try() {
+        let mut tempo = Tempo::new(8);
+        let counts = live(&mut tempo, 15, |count| 80.0 / count as f64, 0.0);
+        assert_eq!(counts[..2], [2, 1], "{counts:?}");
+        assert!(counts[1..].iter().all(|count| *count == 1), "{counts:?}");
+        // One that collapses beyond four is seen at eight.
+        let mut tempo = Tempo::new(8);
+        let counts = live(&mut tempo, 8, |count| if count > 4 { 3.0 } else { 20.0 * count as f64 }, 0.0);
+        assert_eq!(counts[..4], [2, 4, 8, 4], "{counts:?}");
+    }
+
+    #[test]
+    fn who_is_silent_or_fast_gets_no_more() {
+        let mut tempo = Tempo::new(8);
+        assert!(live(&mut tempo, 5, |_| 0.0, 0.0).iter().all(|count| *count == 1));
+        assert!(!tempo.has_found());
+        assert_eq!(live(&mut Tempo::new(8), 1, |count| 900.0 * count as f64, 0.0), [1]);
     }
 
     #[test]
     fn the_number_stays_where_more_bring_nothing() {
         let counts = live(&mut Tempo::new(8), 400, |_| 117.0, 0.0);
-        assert!(counts.iter().all(|count| *count <= 2), "{counts:?}");
-        let wasted = counts.iter().filter(|count| **count == 2).count();
+        assert!(counts[3..].iter().all(|count| *count <= 2), "{counts:?}");
+        let wasted = counts[3..].iter().filter(|count| **count == 2).count();
         assert!(wasted < 20, "{wasted} of 400 periods with a connection of no use");
         let counts = live(&mut Tempo::new(8), 40, |count| 40.0 * count.min(3) as f64, 0.0);
-        assert_eq!(counts.last(), Some(&3), "{counts:?}");
+        assert!(matches!(counts.last(), Some(3 | 4)), "{counts:?}");
     }
 
     #[test]
@@ -204,7 +288,7 @@ mod tests {
     fn a_request_lasts_a_second_or_two() {
         let mut tempo = Tempo::new(8);
         assert_eq!(tempo.range(u64::MAX), FIRST_RANGE);
-        live(&mut tempo, 2, |_| 100.0, 0.0);
+        live(&mut tempo, 1, |_| 100.0, 0.0);
         assert_eq!((tempo.count(), tempo.range(u64::MAX)), (2, 75 << 20));
         assert_eq!(tempo.range(100 << 20), 25 << 20, "at the end all have something to do");
         live(&mut tempo, 10, |_| 0.01, 0.0);

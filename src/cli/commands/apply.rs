@@ -130,6 +130,7 @@ pub(super) fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources
         ollama_registry: config.ollama.clone(),
         parallel: config.parallel,
         connections: config.connections,
+        first_connections: config.first_connections,
         max_rate,
         paces_drives: false,
         retry: lab.retry(),

@@ -23,13 +23,12 @@ const MARGIN: Duration = Duration::from_secs(60);
 const SHORTEST_LIFE: Duration = Duration::from_secs(20);
 /// No pass is believed to live longer.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// Requests to the store at the same time, at most.
-const CONNECTIONS: usize = 16;
 
 /// All passes of a run.
 pub(super) struct Passes {
     scratch: PathBuf,
     timeouts: Timeouts,
+    connections: usize,
     state: Mutex<State>,
 }
 
@@ -51,8 +50,9 @@ pub(super) struct Granted {
 }
 
 impl Passes {
-    pub(super) fn new(scratch: PathBuf, timeouts: Timeouts) -> Self {
-        Self { scratch, timeouts, state: Mutex::default() }
+    /// At most `connections` requests to the store at the same time.
+    pub(super) fn new(scratch: PathBuf, timeouts: Timeouts, connections: usize) -> Self {
+        Self { scratch, timeouts, connections: connections.max(1), state: Mutex::default() }
     }
 
     /// A pass for `remote` that is valid now, and not the `refused` one.
@@ -91,7 +91,7 @@ impl Passes {
             // The library would start threads of its own.
             return Err(Trouble::new("it needs a runtime of several threads"));
         }
-        let builder = XetSessionBuilder::new_with_config(config(self.timeouts));
+        let builder = XetSessionBuilder::new_with_config(config(self.timeouts, self.connections));
         Ok(builder.with_cache_dir(&self.scratch).with_tokio_handle(handle).build()?)
     }
 }
@@ -114,7 +114,7 @@ async fn group(session: &XetSession, pass: &Pass) -> Result<XetDownloadStreamGro
 
 /// The library's defaults are meant for a program that has the machine to itself: gigabytes of buffers,
 /// minutes of patience, and reports about every transfer. Nothing of it is read from the environment.
-fn config(timeouts: Timeouts) -> XetConfig {
+fn config(timeouts: Timeouts, connections: usize) -> XetConfig {
     let mut config = XetConfig::default();
     config.telemetry.enabled = false;
     config.client.connect_timeout = timeouts.connect;
@@ -123,8 +123,9 @@ fn config(timeouts: Timeouts) -> XetConfig {
     config.client.retry_max_attempts = 2;
     config.client.retry_base_delay = Duration::from_millis(300);
     config.client.retry_max_duration = Duration::from_secs(3);
-    config.client.ac_initial_download_concurrency = 8;
-    config.client.ac_max_download_concurrency = CONNECTIONS;
+    config.client.ac_min_download_concurrency = 1;
+    config.client.ac_initial_download_concurrency = connections;
+    config.client.ac_max_download_concurrency = connections;
     config.reconstruction.download_buffer_size = BUDGET.into();
     config.reconstruction.download_buffer_perfile_size = 0.into();
     config.reconstruction.download_buffer_limit = BUDGET.into();
@@ -159,7 +160,8 @@ mod tests {
 
     #[test]
     fn nothing_is_reported_to_anybody() {
-        let config = config(Timeouts::default());
+        let config = config(Timeouts::default(), 3);
         assert!(!config.telemetry.enabled && !config.system_monitor.enabled);
+        assert_eq!(config.client.ac_max_download_concurrency, 3);
     }
 }
