@@ -363,6 +363,7 @@ fn scripts_can_rely_on_the_keys_of_a_repair() {
     whole_files
     whole_files.failures
     whole_files.interrupted
+    whole_files.left_out
     whole_files.moved_bytes
     whole_files.placed
     whole_files.published
