@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use larder::digest::Sha256;
@@ -64,6 +65,40 @@ fn a_change_is_told_once_and_its_end_too() {
     assert_eq!(
         (told.len(), &told[1]["gone"][0]["artifact"], &told[1]["appeared"]),
         (2, &"own".into(), &Value::Array(vec![]))
+    );
+}
+
+#[test]
+fn a_fault_that_stands_is_told_once_however_little_a_run_reads() {
+    let lab = lab("cat >> news; echo >> news");
+    assert_eq!(lab.run(&["verify"]).code, 0);
+    let place = lab.path("home/plain/own.bin");
+    let before = fs_err::metadata(&place).unwrap().modified().unwrap();
+    let file = fs_err::OpenOptions::new().write(true).open(&place).unwrap();
+    file.file().write_all_at(b"X", 3).unwrap();
+    file.file().set_modified(before).unwrap();
+    for way in [&[][..], &["--quick"], &["--budget", "1s", "--max-age", "7d"], &["--full"], &[], &["--quick"]] {
+        let said = lab.run(&[&["verify", "--json"], way].concat());
+        let faults = serde_json::from_str::<Value>(&said.out).unwrap()["faults"].clone();
+        assert_eq!(
+            (said.code, &faults[0]["kind"], faults.as_array().unwrap().len()),
+            (3, &"rotted".into(), 1),
+            "{way:?}"
+        );
+    }
+    let told = news(&lab);
+    assert_eq!((told.len(), &told[0]["appeared"][0]["kind"]), (1, &"rotted".into()), "{told:?}");
+    assert_eq!(told[0]["gone"], Value::Array(vec![]));
+    // A new time of change alone makes nothing right, and a run that reads nothing does not know.
+    file.file().set_modified(before + Duration::from_secs(9)).unwrap();
+    lab.run(&["verify", "--quick"]);
+    assert_eq!(news(&lab).len(), 1, "it was not read");
+    lab.write("home/plain/own.bin", GOOD);
+    assert_eq!(lab.run(&["verify"]).code, 0);
+    let told = news(&lab);
+    assert_eq!(
+        (told.len(), &told[1]["gone"][0]["kind"], &told[1]["appeared"]),
+        (2, &"rotted".into(), &Value::Array(vec![]))
     );
 }
 

@@ -69,7 +69,10 @@ fn faults_come_first_and_what_was_seen_good_is_told() {
     assert_eq!(said.code, 3, "{said:?}");
     let at = |text: &str| said.out.find(text).unwrap_or_else(|| panic!("{text:?} is not in\n{}", said.out));
     assert!(at("2 of 4 artifacts are not in order.") < at("fault: absent/<script>.bin: it is missing"));
-    assert!(at("fault: small/sub/small.bin: when it was last read, its content was wrong") < at("artifact "));
+    assert!(
+        at("fault: small/sub/small.bin: somebody replaced it: it was right before, and was written since")
+            < at("artifact ")
+    );
     assert!(
         at("  absent ") < at("  small ") && at("  small ") < at("  big "),
         "the largest of those in order is first"
@@ -142,7 +145,7 @@ fn prometheus_likes_its_metrics() {
         text.contains("larder_artifact_bytes{artifact=\"odd:name+1\",store=\"we\\\"ird\\\\<b>\"} 50000\n"),
         "{text}"
     );
-    assert!(text.contains("larder_faults{artifact=\"small\",store=\"plain\",kind=\"corrupt\"} 1\n"), "{text}");
+    assert!(text.contains("larder_faults{artifact=\"small\",store=\"plain\",kind=\"replaced\"} 1\n"), "{text}");
     assert!(text.contains("larder_verify_faults{depth=\"full\"} 2\n"), "{text}");
     assert!(!text.contains("larder_artifact_proven_timestamp_seconds{artifact=\"absent\""), "{text}");
 }

@@ -46,7 +46,7 @@ fn a_flipped_bit_is_found_by_its_chunk_in_every_store() {
             assert_eq!(vault.faults(way), expected, "{file:?} {way:?}");
         }
         let quick = vault.faults(&["--quick"]);
-        assert_eq!((quick.len(), quick[0].kind.as_str()), (1, "corrupt"), "what was read is remembered");
+        assert_eq!((quick.len(), quick[0].kind.as_str()), (1, "rotted"), "what was read is remembered");
         flip(&vault.place(file), 8 * offset + 5);
         assert_eq!(vault.faults(&[]), [], "{file:?}");
         assert_eq!(vault.faults(&["--quick"]), [], "{file:?}");

@@ -22,7 +22,7 @@ pub struct Happening {
     pub path: PathBuf,
     /// The first artifact that wants it; empty where it only arrived.
     pub artifact: String,
-    /// `proven`, `first-use`, `arrived`, `repaired`, or the kind of a fault.
+    /// `proven`, `first-use`, `accepted`, `arrived`, `repaired`, or the kind of a fault.
     pub event: String,
     /// Of what was read, where the whole of it was hashed.
     pub sha256: Option<Sha256>,

@@ -131,7 +131,7 @@ fn reported(status: ArtifactStatus, sighting: &Sighting<'_>, runs: &Runs) -> Rep
     use crate::observe::Proof::{FirstUse, Proven};
     let artifact = sighting.artifact;
     let good = sighting.proofs.iter().filter_map(|proof| match proof {
-        Proven { at } | FirstUse { at } => Some(*at),
+        Proven { at } | FirstUse { at, .. } => Some(*at),
         _ => None,
     });
     ReportedArtifact {

@@ -64,7 +64,7 @@ fn status(sighting: &Sighting<'_>, faults: Vec<Fault>) -> ArtifactStatus {
     let (held_files, held_bytes) =
         held.fold((0, 0), |(files, bytes), (file, _)| (files + 1, bytes + file.size.unwrap_or(0)));
     let proofs = sighting.proofs.iter().map(|proof| match proof {
-        Proof::Proven { at } | Proof::FirstUse { at } => Some(*at),
+        Proof::Proven { at } | Proof::FirstUse { at, .. } => Some(*at),
         _ => None,
     });
     ArtifactStatus {

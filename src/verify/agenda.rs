@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::artifact::Found;
 use crate::digest::{CHUNK_LEN, ChunkDigests, Digests, Sha256};
-use crate::facts::{Facts, FactsError, Half, Known, Measurement, Stopped, StoppedReadings};
+use crate::facts::{Damage, Facts, FactsError, Half, Known, Measurement, Stopped, StoppedReadings, Trusted};
 use crate::observe::{Proof, Sighting};
 use crate::stores::FileState;
 
@@ -26,6 +26,12 @@ pub(super) struct Item<'a> {
     pub(super) before: Option<Measurement>,
     /// Whether the file has not been written since.
     pub(super) is_unwritten: bool,
+    /// What is trusted here, where no record has a digest.
+    pub(super) trusted: Option<Trusted>,
+    /// Whether its content is to be trusted from now on, whatever was trusted before.
+    pub(super) is_accepted: bool,
+    /// What was wrong with exactly this file when it was last read.
+    pub(super) damage: Option<Damage>,
     /// The content it should have and that content's chunks, where they are known.
     pub(super) chunks: Option<(Sha256, ChunkDigests)>,
     /// How far an earlier reading came.
@@ -44,24 +50,42 @@ impl<'a> Item<'a> {
             last_read,
             before: None,
             is_unwritten: false,
+            trusted: None,
+            is_accepted: false,
+            damage: None,
             chunks: None,
             stopped: None,
         }
     }
 
-    /// Whether what was measured before is what it must be.
+    /// Whether it was right before, as far as anybody knows.
     pub(super) fn was_right(&self) -> bool {
-        self.before.is_some_and(|before| self.wanted.check(&before.digests).is_ok())
+        if self.wanted.proves_content() {
+            return self.before.is_some_and(|before| self.wanted.check(&before.digests).is_ok());
+        }
+        self.baseline().is_some()
+    }
+
+    /// Whether nobody has written the file since it was right.
+    pub(super) fn is_unwritten_since(&self) -> bool {
+        let trusted = self.trusted.filter(|_| !self.wanted.proves_content());
+        trusted.map_or(self.is_unwritten, |trusted| trusted.is_unwritten(self.found))
+    }
+
+    /// What a file must have that no record has a digest of: what is trusted, or what larder placed there.
+    pub(super) fn baseline(&self) -> Option<Sha256> {
+        if self.wanted.proves_content() || self.is_accepted {
+            return None;
+        }
+        let measured = || self.before.and_then(|before| before.digests.sha256);
+        self.trusted.map(|trusted| trusted.sha256).or_else(measured)
     }
 
     /// The content it should have, as far as that is known.
-    fn expected(&self) -> Option<Sha256> {
+    pub(super) fn expected(&self) -> Option<Sha256> {
         let before = self.before.map(|before| before.digests);
-        let as_before = before.filter(|before| {
-            let trusted = !self.wanted.proves_content() && self.is_unwritten;
-            trusted || self.wanted.same_content(before)
-        });
-        self.wanted.sha256.or(as_before?.sha256)
+        let as_before = || before.filter(|before| self.wanted.same_content(before)).and_then(|before| before.sha256);
+        self.wanted.sha256.or_else(as_before).or_else(|| self.baseline())
     }
 }
 
@@ -83,10 +107,11 @@ pub(super) fn agenda<'a>(
     sightings: &'a [Sighting<'_>],
     facts: &Facts,
     whole: bool,
+    accepted: &[String],
     now: i64,
     is_fresh: impl Fn(i64) -> bool,
 ) -> Result<Agenda<'a>, FactsError> {
-    let (mut items, fresh) = items(sightings, now, is_fresh);
+    let (mut items, fresh) = items(sightings, accepted, now, is_fresh);
     if !items.is_empty() {
         recall(&mut items, facts)?;
     }
@@ -99,14 +124,21 @@ pub(super) fn agenda<'a>(
     Ok(Agenda { whole, chunks, fresh })
 }
 
-fn items<'a>(sightings: &'a [Sighting<'_>], now: i64, is_fresh: impl Fn(i64) -> bool) -> (Vec<Item<'a>>, usize) {
+fn items<'a>(
+    sightings: &'a [Sighting<'_>],
+    accepted: &[String],
+    now: i64,
+    is_fresh: impl Fn(i64) -> bool,
+) -> (Vec<Item<'a>>, usize) {
     let (mut items, mut fresh): (Vec<Item<'a>>, usize) = (Vec::new(), 0);
     let mut by_inode: HashMap<(u64, u64), usize> = HashMap::new();
     for (place, sighting) in sightings.iter().enumerate() {
         for (index, state) in sighting.observed.files.iter().enumerate() {
             let (FileState::Present(found) | FileState::Staged(found)) = state else { continue };
-            let last_read = last_read(&sighting.proofs[index]).filter(|at| *at <= now);
-            if last_read.is_some_and(&is_fresh) {
+            let proof = &sighting.proofs[index];
+            let last_read = last_read(proof).filter(|at| *at <= now);
+            let is_accepted = accepted.contains(&sighting.artifact.name);
+            if last_read.is_some_and(&is_fresh) && !is_accepted && !may_pass(proof) {
                 fresh += 1;
                 continue;
             }
@@ -115,6 +147,7 @@ fn items<'a>(sightings: &'a [Sighting<'_>], now: i64, is_fresh: impl Fn(i64) -> 
                 items.len() - 1
             });
             items[number].wanted = items[number].wanted.or(sighting.artifact.files[index].digests);
+            items[number].is_accepted |= is_accepted;
             items[number].users.push((place, index));
         }
     }
@@ -123,9 +156,15 @@ fn items<'a>(sightings: &'a [Sighting<'_>], now: i64, is_fresh: impl Fn(i64) -> 
 
 fn last_read(proof: &Proof) -> Option<i64> {
     match proof {
-        Proof::Proven { at } | Proof::Refuted { at, .. } | Proof::FirstUse { at } => Some(*at),
+        Proof::Proven { at } | Proof::FirstUse { at, .. } => Some(*at),
+        Proof::Refuted(wrong) => wrong.read_at,
         Proof::Unknown => None,
     }
+}
+
+/// Whether what is wrong may be over without the file having changed: a cable, a right to read.
+fn may_pass(proof: &Proof) -> bool {
+    matches!(proof, Proof::Refuted(wrong) if wrong.is_unreadable())
 }
 
 /// Joins what is known of the files from before.
@@ -136,7 +175,11 @@ fn recall(items: &mut [Item<'_>], facts: &Facts) -> Result<(), FactsError> {
         item.before = known.before(&item.found.path);
         item.is_unwritten = known.of(item.found).is_some();
         item.stopped = stopped.of(item.found).cloned();
+        item.trusted = known.trusted(&item.found.path).copied();
+        item.damage = known.damage_of(item.found).cloned();
+        item.is_accepted &= !item.wanted.proves_content();
         if item.found.size > CHUNK_LEN
+            && !item.is_accepted
             && let Some(content) = item.expected()
         {
             let chunks = facts.chunks(&content)?.filter(|chunks| chunks.content_len() == item.found.size);

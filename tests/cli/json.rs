@@ -156,6 +156,7 @@ first_use
 fresh
 interrupted
 overdue
+overdue_bytes
 proven
 unread
 unread_bytes
