@@ -22,7 +22,7 @@ mod runs;
 mod schema;
 mod trust;
 
-pub use history::Happening;
+pub use history::{Episode, FileHistory, Happening};
 pub use known::{InTurn, Known};
 pub use reading::{Damage, Half, Stopped, StoppedReadings, Verified};
 pub use runs::{Depth, Run, Runs, Standing};

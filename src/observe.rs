@@ -82,6 +82,17 @@ pub enum Proof {
     Unknown,
 }
 
+impl Proof {
+    /// When the content was last read, right or wrong, if the file has not changed since.
+    pub fn read_at(&self) -> Option<i64> {
+        match self {
+            Self::Proven { at } | Self::FirstUse { at, .. } => Some(*at),
+            Self::Refuted(wrong) => wrong.read_at,
+            Self::Unknown => None,
+        }
+    }
+}
+
 /// In which way the content of a file is known to be wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refutation {

@@ -166,6 +166,23 @@ fn what_was_read_years_ahead_does_not_wait_for_that_year() {
 }
 
 #[test]
+fn what_was_read_longest_ago_comes_first_in_whatever_way_it_is_read() {
+    let vault = Vault::filled();
+    vault.larder(&["verify"]).must_be(0);
+    let facts = rusqlite::Connection::open(vault.facts()).unwrap();
+    // Short files are hashed as a whole, long ones compared by chunks.
+    let days = "UPDATE measured SET at = at - 86400 * CASE WHEN size > 1000000 THEN ?1 ELSE ?2 END";
+    let read = "SELECT count(*) FROM measured WHERE at > unixepoch() - 3600 AND (size > 1000000) = ?1";
+    for (long, short) in [(20, 10), (10, 20)] {
+        facts.execute(days, [long, short]).unwrap();
+        vault.larder(&["verify", "--budget", "5MB"]).must_be(0);
+        let shorts: i64 = facts.query_row(read, [false], |row| row.get(0)).unwrap();
+        assert_eq!(shorts > 0, short > long, "{long} and {short} days old");
+        vault.larder(&["verify"]).must_be(0);
+    }
+}
+
+#[test]
 fn a_budget_is_kept_and_the_next_run_goes_on_inside_the_file() {
     let vault = Vault::filled();
     let all = all_bytes(&vault);

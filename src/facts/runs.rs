@@ -6,11 +6,13 @@ use std::path::Path;
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, FactsError, as_stored};
+use super::{Facts, FactsError, FileHistory, as_stored};
 use crate::fsio;
 
 /// How many runs are remembered: more than a year of nights.
 const REMEMBERED: i64 = 400;
+/// Of how many files is told what happened to them.
+const HISTORIES: usize = 50;
 
 /// How deep a verification looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +77,8 @@ pub struct Runs {
     /// When each artifact was last read as a whole and nothing was wrong, seconds since 1970.
     #[serde(default)]
     good: BTreeMap<String, i64>,
+    #[serde(skip)]
+    histories: Vec<FileHistory>,
 }
 
 impl Runs {
@@ -88,6 +92,11 @@ impl Runs {
         self.good.get(artifact).copied()
     }
 
+    /// What happened to files beside being right, the newest first; of the last files only.
+    pub fn histories(&self) -> &[FileHistory] {
+        &self.histories
+    }
+
     /// The faults that stand.
     pub fn standing(&self) -> impl Iterator<Item = &Standing> {
         self.standing.iter()
@@ -97,8 +106,10 @@ impl Runs {
 impl Facts {
     /// The runs that are remembered, and the faults that stand.
     pub fn runs(&self) -> Result<Runs, FactsError> {
+        let histories = self.histories(HISTORIES)?;
         self.database(|connection| {
             Ok(Runs {
+                histories: histories.clone(),
                 runs: connection
                     .prepare_cached("SELECT * FROM run ORDER BY id")?
                     .query_map([], read_run)?

@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS history (
     detail   TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS history_of_path ON history (path, at);
-CREATE INDEX IF NOT EXISTS history_of_news ON history (at) WHERE event NOT IN ('proven', 'first-use', 'arrived');
+CREATE INDEX IF NOT EXISTS history_of_news ON history (path, at) WHERE event NOT IN ('proven', 'first-use', 'arrived');
 CREATE TABLE IF NOT EXISTS trusted (
     path     BLOB PRIMARY KEY,  -- of a file that no record has a digest of
     size     INTEGER NOT NULL,

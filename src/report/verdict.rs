@@ -1,14 +1,10 @@
 //! What a verification found.
 
-use std::ops::Range;
-
-use super::phrases::moment;
+use super::phrases::{moment, place as place_of};
 use super::table::count;
 use crate::size::Bytes;
 use crate::verify::{AcceptedFile, Stray, StrayKind, Verdict};
 
-/// How many places of one file are listed.
-const MOST_RANGES: usize = 8;
 /// How many files are listed that are trusted as first seen.
 const MOST_TRUSTED: usize = 10;
 /// How many leftovers are listed.
@@ -20,8 +16,8 @@ pub fn text(verdict: &Verdict, contents_were_read: bool) -> String {
     for fault in &verdict.faults {
         let place = fault.path.as_ref().map(|path| format!("/{path}")).unwrap_or_default();
         out.push_str(&format!("fault: {}{place}: {}\n", fault.artifact, fault.detail));
-        if let Some(path) = &fault.place {
-            out.push_str(&format!("       {}{}\n", path.display(), ranges(&fault.ranges)));
+        if let Some(place) = place_of(fault) {
+            out.push_str(&format!("       {place}\n"));
         }
     }
     out.push_str(&sums(verdict, contents_were_read));
@@ -42,18 +38,6 @@ pub fn text(verdict: &Verdict, contents_were_read: bool) -> String {
         out.push_str("The run was stopped before its end; what was read is remembered\n");
     }
     out
-}
-
-/// Which bytes, first and last; the first few where there are many.
-fn ranges(ranges: &[Range<u64>]) -> String {
-    if ranges.is_empty() {
-        return String::new();
-    }
-    let shown: Vec<String> =
-        ranges.iter().take(MOST_RANGES).map(|range| format!("{}-{}", range.start, range.end - 1)).collect();
-    let more = ranges.len().saturating_sub(MOST_RANGES);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!(", bytes {}{more}", shown.join(", "))
 }
 
 fn sums(verdict: &Verdict, contents_were_read: bool) -> String {

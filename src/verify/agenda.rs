@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::contents::Reading;
 use crate::artifact::Found;
 use crate::digest::{CHUNK_LEN, ChunkDigests, Digests, Sha256};
 use crate::facts::{Damage, Facts, FactsError, Half, Known, Measurement, Stopped, StoppedReadings, Trusted};
@@ -91,37 +92,65 @@ impl<'a> Item<'a> {
 
 /// What is to be done with the files that are here.
 pub(super) struct Agenda<'a> {
-    /// Hashed from the first byte to the last.
-    pub(super) whole: Vec<Item<'a>>,
-    /// Compared chunk by chunk.
-    pub(super) chunks: Vec<Item<'a>>,
+    /// One after the other.
+    pub(super) rounds: Vec<Round<'a>>,
     /// Files that are left out, because they were read not long ago.
     pub(super) fresh: usize,
 }
 
+/// Files whose last readings are about as old.
+#[derive(Default)]
+pub(super) struct Round<'a> {
+    /// Hashed from the first byte to the last.
+    pub(super) whole: Vec<Item<'a>>,
+    /// Compared chunk by chunk.
+    pub(super) chunks: Vec<Item<'a>>,
+}
+
+/// Within this time, in seconds, one age is like the other: files of one kind are read side by side.
+const LIKE: i64 = 3600;
+
 /// Every file that is here and not fresh, once; those whose last reading is oldest first.
 ///
-/// With `whole`, all of them are hashed as a whole. `is_fresh` judges when a file was read; a reading later than
-/// `now` was noted by a clock that was wrong, and counts as none, lest the file wait until that day.
+/// Those of [`Reading::accepted`] are never fresh; with [`Reading::whole`], all are hashed as a whole. `is_fresh` judges
+/// when a file was read; a reading later than `now` was noted by a clock that was wrong, and counts as none, lest the
+/// file wait until that day.
 pub(super) fn agenda<'a>(
     sightings: &'a [Sighting<'_>],
-    facts: &Facts,
-    whole: bool,
-    accepted: &[String],
+    reading: &Reading<'_>,
     now: i64,
     is_fresh: impl Fn(i64) -> bool,
 ) -> Result<Agenda<'a>, FactsError> {
-    let (mut items, fresh) = items(sightings, accepted, now, is_fresh);
+    let (mut items, fresh) = items(sightings, reading.accepted, now, is_fresh);
     if !items.is_empty() {
-        recall(&mut items, facts)?;
+        recall(&mut items, reading.facts)?;
     }
     items.sort_by(|a, b| {
         let key = |item: &Item<'_>| item.last_read.unwrap_or(i64::MIN);
         // Among equals the longest first: it must not keep one processor busy alone at the end.
         key(a).cmp(&key(b)).then(b.found.size.cmp(&a.found.size)).then_with(|| a.found.path.cmp(&b.found.path))
     });
-    let (chunks, whole): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| !whole && item.chunks.is_some());
-    Ok(Agenda { whole, chunks, fresh })
+    Ok(Agenda { rounds: rounds(items, reading.whole), fresh })
+}
+
+/// Cuts what comes in the order of its age where the age changes, unless all of it is read in the same way.
+fn rounds(items: Vec<Item<'_>>, whole: bool) -> Vec<Round<'_>> {
+    let has_chunks = |item: &Item<'_>| !whole && item.chunks.is_some();
+    let is_mixed = items.iter().any(has_chunks) && !items.iter().all(has_chunks);
+    let (mut rounds, mut begun): (Vec<Round<'_>>, Option<Option<i64>>) = (Vec::new(), None);
+    for item in items {
+        let is_older = |begun: Option<i64>| match (begun, item.last_read) {
+            (Some(begun), Some(at)) => at.saturating_sub(begun) > LIKE,
+            (begun, at) => begun.is_some() != at.is_some(),
+        };
+        if begun.is_none_or(|begun| is_mixed && is_older(begun)) {
+            rounds.push(Round::default());
+            begun = Some(item.last_read);
+        }
+        let Some(round) = rounds.last_mut() else { continue };
+        if has_chunks(&item) { round.chunks.push(item) } else { round.whole.push(item) }
+    }
+    rounds
 }
 
 fn items<'a>(
@@ -136,7 +165,7 @@ fn items<'a>(
         for (index, state) in sighting.observed.files.iter().enumerate() {
             let (FileState::Present(found) | FileState::Staged(found)) = state else { continue };
             let proof = &sighting.proofs[index];
-            let last_read = last_read(proof).filter(|at| *at <= now);
+            let last_read = proof.read_at().filter(|at| *at <= now);
             let is_accepted = accepted.contains(&sighting.artifact.name);
             if last_read.is_some_and(&is_fresh) && !is_accepted && !may_pass(proof) {
                 fresh += 1;
@@ -152,14 +181,6 @@ fn items<'a>(
         }
     }
     (items, fresh)
-}
-
-fn last_read(proof: &Proof) -> Option<i64> {
-    match proof {
-        Proof::Proven { at } | Proof::FirstUse { at, .. } => Some(*at),
-        Proof::Refuted(wrong) => wrong.read_at,
-        Proof::Unknown => None,
-    }
 }
 
 /// Whether what is wrong may be over without the file having changed: a cable, a right to read.

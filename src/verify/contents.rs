@@ -124,14 +124,16 @@ pub fn contents(sightings: &[Sighting<'_>], reading: &Reading<'_>) -> Result<Ver
     let now = (reading.now)();
     let since = reading.max_age.map(|age| now.saturating_sub(age));
     let is_fresh = |at: i64| since.is_some_and(|since| at >= since);
-    let agenda = agenda(sightings, reading.facts, reading.whole, reading.accepted, now, is_fresh)?;
+    let agenda = agenda(sightings, reading, now, is_fresh)?;
     let mut verdict = quick(sightings);
     verdict.fresh = agenda.fresh;
     let course = Course::new(reading);
     let mut judged = Judgements::of(sightings, now);
-    let located = judged.pass(agenda.whole, &course, whole::read);
-    judged.pass(located, &course, scrub::read);
-    judged.pass(agenda.chunks, &course, scrub::read);
+    for round in agenda.rounds {
+        let located = judged.pass(round.whole, &course, whole::read);
+        judged.pass(located, &course, scrub::read);
+        judged.pass(round.chunks, &course, scrub::read);
+    }
     course.end();
     verdict.bytes_read = course.bytes();
     verdict.interrupted = (reading.stopped)();

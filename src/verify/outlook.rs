@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Verdict;
+use super::{Fault, FaultKind, Verdict};
 use crate::artifact::Artifact;
+use crate::facts::Standing;
 use crate::observe::{Access, Proof, Sighting};
 use crate::stores::FileState;
 
@@ -72,6 +73,44 @@ impl<'a> Outlook<'a> {
             Proof::Proven { at } | Proof::FirstUse { at, .. } if !is_wrong => Some(*at),
             _ => None,
         }
+    }
+}
+
+impl Verdict {
+    /// Adds what earlier runs found wrong with contents that were written since and not read again: nobody has seen
+    /// that it is over.
+    pub fn recall<'a>(&mut self, sightings: &[Sighting<'_>], standing: impl Iterator<Item = &'a Standing>) {
+        let outlook = Outlook::new(sightings, self);
+        let recalled: Vec<Fault> = standing.filter_map(|one| outlook.recalled(one)).collect();
+        self.faults.extend(recalled);
+        let order: HashMap<&str, usize> =
+            sightings.iter().enumerate().map(|(index, sighting)| (sighting.artifact.name.as_str(), index)).collect();
+        self.faults.sort_by_key(|fault| order.get(fault.artifact.as_str()).copied());
+    }
+}
+
+impl Outlook<'_> {
+    fn recalled(&self, standing: &Standing) -> Option<Fault> {
+        let Standing { artifact, path, kind, detail } = standing;
+        let path = path.as_deref()?;
+        let kind = FaultKind::named(kind).filter(|kind| FaultKind::OF_CONTENT.contains(kind))?;
+        if self.wrong_files.contains(&(artifact.as_str(), path)) || self.has_ended(artifact, path) {
+            return None;
+        }
+        let sighting = &self.sightings[*self.by_name.get(artifact.as_str())?];
+        let file = place_of(sighting.artifact, path)?;
+        let (FileState::Present(found) | FileState::Staged(found)) = &sighting.observed.files[file] else {
+            return None;
+        };
+        Some(Fault {
+            artifact: artifact.clone(),
+            path: Some(path.to_owned()),
+            kind,
+            detail: format!("{detail}; nobody has read all of it since"),
+            place: Some(found.path.clone()),
+            ranges: Vec::new(),
+            remembered: None,
+        })
     }
 }
 

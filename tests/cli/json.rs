@@ -132,6 +132,7 @@ artifacts[].faults[].detail
 artifacts[].faults[].kind
 artifacts[].faults[].path
 artifacts[].files
+artifacts[].first_use
 artifacts[].here_bytes
 artifacts[].here_files
 artifacts[].locked
