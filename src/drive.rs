@@ -99,7 +99,7 @@ pub fn load(sightings: &[Sighting<'_>], root: &Path) -> Load {
 
 fn source(sighting: &Sighting<'_>, index: usize, file: &File) -> Result<(ContentName, PathBuf), &'static str> {
     let found = match (&sighting.observed.files[index], &sighting.proofs[index]) {
-        (_, Proof::Refuted { .. }) => return Err("its content is wrong"),
+        (_, Proof::Refuted(_)) => return Err("its content is wrong"),
         (FileState::Present(found), _) => found,
         (FileState::Held, _) => return Err("only the store's server can read it"),
         _ => return Err("it is not here"),

@@ -21,12 +21,14 @@ mod rates;
 mod reading;
 mod runs;
 mod schema;
+mod trust;
 
-pub use history::Happening;
+pub use history::{Episode, FileHistory, Happening};
 pub use known::{InTurn, Known};
 pub use rates::{Moved, Rates};
 pub use reading::{Damage, Half, Stopped, StoppedReadings, Verified};
 pub use runs::{Depth, Run, Runs, Standing};
+pub use trust::{Trust, Trusted};
 
 /// The facts database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -109,16 +111,14 @@ impl Facts {
     fn prepare(connection: Connection, path: PathBuf) -> Result<Self, FactsError> {
         let prepared = (|| {
             connection.busy_timeout(Duration::from_secs(10))?;
-            let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            match version {
+            match schema::version(&connection)? {
                 schema::VERSION => return Ok(()),
-                // Newer versions only have more tables.
+                // Older ones are completed.
                 0 | 2 | 3 | 4 => {}
                 _ => return Err(rusqlite::Error::InvalidQuery),
             }
             connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.execute_batch(schema::SCHEMA)?;
-            connection.pragma_update(None, "user_version", schema::VERSION)
+            schema::complete(&connection)
         })();
         match prepared {
             Ok(()) => {
@@ -153,6 +153,27 @@ impl Facts {
         })
     }
 
+    /// Remembers what larder itself put into place: what was trusted there before does not count any more.
+    ///
+    /// All of it or, where that fails, none.
+    pub fn record_placed<'a>(
+        &self,
+        placed: impl IntoIterator<Item = (&'a Found, &'a Digests)>,
+        at: i64,
+    ) -> Result<(), FactsError> {
+        self.ahead().clear();
+        let placed: Vec<(&Found, &Digests)> = placed.into_iter().collect();
+        self.database(|connection| {
+            let transaction = connection.unchecked_transaction()?;
+            for (found, digests) in &placed {
+                history::note_arrival(&transaction, found, digests, at)?;
+                insert(&transaction, found, digests, at)?;
+                trust::forget(&transaction, found)?;
+            }
+            transaction.commit()
+        })
+    }
+
     /// Everything that was measured below `root`.
     pub fn below(&self, root: &Path) -> Result<Known, FactsError> {
         let ahead = self.ahead().remove(root);
@@ -169,7 +190,10 @@ impl Facts {
         self.database(|connection| {
             let mut statement = connection.prepare_cached("SELECT * FROM measured ORDER BY path")?;
             let mut rows = statement.query([])?;
-            let mut known = Known::new(reading::damaged_below(connection, &[], &[u8::MAX])?);
+            let mut known = Known::new(
+                reading::damaged_below(connection, &[], &[u8::MAX])?,
+                trust::trusted_below(connection, &[], &[u8::MAX])?,
+            );
             while let Some(row) = rows.next()? {
                 let sha256 = ContentName::Sha256(Sha256::from_bytes(row.get(5)?));
                 let git_sha1 = row.get::<_, Option<[u8; 20]>>(6)?.map(GitSha1::from_bytes).map(ContentName::GitSha1);
@@ -201,7 +225,10 @@ impl Facts {
             let question = "SELECT * FROM measured WHERE path >= ?1 AND path < ?2 ORDER BY path";
             let mut statement = connection.prepare_cached(question)?;
             let mut rows = statement.query(params![first, end])?;
-            let mut known = Known::new(reading::damaged_below(connection, first, end)?);
+            let mut known = Known::new(
+                reading::damaged_below(connection, first, end)?,
+                trust::trusted_below(connection, first, end)?,
+            );
             while let Some(row) = rows.next()? {
                 known.push(row)?;
             }
@@ -310,8 +337,7 @@ fn as_stored(number: u64) -> i64 {
 
 fn insert(connection: &Connection, found: &Found, digests: &Digests, at: i64) -> Result<(), rusqlite::Error> {
     let Some(sha256) = digests.sha256 else { return Ok(()) };
-    // What was found wrong is judged anew by what is measured now.
-    connection.prepare_cached("DELETE FROM damaged WHERE path = ?1")?.execute([found.path.as_os_str().as_bytes()])?;
+    forget_damage(connection, found, &sha256)?;
     connection
         .prepare_cached("INSERT OR REPLACE INTO measured VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
         .execute(params![
@@ -326,6 +352,17 @@ fn insert(connection: &Connection, found: &Found, digests: &Digests, at: i64) ->
             at,
         ])
         .map(|_| ())
+}
+
+/// Forgets what was wrong with a file, unless it still has another content than the right one.
+fn forget_damage(connection: &Connection, found: &Found, measured: &Sha256) -> Result<(), rusqlite::Error> {
+    let forget =
+        "DELETE FROM damaged WHERE path = ?1 AND NOT (size = ?2 AND mtime_ns = ?3 AND inode = ?4 AND device = ?5
+        AND content IS NOT NULL AND content <> ?6 AND kind <> 'unreadable')";
+    let [size, mtime, inode, device] = identity(found);
+    let path = found.path.as_os_str().as_bytes();
+    let values = params![path, size, mtime, inode, device, measured.as_bytes()];
+    connection.prepare_cached(forget)?.execute(values).map(|_| ())
 }
 
 fn insert_chunks(connection: &Connection, sha256: &Sha256, chunks: &ChunkDigests) -> Result<(), rusqlite::Error> {

@@ -9,6 +9,6 @@ mod units;
 
 pub use busy::{Busy, Probe, ProbeError};
 pub use notify::{NotifyError, run_with_input};
-pub use runs::{Change, remember, run_of};
+pub use runs::{Change, Known, remember, run_of};
 pub use serving::{SERVE_SERVICE, SERVE_SOCKET, Serving, serve_service, serve_socket};
 pub use units::{Network, SERVICE, Schedule, Scope, TIMER, WRITTEN_BY, service, timer};

@@ -3,12 +3,13 @@
 //! No file contents are read: this is what `status` and `plan` begin with.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::artifact::{Artifact, File, Found};
 use crate::digest::{DigestMismatch, Digests};
-use crate::facts::{Damage, Facts, FactsError, InTurn, Known};
+use crate::facts::{Damage, Facts, FactsError, InTurn, Known, Measurement, Trusted};
 use crate::fsio::{self, Space};
 use crate::inventory::Layout;
 use crate::stores::{Absence, FileState, Observed, OpenStore, Stores, Unpublished, look_for_root};
@@ -82,21 +83,57 @@ pub enum Proof {
         /// Seconds since 1970.
         at: i64,
     },
-    /// It was read and was wrong; it has not changed since.
-    Refuted {
-        /// Seconds since 1970.
-        at: i64,
-        /// What differs.
-        mismatch: DigestMismatch,
-    },
+    /// It is wrong: it was read and has not changed since, or its length alone tells.
+    Refuted(Box<Refutation>),
     /// It was read, but no record says what it should be.
     FirstUse {
         /// Seconds since 1970.
         at: i64,
+        /// Since when this content is trusted, in seconds since 1970.
+        since: i64,
     },
     /// It was never read, or has changed since, or is not here.
     Unknown,
 }
+
+impl Proof {
+    /// When the content was last read, right or wrong, if the file has not changed since.
+    pub fn read_at(&self) -> Option<i64> {
+        match self {
+            Self::Proven { at } | Self::FirstUse { at, .. } => Some(*at),
+            Self::Refuted(wrong) => wrong.read_at,
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// In which way the content of a file is known to be wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refutation {
+    /// When it was read, in seconds since 1970; `None` where it need not be read to know.
+    pub read_at: Option<i64>,
+    /// The kind of fault, as `verify` calls it.
+    pub kind: String,
+    /// In words.
+    pub detail: String,
+    /// Which bytes are wrong; empty where that is not known.
+    pub ranges: Vec<Range<u64>>,
+}
+
+impl Refutation {
+    /// Whether it may not be read, though what lies there may be right.
+    pub fn is_forbidden(&self) -> bool {
+        self.is_unreadable() && self.ranges.is_empty()
+    }
+
+    /// Whether it could not be read, all of it or parts.
+    pub fn is_unreadable(&self) -> bool {
+        self.kind == UNREADABLE
+    }
+}
+
+/// The kind of fault of what could not be read.
+const UNREADABLE: &str = "unreadable";
 
 /// Looks at `artifacts`, several at a time.
 ///
@@ -166,28 +203,54 @@ fn join(sighting: &mut Sighting<'_>, known: &HashMap<&str, Known>) {
 
 fn proof(known: &mut InTurn<'_>, file: &File, state: &FileState) -> Proof {
     let (FileState::Present(found) | FileState::Staged(found)) = state else { return Proof::Unknown };
-    if let Some(refuted) = known.damage_of(found).and_then(|damage| refuted_by_chunks(file, damage)) {
-        return refuted;
+    let measured = known.of(found);
+    if let Some(damage) = known.damage_of(found).filter(|damage| stands(damage, file, measured.as_ref())) {
+        return refuted(damage);
     }
-    let Some(measured) = known.of(found) else { return Proof::Unknown };
-    let at = measured.at;
-    match file.digests.check(&measured.digests) {
-        Err(mismatch) => Proof::Refuted { at, mismatch },
-        Ok(()) if file.digests.same_content(&measured.digests) => Proof::Proven { at },
-        Ok(()) if !file.digests.proves_content() => Proof::FirstUse { at },
+    let trusted = known.trusted(&found.path).filter(|_| !file.digests.proves_content());
+    if let Some(trusted) = trusted.filter(|trusted| trusted.size != found.size) {
+        return of_another_length(found, trusted);
+    }
+    let Some(Measurement { digests, at }) = measured else { return Proof::Unknown };
+    let wanted = trusted.map_or(file.digests, |trusted| file.digests.or(Digests::sha256(trusted.sha256)));
+    match wanted.check(&digests) {
+        Err(mismatch) => mismatched(at, &mismatch),
+        Ok(()) if file.digests.same_content(&digests) => Proof::Proven { at },
+        Ok(()) if !file.digests.proves_content() => {
+            Proof::FirstUse { at, since: trusted.map_or(at, |trusted| trusted.at) }
+        }
         Ok(()) => Proof::Unknown,
     }
 }
 
-/// What was compared chunk by chunk and found wrong, unless something else is wanted by now.
-fn refuted_by_chunks(file: &File, damage: &Damage) -> Option<Proof> {
-    file.digests.check(&Digests::sha256(damage.content)).ok()?;
-    let mismatch = DigestMismatch {
-        algorithm: "blake3 of a chunk",
-        expected: damage.expected.to_string(),
-        actual: damage.actual.to_string(),
-    };
-    Some(Proof::Refuted { at: damage.at, mismatch })
+/// Whether what was found wrong still is, for who wants `file`: something else may be wanted by now.
+fn stands(damage: &Damage, file: &File, measured: Option<&Measurement>) -> bool {
+    if damage.kind == UNREADABLE {
+        return true;
+    }
+    match damage.content {
+        Some(content) => file.digests.check(&Digests::sha256(content)).is_ok(),
+        None => !measured.is_some_and(|now| now.at >= damage.at && file.digests.same_content(&now.digests)),
+    }
+}
+
+fn refuted(damage: &Damage) -> Proof {
+    let Damage { kind, detail, ranges, at, .. } = damage.clone();
+    Proof::Refuted(Box::new(Refutation { read_at: Some(at), kind, detail, ranges }))
+}
+
+fn mismatched(at: i64, mismatch: &DigestMismatch) -> Proof {
+    let (kind, detail) = ("corrupt".to_owned(), format!("its content is wrong: {mismatch}"));
+    Proof::Refuted(Box::new(Refutation { read_at: Some(at), kind, detail, ranges: Vec::new() }))
+}
+
+/// A file whose digest nobody recorded, and that has not even the length any more that it was trusted with.
+fn of_another_length(found: &Found, trusted: &Trusted) -> Proof {
+    let (size, before) = (found.size, trusted.size);
+    let (kind, what) = if size < before { ("truncated", "it is truncated") } else { ("replaced", "it was replaced") };
+    let detail = format!("{what}: it has {size} bytes, and had {before} when it was trusted as first seen");
+    let kind = kind.to_owned();
+    Proof::Refuted(Box::new(Refutation { read_at: None, kind, detail, ranges: Vec::new() }))
 }
 
 /// Free space of the file system of every store that `artifacts` need.

@@ -207,7 +207,7 @@ fn plan_publishing(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
 
 fn plan_install(sighting: &Sighting<'_>, outlook: &Outlook, entry: &mut ArtifactPlan) {
     let is_here = |state: &FileState| matches!(state, FileState::Present(_) | FileState::Held);
-    let refuted = sighting.proofs.iter().position(|proof| matches!(proof, Proof::Refuted { .. }));
+    let refuted = sighting.proofs.iter().position(|proof| matches!(proof, Proof::Refuted(_)));
     if let Some(file) = refuted {
         let path = Some(sighting.artifact.files[file].path.clone());
         entry.obstacles.push(Obstacle { path, refusal: server_keeps_it(&sighting.artifact.name) });
@@ -361,8 +361,11 @@ fn is_kept(layout: Layout, state: &FileState) -> bool {
 /// What must happen to a file; `Err` when nothing may be done though it cannot be used.
 fn need_of(state: &FileState, proof: &Proof) -> Result<Option<Need>, Refusal> {
     match (state, proof) {
-        (FileState::Present(_) | FileState::Staged(_), Proof::Refuted { mismatch, .. }) => {
-            Ok(Some(Need::Mend { defect: format!("its content is wrong: {mismatch}") }))
+        (FileState::Present(found) | FileState::Staged(found), Proof::Refuted(wrong)) if wrong.is_forbidden() => {
+            Err(may_not_be_read(format!("{}: {}", found.path.display(), wrong.detail)))
+        }
+        (FileState::Present(_) | FileState::Staged(_), Proof::Refuted(wrong)) => {
+            Ok(Some(Need::Mend { defect: wrong.detail.clone() }))
         }
         (FileState::Present(_) | FileState::Staged(_) | FileState::Held, _) => Ok(None),
         (FileState::Missing, _) => Ok(Some(Need::Missing)),
@@ -371,11 +374,14 @@ fn need_of(state: &FileState, proof: &Proof) -> Result<Option<Need>, Refusal> {
             hint: Some("move the folder away".to_owned()),
         }),
         (FileState::Wrong { defect, .. }, _) => Ok(Some(Need::Mend { defect: defect.to_string() })),
-        (FileState::Unreadable { path, reason }, _) => Err(Refusal {
-            reason: format!("{} exists, but may not be read: {reason}", path.display()),
-            hint: Some("run larder as the user who owns the store, or as root".to_owned()),
-        }),
+        (FileState::Unreadable { path, reason }, _) => {
+            Err(may_not_be_read(format!("{} exists, but may not be read: {reason}", path.display())))
+        }
     }
+}
+
+fn may_not_be_read(reason: String) -> Refusal {
+    Refusal { reason, hint: Some("run larder as the user who owns the store, or as root".to_owned()) }
 }
 
 /// One of the two would replace the other, whoever comes last.
@@ -486,7 +492,7 @@ fn count_what_is_here(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
     }
     for (state, proof) in sighting.observed.files.iter().zip(&sighting.proofs) {
         if let FileState::Present(found) | FileState::Staged(found) = state
-            && !matches!(proof, Proof::Refuted { .. })
+            && !matches!(proof, Proof::Refuted(_))
         {
             entry.here_files += 1;
             entry.here_bytes += found.size;
@@ -498,8 +504,8 @@ fn count_what_is_here(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
 
 fn oldest_proof(sighting: &Sighting<'_>) -> Option<i64> {
     let proofs = sighting.proofs.iter().map(|proof| match proof {
-        Proof::Proven { at } | Proof::FirstUse { at } => Some(*at),
-        Proof::Refuted { .. } | Proof::Unknown => None,
+        Proof::Proven { at } | Proof::FirstUse { at, .. } => Some(*at),
+        Proof::Refuted(_) | Proof::Unknown => None,
     });
     proofs.collect::<Option<Vec<_>>>()?.into_iter().min()
 }

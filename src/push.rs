@@ -166,7 +166,7 @@ pub fn load(sightings: &[Sighting<'_>], withheld: &[String]) -> Load {
 
 fn place(sighting: &Sighting<'_>, index: usize, file: &File) -> Result<(PathBuf, u64), &'static str> {
     let found = match (&sighting.observed.files[index], &sighting.proofs[index]) {
-        (_, Proof::Refuted { .. }) => return Err("its content is wrong"),
+        (_, Proof::Refuted(_)) => return Err("its content is wrong"),
         (FileState::Present(found), _) => found,
         (FileState::Held, _) => return Err("a server keeps it where larder may not read"),
         _ => return Err("it is not here"),

@@ -12,8 +12,8 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifact::{Found, Remote};
-use crate::digest::{CHUNK_LEN, ChunkDigests};
-use crate::facts::{Damage, Facts, FactsError};
+use crate::digest::{CHUNK_LEN, ChunkDigests, Sha256, chunk_range};
+use crate::facts::{Facts, FactsError};
 use crate::monitor::Monitor;
 use crate::observe::{Proof, Sighting};
 use crate::plan::{ArtifactPlan, Need, Obstacle, Origin, Plan, Step};
@@ -62,7 +62,7 @@ pub struct Patch {
     #[serde(skip)]
     pub(crate) right: ChunkDigests,
     #[serde(skip)]
-    pub(crate) damage: Damage,
+    pub(crate) content: Sha256,
 }
 
 /// Who has the right bytes.
@@ -177,7 +177,7 @@ fn mends(step: &Step) -> bool {
 
 fn is_about_something_wrong(obstacle: &Obstacle, sighting: &Sighting<'_>) -> bool {
     let is_wrong = |file: usize| {
-        matches!(sighting.proofs[file], Proof::Refuted { .. })
+        matches!(sighting.proofs[file], Proof::Refuted(_))
             || matches!(sighting.observed.files[file], FileState::Wrong { .. } | FileState::Unreadable { .. })
     };
     let mut files = sighting.artifact.files.iter().enumerate();
@@ -200,24 +200,30 @@ fn patch(
         _ => return Ok(None),
     };
     let FileState::Present(found) = &sighting.observed.files[file] else { return Ok(None) };
-    let Some(damage) = facts.damage(found)? else { return Ok(None) };
-    let right = facts.chunks(&damage.content)?.filter(|chunks| chunks.content_len() == found.size);
+    let Some(damage) = facts.damage(found)?.filter(|damage| !damage.ranges.is_empty()) else { return Ok(None) };
+    let Some(content) = damage.content else { return Ok(None) };
+    let right = facts.chunks(&content)?.filter(|chunks| chunks.content_len() == found.size);
     let Some(right) = right.filter(|_| !from.is_empty()) else { return Ok(None) };
-    let chunks: Vec<u64> =
+    let mut chunks: Vec<u64> =
         damage.ranges.iter().flat_map(|range| range.start / CHUNK_LEN..range.end.div_ceil(CHUNK_LEN)).collect();
+    chunks.dedup();
+    let len = |chunk: &u64| {
+        let range = chunk_range(*chunk, found.size);
+        range.end - range.start
+    };
     Ok(Some(Patch {
         artifact: entry.artifact.clone(),
         store: entry.store.clone(),
         path: sighting.artifact.files[file].path.clone(),
         place: found.path.clone(),
-        bytes: damage.ranges.iter().map(|range| range.end - range.start).sum(),
+        bytes: chunks.iter().map(len).sum(),
         of: right.digests().len() as u64,
         chunks,
         from,
         file,
         found: found.clone(),
         right,
-        damage,
+        content,
     }))
 }
 

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-use crate::observe::{Access, Sighting};
+use crate::artifact::Artifact;
+use crate::digest::Sha256;
+use crate::observe::{Access, Proof, Refutation, Sighting};
 use crate::stores::FileState;
 
 mod agenda;
@@ -19,6 +21,7 @@ mod contents;
 mod course;
 mod headers;
 mod judge;
+mod outlook;
 mod scrub;
 mod shards;
 mod strays;
@@ -27,6 +30,7 @@ mod whole;
 
 pub use contents::{Reading, contents};
 pub use course::Budget;
+pub use outlook::Outlook;
 pub use strays::{Stray, StrayKind, strays};
 
 pub use headers::{Entry, Headers, blank};
@@ -49,6 +53,33 @@ pub struct Fault {
     /// Which bytes of it are wrong, where that is known: whole chunks, or what the disk cannot read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ranges: Vec<Range<u64>>,
+    /// When the content was read, where that is remembered from an earlier run; seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remembered: Option<i64>,
+}
+
+/// A file that no record has a digest of, and that is what it was when it was first seen or accepted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct TrustedFile {
+    /// The artifact.
+    pub artifact: String,
+    /// The file.
+    pub path: String,
+    /// Since when it is trusted, in seconds since 1970.
+    pub since: i64,
+}
+
+/// A file whose content was accepted instead of the one that was trusted before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AcceptedFile {
+    /// The artifact.
+    pub artifact: String,
+    /// The file.
+    pub path: String,
+    /// What was trusted before.
+    pub before: Sha256,
+    /// What is trusted from now on.
+    pub now: Sha256,
 }
 
 /// The kinds of fault.
@@ -94,6 +125,30 @@ impl FaultKind {
     pub const OF_CONTENT: [Self; 6] =
         [Self::Corrupt, Self::Rotted, Self::Replaced, Self::Upgraded, Self::ZeroFilled, Self::Unreadable];
 
+    const ALL: [Self; 16] = [
+        Self::Missing,
+        Self::Truncated,
+        Self::Wrong,
+        Self::Dangling,
+        Self::NotTheFile,
+        Self::Corrupt,
+        Self::Rotted,
+        Self::Replaced,
+        Self::Upgraded,
+        Self::ZeroFilled,
+        Self::Unreadable,
+        Self::Unpublished,
+        Self::Structure,
+        Self::UnsafePickle,
+        Self::Shards,
+        Self::StoreAbsent,
+    ];
+
+    /// The kind of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// Its name in JSON and in the history.
     pub fn name(self) -> &'static str {
         match self {
@@ -126,8 +181,14 @@ pub struct Verdict {
     pub files: usize,
     /// Files whose content was read and is right.
     pub proven: usize,
-    /// Files that no record has a digest of: trusted as they were first seen.
+    /// Files that no record has a digest of, that were read and are as they were first seen.
     pub first_use: usize,
+    /// All files that are trusted as first seen, because no record has a digest; also those that were not read now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trusted: Vec<TrustedFile>,
+    /// Files whose new content was accepted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accepted: Vec<AcceptedFile>,
     /// Files that were left out because they were read not long ago.
     pub fresh: usize,
     /// Files that the budget, or a stop, left for another time.
@@ -136,6 +197,8 @@ pub struct Verdict {
     pub unread_bytes: u64,
     /// Of these, files that were not read within the greatest age: the budget is too small.
     pub overdue: usize,
+    /// Their bytes, as far as they were not read.
+    pub overdue_bytes: u64,
     /// Files that somebody wrote while they were read; they are read again next time.
     pub changing: usize,
     /// Bytes that were read.
@@ -145,6 +208,9 @@ pub struct Verdict {
     pub strays: Vec<Stray>,
     /// Whether the run was stopped before its end.
     pub interrupted: bool,
+    /// What was read now and is right: numbers of the sighting and of the file in it.
+    #[serde(skip)]
+    right: HashSet<(usize, usize)>,
 }
 
 /// Judges what was seen by names, links and sizes alone.
@@ -154,7 +220,18 @@ pub fn glance(sightings: &[Sighting<'_>]) -> Verdict {
         verdict.files += sighting.observed.files.len() + sighting.matches.len();
         verdict.faults.extend(faults_of(sighting));
     }
+    verdict.trusted = sightings.iter().flat_map(trusted_in).collect();
     verdict
+}
+
+/// Files that are trusted as first seen, as far as earlier readings tell.
+fn trusted_in(sighting: &Sighting<'_>) -> impl Iterator<Item = TrustedFile> {
+    sighting.artifact.files.iter().zip(&sighting.proofs).filter_map(|(file, proof)| match proof {
+        Proof::FirstUse { since, .. } => {
+            Some(TrustedFile { artifact: sighting.artifact.name.clone(), path: file.path.to_string(), since: *since })
+        }
+        _ => None,
+    })
 }
 
 /// Judges what was seen, and reads headers, pickles, shard indexes and a few pages of every weight file: no more
@@ -193,9 +270,6 @@ pub fn faults_by_headers(sighting: &Sighting<'_>, headers: &Headers<'_>) -> Vec<
     faults
 }
 
-/// How a fault begins that was found by an earlier reading.
-const REMEMBERED: &str = "when it was last read";
-
 /// Content that only a server may read is not proven by anybody.
 fn unread(sighting: &Sighting<'_>) -> Option<Fault> {
     let is_held = sighting.observed.files.iter().any(|state| matches!(state, FileState::Held));
@@ -207,6 +281,7 @@ fn unread(sighting: &Sighting<'_>) -> Option<Fault> {
             .to_owned(),
         place: None,
         ranges: Vec::new(),
+        remembered: None,
     })
 }
 
@@ -214,8 +289,15 @@ fn unread(sighting: &Sighting<'_>) -> Option<Fault> {
 fn faults_of(sighting: &Sighting<'_>) -> Vec<Fault> {
     let artifact = sighting.artifact;
     let name = &artifact.name;
-    let whole =
-        |kind, detail| Fault { artifact: name.clone(), path: None, kind, detail, place: None, ranges: Vec::new() };
+    let whole = |kind, detail| Fault {
+        artifact: name.clone(),
+        path: None,
+        kind,
+        detail,
+        place: None,
+        ranges: Vec::new(),
+        remembered: None,
+    };
     match &sighting.access {
         Access::Open | Access::Told => {}
         Access::Absent(absence) => return vec![whole(FaultKind::StoreAbsent, absence.to_string())],
@@ -239,17 +321,12 @@ fn faults_of(sighting: &Sighting<'_>) -> Vec<Fault> {
 }
 
 fn fault_of(sighting: &Sighting<'_>, file: usize) -> Option<Fault> {
-    use crate::observe::Proof;
     use crate::stores::Defect;
 
     let wanted = &sighting.artifact.files[file];
     let (kind, detail, place) = match &sighting.observed.files[file] {
         FileState::Present(found) | FileState::Staged(found) => match &sighting.proofs[file] {
-            Proof::Refuted { mismatch, .. } => (
-                FaultKind::Corrupt,
-                format!("{REMEMBERED}, its content was wrong: {mismatch}"),
-                Some(found.path.clone()),
-            ),
+            Proof::Refuted(wrong) => return Some(remembered(sighting, file, wrong, found.path.clone())),
             _ => return None,
         },
         FileState::Held => return None,
@@ -269,5 +346,29 @@ fn fault_of(sighting: &Sighting<'_>, file: usize) -> Option<Fault> {
         }
     };
     let path = Some(wanted.path.to_string());
-    Some(Fault { artifact: sighting.artifact.name.clone(), path, kind, detail, place, ranges: Vec::new() })
+    let artifact = sighting.artifact.name.clone();
+    Some(Fault { artifact, path, kind, detail, place, ranges: Vec::new(), remembered: None })
+}
+
+/// What an earlier reading found, as it was told then.
+fn remembered(sighting: &Sighting<'_>, file: usize, wrong: &Refutation, place: PathBuf) -> Fault {
+    let kind = FaultKind::named(&wrong.kind).unwrap_or(FaultKind::Corrupt);
+    Fault {
+        artifact: sighting.artifact.name.clone(),
+        path: Some(sighting.artifact.files[file].path.to_string()),
+        kind,
+        detail: with_a_way_out(sighting.artifact, file, kind, wrong.detail.clone()),
+        place: Some(place),
+        ranges: wrong.ranges.clone(),
+        remembered: wrong.read_at,
+    }
+}
+
+/// Of a file that no record has a digest of, only its owner knows whether another content is meant: says how to say so.
+fn with_a_way_out(artifact: &Artifact, file: usize, kind: FaultKind, detail: String) -> String {
+    let is_for_its_owner = [FaultKind::Replaced, FaultKind::Upgraded, FaultKind::Truncated].contains(&kind);
+    if artifact.files[file].digests.proves_content() || !is_for_its_owner {
+        return detail;
+    }
+    format!("{detail}; if that is meant: larder verify --accept {}", artifact.name)
 }

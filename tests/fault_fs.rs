@@ -3,9 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::ops::Range;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use larder::fsio::journaled_bytes;
+use larder::fsio::{WriteOptions, journaled_bytes, write_atomic};
 use rstest::rstest;
 
 #[path = "support/fault_fs.rs"]
@@ -17,7 +18,7 @@ mod skip;
 mod vault;
 
 use fault_fs::{FaultFs, What};
-use vault::{CHUNK, FILES, Fault, Kept, Vault, chunk_of, flip};
+use vault::{CHUNK, COMMIT, FILES, Fault, Kept, Vault, chunk_of, flip, noise};
 
 /// A locked lab whose stores will lie on a file system with faults; `None` where there can be none.
 fn empty() -> Option<(FaultFs, Vault)> {
@@ -69,6 +70,55 @@ fn a_range_that_cannot_be_read_is_named_and_everything_around_it_is_read() {
         faults.set(&[]);
         assert_eq!(vault.faults(&[]), [], "{file:?}: what can be read again is not accused any more");
     }
+}
+
+/// Short files have no chunks: what is wrong with them is remembered all the same, by everybody who is asked.
+#[test]
+fn a_short_file_that_cannot_be_read_is_wrong_for_every_command_until_it_is_mended() {
+    let Some((faults, vault)) = verified() else { return };
+    let own = vault.machine.join("plain/lora/own.bin");
+    write_atomic(&own, &noise(300_000, 5), &WriteOptions::default()).unwrap();
+    let manifest = vault.root().join("lab/manifests/models.toml");
+    let entry = "\n[[artifact]]\nname = \"own\"\nsource = \"local\"\nstore = \"plain\"\n  [[artifact.file]]\n  path = \"lora/own.bin\"\n";
+    let text = fs_err::read_to_string(&manifest).unwrap() + entry;
+    write_atomic(&manifest, text.as_bytes(), &WriteOptions::default()).unwrap();
+    vault.larder(&["lock", "--update", "own"]).must_be(0);
+    vault.larder(&["verify"]).must_be(0);
+    let config = fs_err::canonicalize(
+        vault.machine.join(format!("huggingface/models--lab--paint/snapshots/{COMMIT}/config.json")),
+    )
+    .unwrap();
+    let ending = |place: &Path| place.strip_prefix(&vault.machine).unwrap().display().to_string();
+    faults.set(&[(&ending(&own), What::Unreadable(102_400..102_401)), (&ending(&config), What::Unreadable(0..9))]);
+    let found = vault.larder(&["verify", "--full", "--json"]).must_be(3).faults();
+    let told: Vec<_> = found.iter().map(|fault| (fault.artifact.as_str(), fault.kind.as_str())).collect();
+    assert_eq!(told, [("own", "unreadable"), ("paint", "unreadable")]);
+    assert_eq!(found[0].ranges, std::iter::once(102_400..106_496).collect::<Vec<_>>());
+    assert!(faults.happened() > 0);
+    for way in [&["--quick"][..], &["--max-age", "7d"]] {
+        assert_eq!(vault.faults(way), found, "{way:?}");
+    }
+    faults.set(&[]);
+    assert_eq!(vault.faults(&["--quick"]), found, "nobody has read them since");
+    for command in [&["status"][..], &["report"], &["report", "--format", "markdown"], &["report", "--format", "html"]]
+    {
+        let said = vault.larder(command).must_be(3);
+        let places = said.out.matches("cannot read").count();
+        assert!(places >= 2 && said.out.contains("from byte 102400 on"), "{command:?}: {}", said.out);
+    }
+    let metrics = vault.larder(&["report", "--format", "prometheus"]).must_be(3).out;
+    for artifact in [r#"artifact="own",store="plain""#, r#"artifact="paint",store="huggingface""#] {
+        assert!(metrics.contains(&format!("larder_faults{{{artifact},kind=\"unreadable\"}} 1")), "{metrics}");
+        assert!(metrics.contains(&format!("larder_artifact_in_order{{{artifact}}} 0")), "{metrics}");
+        assert!(!metrics.contains(&format!("larder_artifact_proven_timestamp_seconds{{{artifact}}}")), "{metrics}");
+    }
+    let sent = vault.upstream.sent();
+    let said = vault.larder(&["repair", "--yes"]).must_be(4);
+    assert!(said.out.contains("cannot be mended: own") && said.out.contains("no upstream"), "{}", said.out);
+    assert!(vault.upstream.sent() - sent < 10_000, "only the short file came");
+    assert_eq!(vault.faults(&["--quick"]).len(), 1, "the other one has no source");
+    assert_eq!(vault.faults(&["--max-age", "7d"]), [], "what can be read again is not accused any more");
+    vault.larder(&["report"]).must_be(0);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use larder::digest::Sha256;
@@ -64,6 +65,86 @@ fn a_change_is_told_once_and_its_end_too() {
     assert_eq!(
         (told.len(), &told[1]["gone"][0]["artifact"], &told[1]["appeared"]),
         (2, &"own".into(), &Value::Array(vec![]))
+    );
+}
+
+#[test]
+fn a_fault_that_stands_is_told_once_however_little_a_run_reads() {
+    let lab = lab("cat >> news; echo >> news");
+    assert_eq!(lab.run(&["verify"]).code, 0);
+    let place = lab.path("home/plain/own.bin");
+    let before = fs_err::metadata(&place).unwrap().modified().unwrap();
+    let file = fs_err::OpenOptions::new().write(true).open(&place).unwrap();
+    file.file().write_all_at(b"X", 3).unwrap();
+    file.file().set_modified(before).unwrap();
+    for way in [&[][..], &["--quick"], &["--budget", "1s", "--max-age", "7d"], &["--full"], &[], &["--quick"]] {
+        let said = lab.run(&[&["verify", "--json"], way].concat());
+        let faults = serde_json::from_str::<Value>(&said.out).unwrap()["faults"].clone();
+        assert_eq!(
+            (said.code, &faults[0]["kind"], faults.as_array().unwrap().len()),
+            (3, &"rotted".into(), 1),
+            "{way:?}"
+        );
+    }
+    let told = news(&lab);
+    assert_eq!((told.len(), &told[0]["appeared"][0]["kind"]), (1, &"rotted".into()), "{told:?}");
+    assert_eq!(told[0]["gone"], Value::Array(vec![]));
+    // A new time of change alone makes nothing right, and a run that reads nothing does not know.
+    file.file().set_modified(before + Duration::from_secs(9)).unwrap();
+    lab.run(&["verify", "--quick"]);
+    assert_eq!(news(&lab).len(), 1, "it was not read");
+    lab.write("home/plain/own.bin", GOOD);
+    assert_eq!(lab.run(&["verify"]).code, 0);
+    let told = news(&lab);
+    assert_eq!(
+        (told.len(), &told[1]["gone"][0]["kind"], &told[1]["appeared"]),
+        (2, &"rotted".into(), &Value::Array(vec![]))
+    );
+}
+
+#[test]
+fn an_artifact_was_seen_good_only_when_all_of_it_was_read() {
+    let contents = [vec![1; 3_000_000], vec![2; 2_900_000]];
+    let artifact = |name: &str, content: &[u8]| {
+        format!(
+            "[[artifact]]\nname = \"{name}\"\nstore = \"plain\"\nsource = \"local\"\nfile = [{{ path = \"{name}.bin\", size = {}, sha256 = \"{}\" }}]\n",
+            content.len(),
+            Sha256::of(content)
+        )
+    };
+    let inventory =
+        "machine = \"pc1\"\n\n[stores]\nplain = { layout = \"folder\", path = \"~/plain\" }\n\n[machines.pc1]\n";
+    let lab = Lab::new(inventory, &(artifact("a", &contents[0]) + &artifact("b", &contents[1])));
+    lab.write("home/plain/a.bin", &contents[0]);
+    lab.write("home/plain/b.bin", &contents[1]);
+    let good = || {
+        let facts = rusqlite::Connection::open(lab.path("state/facts.sqlite")).unwrap();
+        let mut rows = facts.prepare("SELECT artifact FROM good ORDER BY artifact").unwrap();
+        rows.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap).collect::<Vec<_>>()
+    };
+    assert_eq!(lab.run(&["verify", "--quick"]).code, 0);
+    assert_eq!(good(), Vec::<String>::new(), "nothing was read");
+    assert_eq!(lab.run(&["verify", "--budget", "1MB", "--max-age", "7d"]).code, 0);
+    assert_eq!(good(), ["a"], "the budget ended before the other one");
+    let report = lab.run(&["report"]);
+    assert!(report.out.contains("full, 2.8 MiB left"), "{}", report.out);
+    let row = |name: &str| report.out.lines().find(|line| line.trim_start().starts_with(name)).unwrap().to_owned();
+    assert!(row("a ").ends_with("just now") && row("b ").ends_with("never"), "{}", report.out);
+    let metrics = lab.run(&["report", "--format", "prometheus"]).out;
+    for line in [
+        "larder_unread_bytes 2900000",
+        "larder_verify_unread_bytes{depth=\"full\"} 2900000",
+        "larder_verify_overdue_files{depth=\"full\"} 1",
+        "larder_verify_overdue_bytes{depth=\"full\"} 2900000",
+    ] {
+        assert!(metrics.lines().any(|one| one == line), "{line} is not in\n{metrics}");
+    }
+    assert_eq!(lab.run(&["verify", "--budget", "1MB", "--max-age", "7d"]).code, 0);
+    assert_eq!(good(), ["a", "b"]);
+    let metrics = lab.run(&["report", "--format", "prometheus"]).out;
+    assert!(
+        metrics.contains("larder_unread_bytes 0\n") && metrics.contains("larder_oldest_read_timestamp_seconds "),
+        "{metrics}"
     );
 }
 

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use larder::artifact::{Artifact, File, Found, Origin, Pattern, Reference};
-use larder::digest::{ContentHasher, DigestMismatch, Digests, Sha256};
+use larder::digest::{ContentHasher, Digests, Sha256};
 use larder::fsio::{Partial, Space};
 use larder::inventory::Layout;
 use larder::lock::Lock;
 use larder::manifest::{Declared, Manifests};
-use larder::observe::{Access, Proof, Sighting, Unfinished};
+use larder::observe::{Access, Proof, Refutation, Sighting, Unfinished};
 use larder::plan::{self, Outlook, Plan, Step};
 use larder::relpath::RelPath;
 use larder::resolve;
@@ -250,7 +250,10 @@ fn found(size: u64) -> Found {
 }
 
 fn state(size: u64) -> impl Strategy<Value = (FileState, Proof)> {
-    let mismatch = DigestMismatch { algorithm: "sha256", expected: "a".to_owned(), actual: "b".to_owned() };
+    let refuted = |kind: &str| {
+        let (kind, detail) = (kind.to_owned(), "its content is wrong".to_owned());
+        Proof::Refuted(Box::new(Refutation { read_at: Some(1), kind, detail, ranges: Vec::new() }))
+    };
     let wrong = FileState::Wrong { defect: Defect::Empty, found: None };
     let folder = FileState::Wrong { defect: Defect::NotAFile, found: None };
     let closed = FileState::Unreadable { path: PathBuf::from("/store/x"), reason: "no".to_owned() };
@@ -258,9 +261,10 @@ fn state(size: u64) -> impl Strategy<Value = (FileState, Proof)> {
         Just((FileState::Missing, Proof::Unknown)),
         Just((FileState::Present(found(size)), Proof::Unknown)),
         Just((FileState::Present(found(size)), Proof::Proven { at: 1 })),
-        Just((FileState::Present(found(size)), Proof::Refuted { at: 1, mismatch: mismatch.clone() })),
+        Just((FileState::Present(found(size)), refuted("corrupt"))),
+        Just((FileState::Present(found(size)), refuted("unreadable"))),
         Just((FileState::Staged(found(size)), Proof::Proven { at: 1 })),
-        Just((FileState::Staged(found(size)), Proof::Refuted { at: 1, mismatch })),
+        Just((FileState::Staged(found(size)), refuted("corrupt"))),
         Just((wrong, Proof::Unknown)),
         Just((folder, Proof::Unknown)),
         Just((closed, Proof::Unknown)),
@@ -366,9 +370,10 @@ proptest! {
                 if let Step::Fetch { file, .. } | Step::Reuse { file, .. } = step {
                     let (state, proof) = &states[*file];
                     let is_here = matches!(state, FileState::Present(_) | FileState::Staged(_));
-                    prop_assert!(!is_here || matches!(proof, Proof::Refuted { .. }), "{:?}", step);
+                    prop_assert!(!is_here || matches!(proof, Proof::Refuted(_)), "{:?}", step);
                     let is_closed = matches!(state, FileState::Unreadable { .. })
-                        || matches!(state, FileState::Wrong { defect: Defect::NotAFile, .. });
+                        || matches!(state, FileState::Wrong { defect: Defect::NotAFile, .. })
+                        || matches!(proof, Proof::Refuted(wrong) if wrong.is_forbidden());
                     prop_assert!(!is_closed, "{:?}", step);
                 }
             }
@@ -400,7 +405,7 @@ proptest! {
     fn everything_that_is_wrong_has_a_step_or_an_obstacle(world in world(0..200_000_000u64)) {
         for (entry, states) in world.plan().artifacts.iter().zip(&world.states) {
             let is_right = |(state, proof): &(FileState, Proof)| {
-                matches!(state, FileState::Present(_) | FileState::Staged(_)) && !matches!(proof, Proof::Refuted { .. })
+                matches!(state, FileState::Present(_) | FileState::Staged(_)) && !matches!(proof, Proof::Refuted(_))
             };
             let needs_work = !states.iter().all(is_right);
             prop_assert!(!needs_work || !entry.steps.is_empty() || !entry.obstacles.is_empty(), "{:?}", entry);

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -69,7 +70,10 @@ fn faults_come_first_and_what_was_seen_good_is_told() {
     assert_eq!(said.code, 3, "{said:?}");
     let at = |text: &str| said.out.find(text).unwrap_or_else(|| panic!("{text:?} is not in\n{}", said.out));
     assert!(at("2 of 4 artifacts are not in order.") < at("fault: absent/<script>.bin: it is missing"));
-    assert!(at("fault: small/sub/small.bin: when it was last read, its content was wrong") < at("artifact "));
+    assert!(
+        at("fault: small/sub/small.bin: somebody replaced it: it was right before, and was written since")
+            < at("artifact ")
+    );
     assert!(
         at("  absent ") < at("  small ") && at("  small ") < at("  big "),
         "the largest of those in order is first"
@@ -100,13 +104,71 @@ fn json_has_every_artifact_and_every_run() {
     assert!(refused.code == 2 && refused.err.contains("--out FILE"), "{refused:?}");
 }
 
+/// One long file that the lock knows, and one that no record has a digest of; both were read.
+fn lab_with_long_file() -> (Lab, Vec<u8>) {
+    let content: Vec<u8> = (0..9_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    let manifest = format!(
+        "[[artifact]]\nname = \"long\"\nstore = \"plain\"\nsource = \"local\"\nfile = [{{ path = \"long.bin\", size = {}, sha256 = \"{}\" }}]\n\
+         [[artifact]]\nname = \"own\"\nstore = \"plain\"\nsource = \"local\"\nfile = [{{ path = \"own.bin\" }}]\n",
+        content.len(),
+        Sha256::of(&content)
+    );
+    let lab = Lab::new(INVENTORY, &manifest);
+    lab.write("home/plain/long.bin", &content);
+    lab.write("home/plain/own.bin", b"trained here");
+    assert_eq!(lab.run(&["verify"]).code, 0);
+    (lab, content)
+}
+
+#[test]
+fn a_fault_has_its_kind_its_place_and_its_history_in_every_format() {
+    let (lab, content) = lab_with_long_file();
+    let place = lab.path("home/plain/long.bin");
+    let file = fs_err::OpenOptions::new().write(true).open(&place).unwrap();
+    let before = fs_err::metadata(&place).unwrap().modified().unwrap();
+    file.file().write_all_at(b"XXXX", 5 << 20).unwrap();
+    file.file().set_modified(before).unwrap();
+    assert_eq!(lab.run(&["verify"]).code, 3);
+    for format in ["text", "markdown", "html"] {
+        let said = lab.run(&["report", "--format", format]);
+        for text in ["bytes 4194304-8388607, read 20", "rotted", "proven", "own/own.bin", "trusted as first seen"] {
+            assert!(said.out.contains(text), "{format}: {text:?} is not in\n{}", said.out);
+        }
+    }
+    let metrics = lab.run(&["report", "--format", "prometheus"]).out;
+    for line in [
+        "larder_faults{artifact=\"long\",store=\"plain\",kind=\"rotted\"} 1",
+        "larder_fault_bytes{artifact=\"long\",store=\"plain\",path=\"long.bin\",kind=\"rotted\"} 4194304",
+        "larder_artifact_first_use_files{artifact=\"own\",store=\"plain\"} 1",
+    ] {
+        assert!(metrics.lines().any(|one| one == line), "{line} is not in\n{metrics}");
+    }
+    let report: Value = serde_json::from_str(&lab.run(&["report", "--json"]).out).unwrap();
+    assert_eq!(report["trusted"][0]["path"], "own.bin");
+    let events = |report: &Value| -> Vec<String> {
+        let episodes = report["histories"][0]["episodes"].as_array().unwrap().clone();
+        episodes.iter().map(|episode| episode["event"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(events(&report), ["rotted", "proven"]);
+    // Written since, and not read again: nobody knows that it is over.
+    file.file().set_modified(before + std::time::Duration::from_secs(9)).unwrap();
+    let said = lab.run(&["report"]);
+    assert_eq!(said.code, 3, "{said:?}");
+    assert!(said.out.contains("nobody has read all of it since"), "{}", said.out);
+    lab.write("home/plain/long.bin", &content);
+    assert_eq!(lab.run(&["verify"]).code, 0);
+    let said = lab.run(&["report", "--json"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(events(&serde_json::from_str(&said.out).unwrap()), ["proven", "rotted", "proven"]);
+}
+
 #[test]
 fn a_report_is_written_whole_or_not_at_all() {
     let lab = lab();
     let said = lab.run(&["report", "--format", "markdown", "--out", "r.md", "--json"]);
     let text = fs_err::read_to_string(lab.path("r.md")).unwrap();
     assert!(text.contains("| odd:name+1 |") && text.contains("\\_") == text.contains('_'), "{text}");
-    assert!(text.contains("- **absent/&lt;script&gt;.bin**: it is missing"), "{text}");
+    assert!(text.contains("- **absent/&lt;script&gt;.bin**: missing: it is missing"), "{text}");
     assert_eq!(serde_json::from_str::<Value>(&said.out).unwrap()["command"], "report");
     let nowhere = lab.run(&["report", "--out", "no/such/r.md"]);
     assert!(nowhere.code == 2 && nowhere.err.contains("There is no folder no/such"), "{nowhere:?}");
@@ -142,7 +204,7 @@ fn prometheus_likes_its_metrics() {
         text.contains("larder_artifact_bytes{artifact=\"odd:name+1\",store=\"we\\\"ird\\\\<b>\"} 50000\n"),
         "{text}"
     );
-    assert!(text.contains("larder_faults{artifact=\"small\",store=\"plain\",kind=\"corrupt\"} 1\n"), "{text}");
+    assert!(text.contains("larder_faults{artifact=\"small\",store=\"plain\",kind=\"replaced\"} 1\n"), "{text}");
     assert!(text.contains("larder_verify_faults{depth=\"full\"} 2\n"), "{text}");
     assert!(!text.contains("larder_artifact_proven_timestamp_seconds{artifact=\"absent\""), "{text}");
 }

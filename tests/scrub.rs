@@ -46,7 +46,7 @@ fn a_flipped_bit_is_found_by_its_chunk_in_every_store() {
             assert_eq!(vault.faults(way), expected, "{file:?} {way:?}");
         }
         let quick = vault.faults(&["--quick"]);
-        assert_eq!((quick.len(), quick[0].kind.as_str()), (1, "corrupt"), "what was read is remembered");
+        assert_eq!((quick.len(), quick[0].kind.as_str()), (1, "rotted"), "what was read is remembered");
         flip(&vault.place(file), 8 * offset + 5);
         assert_eq!(vault.faults(&[]), [], "{file:?}");
         assert_eq!(vault.faults(&["--quick"]), [], "{file:?}");
@@ -163,6 +163,23 @@ fn what_was_read_years_ahead_does_not_wait_for_that_year() {
     let wrong = "SELECT count(*) FROM measured WHERE at > unixepoch()";
     let left: i64 = facts.query_row(wrong, [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0, "its turn came first");
+}
+
+#[test]
+fn what_was_read_longest_ago_comes_first_in_whatever_way_it_is_read() {
+    let vault = Vault::filled();
+    vault.larder(&["verify"]).must_be(0);
+    let facts = rusqlite::Connection::open(vault.facts()).unwrap();
+    // Short files are hashed as a whole, long ones compared by chunks.
+    let days = "UPDATE measured SET at = at - 86400 * CASE WHEN size > 1000000 THEN ?1 ELSE ?2 END";
+    let read = "SELECT count(*) FROM measured WHERE at > unixepoch() - 3600 AND (size > 1000000) = ?1";
+    for (long, short) in [(20, 10), (10, 20)] {
+        facts.execute(days, [long, short]).unwrap();
+        vault.larder(&["verify", "--budget", "5MB"]).must_be(0);
+        let shorts: i64 = facts.query_row(read, [false], |row| row.get(0)).unwrap();
+        assert_eq!(shorts > 0, short > long, "{long} and {short} days old");
+        vault.larder(&["verify"]).must_be(0);
+    }
 }
 
 #[test]

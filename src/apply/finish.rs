@@ -95,7 +95,7 @@ impl Run {
             }
             _ => None,
         });
-        let recorded = self.means.facts.record_all(here, (self.means.now)());
+        let recorded = self.means.facts.record_placed(here, (self.means.now)());
         let chunks = learned.values().filter_map(|learned| Some((learned.digests.sha256?, learned.chunks.as_ref()?)));
         let recorded = chunks.fold(recorded, |recorded, (sha256, chunks)| {
             recorded.and_then(|()| self.means.facts.record_chunks(&sha256, chunks))

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
 
 use super::{Facts, FactsError, as_stored};
 use crate::artifact::Found;
@@ -22,7 +23,7 @@ pub struct Happening {
     pub path: PathBuf,
     /// The first artifact that wants it; empty where it only arrived.
     pub artifact: String,
-    /// `proven`, `first-use`, `arrived`, `repaired`, or the kind of a fault.
+    /// `proven`, `first-use`, `accepted`, `arrived`, `repaired`, or the kind of a fault.
     pub event: String,
     /// Of what was read, where the whole of it was hashed.
     pub sha256: Option<Sha256>,
@@ -32,7 +33,47 @@ pub struct Happening {
     pub detail: String,
 }
 
+/// What happened to one file to which more happened than that it arrived and was right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileHistory {
+    /// Absolute path of the content.
+    pub place: PathBuf,
+    /// The artifact that wants it; empty where nobody did.
+    pub artifact: String,
+    /// The newest first; what happened again and again is one of them.
+    pub episodes: Vec<Episode>,
+}
+
+/// The same happening, once or several times in a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Episode {
+    /// As [`Happening::event`].
+    pub event: String,
+    /// When it happened first, in seconds since 1970.
+    pub first: i64,
+    /// When it happened last.
+    pub last: i64,
+    /// How often.
+    pub times: usize,
+    /// In words, as the last time.
+    pub detail: String,
+}
+
+/// How many episodes of one file are told.
+const EPISODES: usize = 12;
+
 impl Facts {
+    /// The files with faults, repairs or accepted contents in their history, at most `most`: those with the newest first.
+    pub fn histories(&self, most: usize) -> Result<Vec<FileHistory>, FactsError> {
+        let ask = "SELECT path, max(at) FROM history WHERE event NOT IN ('proven', 'first-use', 'arrived') \
+                   GROUP BY path ORDER BY max(at) DESC, path LIMIT ?1";
+        let paths: Vec<Vec<u8>> = self.database(|connection| {
+            connection.prepare_cached(ask)?.query_map([as_stored(most as u64)], |row| row.get(0))?.collect()
+        })?;
+        let paths = paths.into_iter().map(|path| PathBuf::from(OsStr::from_bytes(&path)));
+        paths.map(|path| Ok(file_history(self.history(&path)?, path))).collect()
+    }
+
     /// Adds to the history.
     pub fn note(&self, happenings: &[Happening]) -> Result<(), FactsError> {
         self.database(|connection| {
@@ -63,6 +104,24 @@ impl Facts {
         let ask = format!("SELECT at, path, artifact, event, sha256, bytes, detail FROM history WHERE {condition}");
         self.database(|connection| connection.prepare_cached(&ask)?.query_map([value], read)?.collect())
     }
+}
+
+/// Joins what happened again and again; `happenings` come newest first.
+fn file_history(happenings: Vec<Happening>, place: PathBuf) -> FileHistory {
+    let artifact = happenings.iter().find(|one| !one.artifact.is_empty()).map(|one| one.artifact.clone());
+    let mut episodes: Vec<Episode> = Vec::new();
+    for Happening { at, event, detail, .. } in happenings {
+        let is_full = episodes.len() == EPISODES;
+        match episodes.last_mut().filter(|last| last.event == event) {
+            Some(episode) => {
+                episode.first = at;
+                episode.times += 1;
+            }
+            None if is_full => break,
+            None => episodes.push(Episode { event, first: at, last: at, times: 1, detail }),
+        }
+    }
+    FileHistory { place, artifact: artifact.unwrap_or_default(), episodes }
 }
 
 pub(super) fn insert(connection: &Connection, happening: &Happening) -> Result<(), rusqlite::Error> {
@@ -146,6 +205,21 @@ mod tests {
         assert_eq!(facts.last_seen(&Sha256::of(b"2")).unwrap(), None, "it was never right");
         facts.forget_old_history(10 + KEPT_FOR).unwrap();
         assert_eq!(facts.history(Path::new("/s/a")).unwrap(), [rot]);
+    }
+
+    #[test]
+    fn the_history_of_a_file_joins_what_happens_again_and_again() {
+        let facts = Facts::in_memory().unwrap();
+        let other = Happening { path: "/s/b".into(), ..happening(1, "proven", b"1") };
+        let events = [(1, "proven"), (2, "proven"), (3, "rotted"), (4, "rotted"), (5, "repaired"), (6, "proven")];
+        facts.note(&events.map(|(at, event)| happening(at, event, b"1"))).unwrap();
+        facts.note(&[other]).unwrap();
+        let histories = facts.histories(9).unwrap();
+        assert_eq!((histories.len(), histories[0].place.as_path()), (1, Path::new("/s/a")), "nothing is wrong with b");
+        let told: Vec<_> =
+            histories[0].episodes.iter().map(|one| (one.event.as_str(), one.first, one.last, one.times)).collect();
+        assert_eq!(told, [("proven", 6, 6, 1), ("repaired", 5, 5, 1), ("rotted", 3, 4, 2), ("proven", 1, 2, 2)]);
+        assert!(facts.histories(0).unwrap().is_empty());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::Path;
 use rusqlite::Row;
 
 use super::reading::{Damage, Damaged};
+use super::trust::{Trusted, TrustedFiles};
 use super::{Measurement, identity};
 use crate::artifact::Found;
 use crate::digest::{Digests, GitSha1, Md5, Sha256};
@@ -20,6 +21,7 @@ pub struct Known {
     /// By path, in the order of its bytes.
     rows: Vec<Stored>,
     damaged: Damaged,
+    trusted: TrustedFiles,
 }
 
 #[derive(Debug)]
@@ -36,10 +38,15 @@ impl Known {
         self.in_turn().of(found)
     }
 
-    /// What is wrong with exactly this file, where its chunks were compared.
+    /// What was wrong with exactly this file when its content was last read.
     pub fn damage_of(&self, found: &Found) -> Option<&Damage> {
         let (stored, damage) = self.damaged.get(found.path.as_os_str().as_bytes())?;
         (*stored == identity(found)).then_some(damage)
+    }
+
+    /// What is trusted at this path because no record has a digest, though the file there may be another one by now.
+    pub fn trusted(&self, path: &Path) -> Option<&Trusted> {
+        self.trusted.get(path.as_os_str().as_bytes())
     }
 
     /// What was measured at this path, though the file there may be another one by now.
@@ -58,9 +65,9 @@ impl Known {
         InTurn { known: self, next: 0 }
     }
 
-    /// Nothing measured yet, and this damaged.
-    pub(super) fn new(damaged: Damaged) -> Self {
-        Self { damaged, ..Self::default() }
+    /// Nothing measured yet, this damaged, and this trusted.
+    pub(super) fn new(damaged: Damaged, trusted: TrustedFiles) -> Self {
+        Self { damaged, trusted, ..Self::default() }
     }
 
     pub(super) fn push(&mut self, row: &Row<'_>) -> Result<(), rusqlite::Error> {
@@ -92,6 +99,11 @@ impl InTurn<'_> {
     /// See [`Known::damage_of`].
     pub fn damage_of(&self, found: &Found) -> Option<&Damage> {
         self.known.damage_of(found)
+    }
+
+    /// See [`Known::trusted`].
+    pub fn trusted(&self, path: &Path) -> Option<&Trusted> {
+        self.known.trusted(path)
     }
 
     /// See [`Known::of`].

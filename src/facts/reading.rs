@@ -9,22 +9,23 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, Row, params};
 
 use super::history::{self, Happening};
+use super::trust::{self, Trust};
 use super::{Facts, FactsError, as_stored, identity, insert, insert_chunks};
 use crate::artifact::Found;
-use crate::digest::{Blake3, ChunkDigests, Digests, Progress, Sha256};
+use crate::digest::{ChunkDigests, Digests, Progress, Sha256};
 
-/// Where a file's content is not what it should be.
+/// In which way, and where, a file's content is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// What it should be.
-    pub content: Sha256,
-    /// The chunks that are wrong, neighbours joined.
+    /// In which way, as `verify` calls it.
+    pub kind: String,
+    /// In words.
+    pub detail: String,
+    /// What it should be; `None` where that is not known.
+    pub content: Option<Sha256>,
+    /// What is wrong, in the order of the file; empty where that is not known, and the whole of it may be.
     pub ranges: Vec<Range<u64>>,
-    /// The first wrong chunk's digest as it should be.
-    pub expected: Blake3,
-    /// And as it is.
-    pub actual: Blake3,
-    /// Seconds since 1970.
+    /// When it was read, in seconds since 1970.
     pub at: i64,
 }
 
@@ -62,8 +63,10 @@ pub struct Verified {
     pub digests: Option<Digests>,
     /// Its chunks' digests, where they were taken.
     pub chunks: Option<ChunkDigests>,
-    /// Where it is damaged, where that is known.
+    /// What is wrong with it, if anything is.
     pub damage: Option<Damage>,
+    /// What that means for a file that no record has a digest of.
+    pub trust: Trust,
     /// For the history; its time is when the first byte was read.
     pub happening: Happening,
 }
@@ -138,6 +141,11 @@ fn record(connection: &Connection, result: &Verified) -> Result<(), rusqlite::Er
         if let (Some(chunks), Some(sha256)) = (&result.chunks, &digests.sha256) {
             insert_chunks(connection, sha256, chunks)?;
         }
+        // What was found wrong is judged anew by what was read now.
+        connection.prepare_cached("DELETE FROM damaged WHERE path = ?1")?.execute([path])?;
+        if let Some(sha256) = &digests.sha256 {
+            trust::change(connection, &result.found, sha256, result.trust, result.happening.at)?;
+        }
     }
     if let Some(damage) = &result.damage {
         insert_damage(connection, &result.found, damage)?;
@@ -156,10 +164,10 @@ fn insert_damage(connection: &Connection, found: &Found, damage: &Damage) -> Res
             mtime,
             inode,
             device,
-            damage.content.as_bytes(),
+            damage.kind,
+            damage.detail,
+            damage.content.as_ref().map(Sha256::as_bytes),
             ranges.join(" "),
-            damage.expected.as_bytes(),
-            damage.actual.as_bytes(),
             damage.at,
         ])
         .map(|_| ())
@@ -177,12 +185,12 @@ type DamagedFile = (Vec<u8>, ([i64; 4], Damage));
 
 fn read_damage(row: &Row<'_>) -> Result<DamagedFile, rusqlite::Error> {
     let identity = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
-    let ranges: String = row.get(6)?;
+    let ranges: String = row.get(8)?;
     let damage = Damage {
-        content: Sha256::from_bytes(row.get(5)?),
+        kind: row.get(5)?,
+        detail: row.get(6)?,
+        content: row.get::<_, Option<[u8; 32]>>(7)?.map(Sha256::from_bytes),
         ranges: ranges.split(' ').filter_map(read_range).collect(),
-        expected: Blake3::from_bytes(row.get(7)?),
-        actual: Blake3::from_bytes(row.get(8)?),
         at: row.get(9)?,
     };
     Ok((row.get(0)?, (identity, damage)))
@@ -217,6 +225,7 @@ fn read_stopped(row: &Row<'_>) -> Result<Option<StoppedFile>, rusqlite::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Blake3;
 
     fn found(mtime_ns: i128) -> Found {
         Found { path: "/s/a".into(), size: 3, mtime_ns, inode: u64::MAX, device: 1, owner: (0, 0) }
@@ -248,7 +257,14 @@ mod tests {
             assert_eq!(readings.of(&found(5)), Some(&stopped));
             assert_eq!(readings.of(&found(6)), None, "changed since");
         }
-        let result = Verified { found: found(5), digests: None, chunks: None, damage: None, happening: happening() };
+        let result = Verified {
+            found: found(5),
+            digests: None,
+            chunks: None,
+            damage: None,
+            trust: Trust::Unchanged,
+            happening: happening(),
+        };
         facts.record_verified(&[result]).unwrap();
         assert_eq!(facts.stopped_readings().unwrap().of(&found(5)), None, "it was read to its end");
     }
@@ -257,10 +273,10 @@ mod tests {
     fn damage_is_known_until_the_file_is_measured_again() {
         let facts = Facts::in_memory().unwrap();
         let damage = Damage {
-            content: Sha256::of(b"abc"),
+            kind: "rotted".to_owned(),
+            detail: "it rotted".to_owned(),
+            content: Some(Sha256::of(b"abc")),
             ranges: vec![0..1, 5..9],
-            expected: Blake3::of(b"abc"),
-            actual: Blake3::of(b"abd"),
             at: 9,
         };
         let result = Verified {
@@ -268,6 +284,7 @@ mod tests {
             digests: None,
             chunks: None,
             damage: Some(damage.clone()),
+            trust: Trust::Unchanged,
             happening: happening(),
         };
         facts.record_verified(&[result]).unwrap();

@@ -6,11 +6,13 @@ use std::path::Path;
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, FactsError, as_stored};
+use super::{Facts, FactsError, FileHistory, as_stored};
 use crate::fsio;
 
 /// How many runs are remembered: more than a year of nights.
 const REMEMBERED: i64 = 400;
+/// Of how many files is told what happened to them.
+const HISTORIES: usize = 50;
 
 /// How deep a verification looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,18 @@ pub struct Run {
     pub faults: usize,
     /// Whether it was stopped before its end.
     pub interrupted: bool,
+    /// Files that the budget, or a stop, left for another time.
+    #[serde(default)]
+    pub unread: usize,
+    /// Their bytes, as far as they were not read.
+    #[serde(default)]
+    pub unread_bytes: u64,
+    /// Of these, files that were not read within the greatest age.
+    #[serde(default)]
+    pub overdue: usize,
+    /// Their bytes, as far as they were not read.
+    #[serde(default)]
+    pub overdue_bytes: u64,
 }
 
 /// A fault that stands: seen by a run, and not seen to be gone since.
@@ -63,6 +77,8 @@ pub struct Runs {
     /// When each artifact was last read as a whole and nothing was wrong, seconds since 1970.
     #[serde(default)]
     good: BTreeMap<String, i64>,
+    #[serde(skip)]
+    histories: Vec<FileHistory>,
 }
 
 impl Runs {
@@ -76,6 +92,11 @@ impl Runs {
         self.good.get(artifact).copied()
     }
 
+    /// What happened to files beside being right, the newest first; of the last files only.
+    pub fn histories(&self) -> &[FileHistory] {
+        &self.histories
+    }
+
     /// The faults that stand.
     pub fn standing(&self) -> impl Iterator<Item = &Standing> {
         self.standing.iter()
@@ -85,8 +106,10 @@ impl Runs {
 impl Facts {
     /// The runs that are remembered, and the faults that stand.
     pub fn runs(&self) -> Result<Runs, FactsError> {
+        let histories = self.histories(HISTORIES)?;
         self.database(|connection| {
             Ok(Runs {
+                histories: histories.clone(),
                 runs: connection
                     .prepare_cached("SELECT * FROM run ORDER BY id")?
                     .query_map([], read_run)?
@@ -103,11 +126,11 @@ impl Facts {
     /// Adds one run, all of what it changed or, where that fails, nothing. Several larders may do this at once.
     ///
     /// `judge` is told the faults that stood before, and returns those that stand now, and whatever the caller
-    /// wants to know. `good` are the artifacts that were read as a whole and are right.
+    /// wants to know. `good` are the artifacts of which every file is known to be right, and since when at least.
     pub fn remember_run<T>(
         &self,
         run: &Run,
-        good: &[&str],
+        good: &[(&str, i64)],
         judge: impl Fn(&BTreeSet<Standing>) -> (BTreeSet<Standing>, T),
     ) -> Result<T, FactsError> {
         self.database(|connection| {
@@ -117,7 +140,7 @@ impl Facts {
                 let (now, told) = judge(&standing(connection)?);
                 insert_run(connection, run)?;
                 replace_standing(connection, &now)?;
-                good.iter().try_for_each(|artifact| insert_good(connection, artifact, run.at))?;
+                good.iter().try_for_each(|(artifact, at)| insert_good(connection, artifact, *at))?;
                 connection.execute_batch("COMMIT")?;
                 Ok(told)
             })();
@@ -164,7 +187,8 @@ fn insert_run(connection: &Connection, run: &Run) -> Result<(), rusqlite::Error>
         Depth::Quick => "quick",
         Depth::Full => "full",
     };
-    let add = "INSERT INTO run (at, depth, files, proven, bytes_read, faults, interrupted) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let add = "INSERT INTO run (at, depth, files, proven, bytes_read, faults, interrupted, unread, unread_bytes, overdue, \
+        overdue_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     let number = |number: usize| as_stored(number as u64);
     connection.prepare_cached(add)?.execute(params![
         run.at,
@@ -174,13 +198,18 @@ fn insert_run(connection: &Connection, run: &Run) -> Result<(), rusqlite::Error>
         as_stored(run.bytes_read),
         number(run.faults),
         run.interrupted,
+        number(run.unread),
+        as_stored(run.unread_bytes),
+        number(run.overdue),
+        as_stored(run.overdue_bytes),
     ])?;
     let forget = "DELETE FROM run WHERE id NOT IN (SELECT id FROM run ORDER BY id DESC LIMIT ?1)";
     connection.prepare_cached(forget)?.execute([REMEMBERED]).map(|_| ())
 }
 
 fn insert_good(connection: &Connection, artifact: &str, at: i64) -> Result<(), rusqlite::Error> {
-    connection.prepare_cached("INSERT OR REPLACE INTO good VALUES (?1, ?2)")?.execute(params![artifact, at]).map(|_| ())
+    let add = "INSERT INTO good VALUES (?1, ?2) ON CONFLICT (artifact) DO UPDATE SET at = max(at, ?2)";
+    connection.prepare_cached(add)?.execute(params![artifact, at]).map(|_| ())
 }
 
 fn replace_standing(connection: &Connection, now: &BTreeSet<Standing>) -> Result<(), rusqlite::Error> {
@@ -206,6 +235,10 @@ fn read_run(row: &Row<'_>) -> Result<Run, rusqlite::Error> {
         bytes_read: number(row, 5)?,
         faults: number(row, 6)? as usize,
         interrupted: row.get(7)?,
+        unread: number(row, 8)? as usize,
+        unread_bytes: number(row, 9)?,
+        overdue: number(row, 10)? as usize,
+        overdue_bytes: number(row, 11)?,
     })
 }
 

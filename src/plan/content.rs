@@ -29,7 +29,7 @@ impl<'a> ContentIndex<'a> {
         for sighting in sightings.iter().filter(|_| outlook.reuse && !wanted.is_empty()) {
             for (file, state) in sighting.observed.files.iter().enumerate() {
                 let (FileState::Present(found) | FileState::Staged(found)) = state else { continue };
-                if matches!(sighting.proofs[file], Proof::Refuted { .. }) {
+                if matches!(sighting.proofs[file], Proof::Refuted(_)) {
                     continue;
                 }
                 for key in keys(sighting, file).into_iter().filter(|key| wanted.contains_key(key)) {
@@ -81,7 +81,7 @@ fn wanted_keys(sightings: &[Sighting<'_>]) -> HashMap<Key, ()> {
     for sighting in sightings {
         for (file, state) in sighting.observed.files.iter().enumerate() {
             let here = matches!(state, FileState::Present(_) | FileState::Staged(_))
-                && !matches!(sighting.proofs[file], Proof::Refuted { .. });
+                && !matches!(sighting.proofs[file], Proof::Refuted(_));
             if !here {
                 wanted.extend(keys(sighting, file).into_iter().map(|key| (key, ())));
             }

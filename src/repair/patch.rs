@@ -10,7 +10,7 @@ use super::donor::{self, DonorError};
 use super::{Failure, Means, Outcome, Patch};
 use crate::artifact::{Artifact, Found};
 use crate::digest::{CHUNK_LEN, ContentHasher, Digests, chunk_range};
-use crate::facts::{Happening, Verified};
+use crate::facts::{Happening, Trust, Verified};
 use crate::fsio::{self, ContentReader, FileLock, Overwrite, PIECE, Partial, PieceBuffer, Proven};
 use crate::lock::Lock;
 use crate::monitor::Event;
@@ -187,15 +187,14 @@ impl Job {
 
     fn place(&self, partial: Partial) -> Result<(), PatchError> {
         let file = &self.artifact.files[self.patch.file];
-        let proven: Proven =
-            match partial.prove(Some(self.patch.found.size), &Digests::sha256(self.patch.damage.content)) {
-                Ok(proven) => proven,
-                Err(unproven) => {
-                    // It can be of use to nobody, and what lies in the place is as it was.
-                    let _ = unproven.partial.discard();
-                    return Err(PatchError::StillWrong);
-                }
-            };
+        let proven: Proven = match partial.prove(Some(self.patch.found.size), &Digests::sha256(self.patch.content)) {
+            Ok(proven) => proven,
+            Err(unproven) => {
+                // It can be of use to nobody, and what lies in the place is as it was.
+                let _ = unproven.partial.discard();
+                return Err(PatchError::StillWrong);
+            }
+        };
         let digests = *proven.digests();
         let path = self.store()?.place(&self.artifact, file, proven)?;
         fsio::sync_dir(path.parent().unwrap_or(&path)).map_err(failed("its folder cannot be written"))?;
@@ -234,11 +233,13 @@ impl Job {
 
     fn is_right(&self, digests: &Digests) -> bool {
         let wanted = &self.artifact.files[self.patch.file].digests;
-        digests.sha256 == Some(self.patch.damage.content) && wanted.check(digests).is_ok()
+        digests.sha256 == Some(self.patch.content) && wanted.check(digests).is_ok()
     }
 
     fn remember(&self, found: Found, digests: Digests) {
         let chunks = self.patch.chunks.len();
+        let is_recorded = self.artifact.files[self.patch.file].digests.proves_content();
+        let trust = if is_recorded { Trust::Needless } else { Trust::Kept };
         let happening = Happening {
             at: (self.means.now)(),
             path: found.path.clone(),
@@ -248,14 +249,14 @@ impl Job {
             bytes: self.patch.bytes,
             detail: format!("{chunks} of {} chunks", self.patch.of),
         };
-        let result = Verified { found, digests: Some(digests), chunks: None, damage: None, happening };
+        let result = Verified { found, digests: Some(digests), chunks: None, damage: None, trust, happening };
         if let Err(error) = self.means.facts.record_verified(&[result]) {
             tracing::warn!(error = &error as &dyn Error, "what was repaired is not remembered");
         }
     }
 
     fn key(&self) -> String {
-        self.patch.damage.content.to_string()
+        self.patch.content.to_string()
     }
 
     fn store(&self) -> Result<&dyn Store, PatchError> {

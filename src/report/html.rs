@@ -33,6 +33,7 @@ pub fn page(overview: &Overview, tests: &[ShownTest]) -> String {
     out.push_str(&sizes::section(overview));
     out.push_str(&artifacts(overview));
     out.push_str(&history(overview));
+    out.push_str(&histories(overview));
     out.push_str(&smoke::section(tests));
     out.push_str("</main>\n");
     out.push_str(&format!("<footer><p>Made by larder {}.</p></footer>\n</body>\n</html>\n", overview.larder));
@@ -74,14 +75,15 @@ fn faults(overview: &Overview) -> String {
     for fault in overview.faults() {
         let path = fault.path.as_ref().map(|path| format!("<span class=\"path\">/{}</span>", escaped(path)));
         out.push_str(&format!(
-            "<li><p><a href=\"#{}\">{}</a>{}</p>\n<p>{}</p>",
+            "<li><p><a href=\"#{}\">{}</a>{}</p>\n<p><strong>{}</strong>: {}</p>",
             anchor(&fault.artifact),
             escaped(&fault.artifact),
             path.unwrap_or_default(),
+            fault.kind.name(),
             escaped(&fault.detail)
         ));
-        if let Some(place) = &fault.place {
-            out.push_str(&format!("\n<p class=\"path\">{}</p>", escaped(&place.display().to_string())));
+        if let Some(place) = phrases::place(fault) {
+            out.push_str(&format!("\n<p class=\"path\">{}</p>", escaped(&place)));
         }
         out.push_str("</li>\n");
     }
@@ -124,14 +126,18 @@ fn artifacts(overview: &Overview) -> String {
     for artifact in &overview.artifacts {
         out.push_str(&row(artifact, overview.at));
     }
-    out.push_str("</tbody>\n</table>\n</div>\n</section>\n");
+    out.push_str("</tbody>\n</table>\n</div>\n");
+    if !overview.trusted.is_empty() {
+        out.push_str(&format!("<p>{}</p>\n", escaped(&phrases::trusted(overview))));
+    }
+    out.push_str("</section>\n");
     out
 }
 
 fn row(artifact: &ReportedArtifact, now: i64) -> String {
     let status = &artifact.status;
     let only = if artifact.irreplaceable { " <span class=\"only\">irreplaceable</span>" } else { "" };
-    let good = artifact.status.proven_at.or(artifact.last_good);
+    let good = artifact.status.proven_at.or(artifact.last_good).or(artifact.part_good);
     let good = match good {
         Some(at) => {
             format!("<time datetime=\"{}\">{}</time>", phrases::machine_moment(at), phrases::last_good(artifact, now))
@@ -190,6 +196,27 @@ fn history(overview: &Overview) -> String {
         ));
     }
     out.push_str("</tbody>\n</table>\n</section>\n");
+    out
+}
+
+/// What happened to files beside being right.
+fn histories(overview: &Overview) -> String {
+    if overview.histories.is_empty() {
+        return String::new();
+    }
+    let mut out =
+        "<section id=\"files\" aria-labelledby=\"files-title\">\n<h2 id=\"files-title\">What happened to files</h2>\n"
+            .to_owned();
+    for history in overview.histories.iter().take(phrases::HISTORIES_SHOWN) {
+        let place = escaped(&history.place.display().to_string());
+        out.push_str(&format!("<p>{} <span class=\"path\">{place}</span></p>\n<ul>\n", escaped(&history.artifact)));
+        for episode in &history.episodes {
+            let (when, what) = (phrases::when(episode), escaped(&phrases::episode(episode)));
+            out.push_str(&format!("<li>{when}: {what}</li>\n"));
+        }
+        out.push_str("</ul>\n");
+    }
+    out.push_str("</section>\n");
     out
 }
 

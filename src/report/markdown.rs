@@ -12,7 +12,9 @@ pub fn text(overview: &Overview) -> String {
         for fault in overview.faults() {
             let path = fault.path.as_ref().map(|path| format!("/{path}")).unwrap_or_default();
             let name = format!("{}{path}", fault.artifact);
-            out.push_str(&format!("- **{}**: {}\n", inline(&name), inline(&fault.detail)));
+            let place = phrases::place(fault).map(|place| format!(" ({})", inline(&place))).unwrap_or_default();
+            let kind = fault.kind.name();
+            out.push_str(&format!("- **{}**: {kind}: {}{place}\n", inline(&name), inline(&fault.detail)));
         }
     }
     let complaints: Vec<_> = overview.complaints().collect();
@@ -31,6 +33,9 @@ pub fn text(overview: &Overview) -> String {
         "\n## Artifacts\n\n| artifact | store | files | here | state | last seen good |\n|---|---|--:|--:|---|---|\n",
     );
     overview.artifacts.iter().for_each(|artifact| out.push_str(&row(artifact, overview.at)));
+    if !overview.trusted.is_empty() {
+        out.push_str(&format!("\n{}\n", inline(&phrases::trusted(overview))));
+    }
     if !overview.runs.is_empty() {
         out.push_str("\n## Last runs\n\n| when | what | files | read | faults |\n|---|---|--:|--:|--:|\n");
         for run in overview.runs.iter().take(phrases::RUNS_SHOWN) {
@@ -41,6 +46,25 @@ pub fn text(overview: &Overview) -> String {
                 Bytes(run.bytes_read),
                 run.faults
             ));
+        }
+    }
+    out.push_str(&histories(overview));
+    out
+}
+
+fn histories(overview: &Overview) -> String {
+    if overview.histories.is_empty() {
+        return String::new();
+    }
+    let mut out = "\n## What happened to files\n".to_owned();
+    for history in overview.histories.iter().take(phrases::HISTORIES_SHOWN) {
+        out.push_str(&format!(
+            "\n**{}** {}\n\n",
+            inline(&history.artifact),
+            inline(&history.place.display().to_string())
+        ));
+        for episode in &history.episodes {
+            out.push_str(&format!("- {}: {}\n", phrases::when(episode), inline(&phrases::episode(episode))));
         }
     }
     out

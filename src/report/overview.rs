@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use crate::artifact::Found;
 use crate::conditions::{Finding, State};
-use crate::facts::{Known, Run, Runs};
+use crate::facts::{FileHistory, Known, Run, Runs};
 use crate::fleet::HeldContent;
-use crate::observe::Sighting;
+use crate::observe::{Proof, Sighting};
 use crate::report::status::{ArtifactStatus, is_in_order, statuses};
 use crate::stores::FileState;
-use crate::verify::{Fault, Verdict};
+use crate::verify::{Fault, TrustedFile, Verdict};
 
 /// The state of one machine at one moment.
 #[derive(Debug, Serialize)]
@@ -32,6 +32,10 @@ pub struct Overview {
     pub findings: Vec<Finding>,
     /// The verifications that are remembered, the last one first.
     pub runs: Vec<Run>,
+    /// Files that are trusted as first seen, because no record has a digest of them.
+    pub trusted: Vec<TrustedFile>,
+    /// What happened to files beside being right: faults, repairs; those with the newest first.
+    pub histories: Vec<FileHistory>,
 }
 
 /// Sums over the artifacts of an overview.
@@ -49,6 +53,10 @@ pub struct Totals {
     pub wanted_bytes: u64,
     /// When the content was read that nobody has read for longest; absent while any was never read.
     pub proven_at: Option<i64>,
+    /// When the file was read that was not read for longest, right or wrong, leaving out those that were never read.
+    pub oldest_read: Option<i64>,
+    /// Bytes that are here and were never read, or were written since.
+    pub unread_bytes: u64,
 }
 
 /// One artifact of an overview.
@@ -59,8 +67,10 @@ pub struct ReportedArtifact {
     pub status: ArtifactStatus,
     /// Bytes that it must have, as far as they are known.
     pub wanted_bytes: u64,
-    /// When all of it was last read and right, or else any of it, if ever; it may be wrong since.
+    /// When all of it was last read and right, if ever; it may be wrong since.
     pub last_good: Option<i64>,
+    /// When any file of it was last read and right.
+    pub part_good: Option<i64>,
     /// Whether nobody else has it.
     pub irreplaceable: bool,
     /// Of what nobody else has: every file that it must have, or that its pattern finds, and its content.
@@ -112,10 +122,16 @@ impl Overview {
             profile: subject.profile.map(str::to_owned),
             at: subject.at,
             larder: env!("CARGO_PKG_VERSION"),
-            totals: totals(&artifacts),
+            totals: Totals {
+                oldest_read: oldest_read(sightings),
+                unread_bytes: unread_bytes(sightings),
+                ..totals(&artifacts)
+            },
             artifacts,
             findings,
             runs: runs.latest_first(),
+            trusted: verdict.trusted.clone(),
+            histories: runs.histories().to_vec(),
         }
     }
 
@@ -157,12 +173,13 @@ fn reported(status: ArtifactStatus, sighting: &Sighting<'_>, runs: &Runs) -> Rep
     use crate::observe::Proof::{FirstUse, Proven};
     let artifact = sighting.artifact;
     let good = sighting.proofs.iter().filter_map(|proof| match proof {
-        Proven { at } | FirstUse { at } => Some(*at),
+        Proven { at } | FirstUse { at, .. } => Some(*at),
         _ => None,
     });
     ReportedArtifact {
         wanted_bytes: artifact.size().0,
-        last_good: good.max().max(runs.last_good(&artifact.name)),
+        last_good: status.proven_at.max(runs.last_good(&artifact.name)),
+        part_good: good.max(),
         irreplaceable: artifact.irreplaceable,
         contents: Vec::new(),
         status,
@@ -204,5 +221,19 @@ fn totals(artifacts: &[ReportedArtifact]) -> Totals {
         here_bytes: artifacts.iter().map(|artifact| artifact.status.here_bytes).sum(),
         wanted_bytes: artifacts.iter().map(|artifact| artifact.wanted_bytes).sum(),
         proven_at: proofs.collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min()),
+        ..Totals::default()
     }
+}
+
+fn oldest_read(sightings: &[Sighting<'_>]) -> Option<i64> {
+    sightings.iter().flat_map(|sighting| &sighting.proofs).filter_map(Proof::read_at).min()
+}
+
+fn unread_bytes(sightings: &[Sighting<'_>]) -> u64 {
+    let of = |(state, proof): (&FileState, &Proof)| match state {
+        FileState::Present(found) | FileState::Staged(found) if proof.read_at().is_none() => found.size,
+        _ => 0,
+    };
+    let files = sightings.iter().flat_map(|sighting| sighting.observed.files.iter().zip(&sighting.proofs));
+    files.map(of).sum()
 }

@@ -1,15 +1,24 @@
 //! How reports of every format say the same things.
 
+use std::ops::Range;
+
 use jiff::Timestamp;
 
-use crate::facts::{Depth, Run};
+use crate::facts::{Depth, Episode, Run};
 use crate::report::overview::{Overview, ReportedArtifact};
 use crate::report::status::ArtifactStatus;
 use crate::report::table::{ago, count};
 use crate::size::Bytes;
+use crate::verify::Fault;
 
 /// How many runs a report shows.
 pub(super) const RUNS_SHOWN: usize = 30;
+/// How many files' histories a report shows.
+pub(super) const HISTORIES_SHOWN: usize = 30;
+/// How many places of one file are listed.
+const MOST_RANGES: usize = 8;
+/// How many files are named that are trusted as first seen.
+const MOST_TRUSTED: usize = 10;
 
 /// The state of everything in one or two sentences.
 pub(super) fn summary(overview: &Overview) -> String {
@@ -57,18 +66,66 @@ pub(super) fn state(artifact: &ReportedArtifact) -> String {
     }
 }
 
-fn fault_text(fault: &crate::verify::Fault) -> String {
+fn fault_text(fault: &Fault) -> String {
     let place = fault.path.as_ref().map(|path| format!("{path}: ")).unwrap_or_default();
     format!("{place}{}", fault.detail)
 }
 
 /// When all of the artifact, or else any of it, was last read and right.
 pub(super) fn last_good(artifact: &ReportedArtifact, now: i64) -> String {
-    match (artifact.status.proven_at, artifact.last_good) {
+    match (artifact.status.proven_at.or(artifact.last_good), artifact.part_good) {
         (Some(at), _) => ago(at, now),
-        (None, Some(at)) if artifact.is_in_order() => format!("a part, {}", ago(at, now)),
-        (None, Some(at)) => ago(at, now),
+        (None, Some(at)) => format!("a part, {}", ago(at, now)),
         (None, None) => "never".to_owned(),
+    }
+}
+
+/// Where a fault lies: the place, which bytes, and when that was read where it is remembered.
+pub(super) fn place(fault: &Fault) -> Option<String> {
+    let place = fault.place.as_ref()?;
+    let read = fault.remembered.map(|at| format!(", read {}", moment(at))).unwrap_or_default();
+    Some(format!("{}{}{read}", place.display(), ranges(&fault.ranges)))
+}
+
+/// Which bytes, first and last; the first few where there are many.
+pub(super) fn ranges(ranges: &[Range<u64>]) -> String {
+    if ranges.is_empty() {
+        return String::new();
+    }
+    let shown: Vec<String> =
+        ranges.iter().take(MOST_RANGES).map(|range| format!("{}-{}", range.start, range.end - 1)).collect();
+    let more = ranges.len().saturating_sub(MOST_RANGES);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(", bytes {}{more}", shown.join(", "))
+}
+
+/// Files that nothing but their first reading vouches for, by name; empty where there are none.
+pub(super) fn trusted(overview: &Overview) -> String {
+    let files = &overview.trusted;
+    if files.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> =
+        files.iter().take(MOST_TRUSTED).map(|file| format!("{}/{}", file.artifact, file.path)).collect();
+    let more = files.len().saturating_sub(MOST_TRUSTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let (all, are) = (count(files.len(), "file"), if files.len() == 1 { "is" } else { "are" });
+    format!("{all} {are} trusted as first seen, because no record has a digest: {}{more}.", names.join(", "))
+}
+
+/// One episode of a file's history.
+pub(super) fn episode(episode: &Episode) -> String {
+    let detail = if episode.detail.is_empty() { String::new() } else { format!(": {}", episode.detail) };
+    let times = if episode.times > 1 { format!(" ({} times)", episode.times) } else { String::new() };
+    format!("{}{times}{detail}", episode.event)
+}
+
+/// When an episode was.
+pub(super) fn when(episode: &Episode) -> String {
+    if episode.times > 1 {
+        format!("{} to {}", moment(episode.first), moment(episode.last))
+    } else {
+        moment(episode.last)
     }
 }
 
@@ -78,7 +135,8 @@ pub(super) fn run(run: &Run) -> String {
         Depth::Quick => "quick",
         Depth::Full => "full",
     };
-    format!("{depth}{}", if run.interrupted { ", stopped" } else { "" })
+    let left = if run.unread > 0 { format!(", {} left", Bytes(run.unread_bytes)) } else { String::new() };
+    format!("{depth}{}{left}", if run.interrupted { ", stopped" } else { "" })
 }
 
 /// A moment for people everywhere: `2026-11-23 19:21 UTC`.

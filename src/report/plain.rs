@@ -5,6 +5,10 @@ use crate::report::phrases;
 use crate::report::table::{self, count};
 use crate::size::Bytes;
 
+/// How many files' histories are shown on a terminal, and how much of each.
+const HISTORIES_SHOWN: usize = 5;
+const EPISODES_SHOWN: usize = 5;
+
 /// Faults first, then a row per artifact, then what is remembered of the last runs.
 pub fn text(overview: &Overview, width: u16) -> String {
     let profile = overview.profile.as_ref().map(|profile| format!(" · profile {profile}")).unwrap_or_default();
@@ -16,6 +20,9 @@ pub fn text(overview: &Overview, width: u16) -> String {
     for fault in overview.faults() {
         let path = fault.path.as_ref().map(|path| format!("/{path}")).unwrap_or_default();
         out.push_str(&format!("fault: {}{path}: {}\n", fault.artifact, fault.detail));
+        if let Some(place) = phrases::place(fault) {
+            out.push_str(&format!("       {place}\n"));
+        }
     }
     for finding in overview.complaints() {
         let word = if finding.state == crate::conditions::State::Fault { "wrong" } else { "unknown" };
@@ -23,7 +30,23 @@ pub fn text(overview: &Overview, width: u16) -> String {
     }
     out.push('\n');
     out.push_str(&artifacts(overview, width));
+    if !overview.trusted.is_empty() {
+        out.push_str(&format!("\n{}\n", phrases::trusted(overview)));
+    }
     out.push_str(&runs(overview, width));
+    out.push_str(&histories(overview));
+    out
+}
+
+/// What happened to the last files to which anything happened.
+fn histories(overview: &Overview) -> String {
+    let mut out = String::new();
+    for history in overview.histories.iter().take(HISTORIES_SHOWN) {
+        out.push_str(&format!("\n{}\n", history.place.display()));
+        for episode in history.episodes.iter().take(EPISODES_SHOWN) {
+            out.push_str(&format!("  {}: {}\n", phrases::when(episode), phrases::episode(episode)));
+        }
+    }
     out
 }
 

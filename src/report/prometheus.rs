@@ -41,9 +41,16 @@ fn metrics(overview: &Overview) -> Vec<Metric> {
         machine(overview),
         single("larder_report_timestamp_seconds", "When this report was made.", overview.at as f64),
         faults(overview),
+        wrong_bytes(overview),
         findings(overview),
+        single("larder_unread_bytes", "Bytes here that were never read, or were written since.", {
+            overview.totals.unread_bytes as f64
+        }),
     ];
-    let artifacts: [(&str, &str, OfArtifact); 6] = [
+    let oldest = "When the file was read that was not read for longest, of those that were ever read.";
+    let oldest_read = overview.totals.oldest_read;
+    metrics.extend(oldest_read.map(|at| single("larder_oldest_read_timestamp_seconds", oldest, at as f64)));
+    let artifacts: [(&str, &str, OfArtifact); 7] = [
         ("larder_artifact_in_order", "1 if nothing is missing or wrong as far as is known, else 0.", |one| {
             Some(f64::from(u8::from(one.is_in_order())))
         }),
@@ -59,6 +66,11 @@ fn metrics(overview: &Overview) -> Vec<Metric> {
             "larder_artifact_proven_timestamp_seconds",
             "When the file of the artifact that was not read for longest was read and right; absent if any never was.",
             |one| one.status.proven_at.map(|at| at as f64),
+        ),
+        (
+            "larder_artifact_first_use_files",
+            "Files of the artifact that are trusted as first seen, because no record has a digest.",
+            |one| Some(one.status.first_use as f64),
         ),
     ];
     metrics.extend(artifacts.map(|(name, help, value)| per_artifact(overview, name, help, value)));
@@ -94,9 +106,8 @@ fn faults(overview: &Overview) -> Metric {
     let mut samples = BTreeMap::new();
     for artifact in &overview.artifacts {
         for fault in &artifact.status.faults {
-            let kind = serde_json::to_value(fault.kind).ok().and_then(|kind| kind.as_str().map(str::to_owned));
             let mut labels = labels_of(artifact);
-            labels.push(("kind", kind.unwrap_or_default()));
+            labels.push(("kind", fault.kind.name().to_owned()));
             *samples.entry(labels).or_insert(0.0) += 1.0;
         }
     }
@@ -106,6 +117,22 @@ fn faults(overview: &Overview) -> Metric {
         samples.insert(none, 0.0);
     }
     Metric { name: "larder_faults", help: "Faults by artifact and kind; 0 without names where there is none.", samples }
+}
+
+/// Where contents are wrong, in bytes, where that is known.
+fn wrong_bytes(overview: &Overview) -> Metric {
+    let mut samples = BTreeMap::new();
+    for artifact in &overview.artifacts {
+        for fault in artifact.status.faults.iter().filter(|fault| !fault.ranges.is_empty()) {
+            let mut labels = labels_of(artifact);
+            labels.push(("path", fault.path.clone().unwrap_or_default()));
+            labels.push(("kind", fault.kind.name().to_owned()));
+            let bytes: u64 = fault.ranges.iter().map(|range| range.end - range.start).sum();
+            *samples.entry(labels).or_insert(0.0) += bytes as f64;
+        }
+    }
+    let help = "Bytes of a file that are wrong or cannot be read, where they are known.";
+    Metric { name: "larder_fault_bytes", help, samples }
 }
 
 fn findings(overview: &Overview) -> Metric {
@@ -118,7 +145,7 @@ fn findings(overview: &Overview) -> Metric {
 }
 
 /// The last run of each depth that was not stopped.
-fn last_runs(overview: &Overview) -> [Metric; 3] {
+fn last_runs(overview: &Overview) -> [Metric; 6] {
     let last = |depth| overview.runs.iter().find(|run| run.depth == depth && !run.interrupted);
     let runs: Vec<_> = [(Depth::Quick, "quick"), (Depth::Full, "full")]
         .into_iter()
@@ -142,6 +169,21 @@ fn last_runs(overview: &Overview) -> [Metric; 3] {
             name: "larder_verify_faults",
             help: "Faults that the last verification found.",
             samples: samples(|run| run.faults as f64),
+        },
+        Metric {
+            name: "larder_verify_unread_bytes",
+            help: "Bytes that the budget of the last verification left for another time.",
+            samples: samples(|run| run.unread_bytes as f64),
+        },
+        Metric {
+            name: "larder_verify_overdue_files",
+            help: "Files that the last verification left, though they were not read within the greatest age.",
+            samples: samples(|run| run.overdue as f64),
+        },
+        Metric {
+            name: "larder_verify_overdue_bytes",
+            help: "Their bytes; above 0 for long, the budget is too small.",
+            samples: samples(|run| run.overdue_bytes as f64),
         },
     ]
 }

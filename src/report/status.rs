@@ -24,6 +24,8 @@ pub struct ArtifactStatus {
     pub here_bytes: u64,
     /// When its least recently proven file was proven, if all were.
     pub proven_at: Option<i64>,
+    /// Files that are trusted as first seen, because no record has a digest of them.
+    pub first_use: usize,
     /// Whether every file it must have is known.
     pub locked: bool,
     /// What is wrong.
@@ -64,7 +66,7 @@ fn status(sighting: &Sighting<'_>, faults: Vec<Fault>) -> ArtifactStatus {
     let (held_files, held_bytes) =
         held.fold((0, 0), |(files, bytes), (file, _)| (files + 1, bytes + file.size.unwrap_or(0)));
     let proofs = sighting.proofs.iter().map(|proof| match proof {
-        Proof::Proven { at } | Proof::FirstUse { at } => Some(*at),
+        Proof::Proven { at } | Proof::FirstUse { at, .. } => Some(*at),
         _ => None,
     });
     ArtifactStatus {
@@ -74,6 +76,7 @@ fn status(sighting: &Sighting<'_>, faults: Vec<Fault>) -> ArtifactStatus {
         here_files: found.len() + held_files,
         here_bytes: held_bytes + found.iter().map(|found| found.size).sum::<u64>(),
         proven_at: proofs.collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min()),
+        first_use: sighting.proofs.iter().filter(|proof| matches!(proof, Proof::FirstUse { .. })).count(),
         locked: artifact.complete || artifact.pattern.is_some() || !artifact.source.has_upstream(),
         faults,
     }

@@ -1,13 +1,12 @@
 //! What a verification found.
 
-use std::ops::Range;
-
+use super::phrases::{moment, place as place_of};
 use super::table::count;
 use crate::size::Bytes;
-use crate::verify::{Stray, StrayKind, Verdict};
+use crate::verify::{AcceptedFile, Stray, StrayKind, Verdict};
 
-/// How many places of one file are listed.
-const MOST_RANGES: usize = 8;
+/// How many files are listed that are trusted as first seen.
+const MOST_TRUSTED: usize = 10;
 /// How many leftovers are listed.
 const MOST_STRAYS: usize = 10;
 
@@ -17,8 +16,8 @@ pub fn text(verdict: &Verdict, contents_were_read: bool) -> String {
     for fault in &verdict.faults {
         let place = fault.path.as_ref().map(|path| format!("/{path}")).unwrap_or_default();
         out.push_str(&format!("fault: {}{place}: {}\n", fault.artifact, fault.detail));
-        if let Some(path) = &fault.place {
-            out.push_str(&format!("       {}{}\n", path.display(), ranges(&fault.ranges)));
+        if let Some(place) = place_of(fault) {
+            out.push_str(&format!("       {place}\n"));
         }
     }
     out.push_str(&sums(verdict, contents_were_read));
@@ -32,23 +31,13 @@ pub fn text(verdict: &Verdict, contents_were_read: bool) -> String {
         }
     }
     out.push_str(&left_out(verdict));
+    out.push_str(&accepted(verdict));
+    out.push_str(&trusted(verdict));
     out.push_str(&strays(&verdict.strays));
     if verdict.interrupted {
         out.push_str("The run was stopped before its end; what was read is remembered\n");
     }
     out
-}
-
-/// Which bytes, first and last; the first few where there are many.
-fn ranges(ranges: &[Range<u64>]) -> String {
-    if ranges.is_empty() {
-        return String::new();
-    }
-    let shown: Vec<String> =
-        ranges.iter().take(MOST_RANGES).map(|range| format!("{}-{}", range.start, range.end - 1)).collect();
-    let more = ranges.len().saturating_sub(MOST_RANGES);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!(", bytes {}{more}", shown.join(", "))
 }
 
 fn sums(verdict: &Verdict, contents_were_read: bool) -> String {
@@ -58,7 +47,7 @@ fn sums(verdict: &Verdict, contents_were_read: bool) -> String {
     }
     let mut out = format!("{files}, {} read: {} proven", Bytes(verdict.bytes_read), verdict.proven);
     if verdict.first_use > 0 {
-        out.push_str(&format!(", {} trusted as first seen (no record has their digest)", verdict.first_use));
+        out.push_str(&format!(", {} trusted as first seen", verdict.first_use));
     }
     if verdict.fresh > 0 {
         out.push_str(&format!(", {} read not long ago", verdict.fresh));
@@ -80,6 +69,32 @@ fn left_out(verdict: &Verdict) -> String {
     if verdict.overdue > 0 && !verdict.interrupted {
         let files = count(verdict.overdue, "file");
         out.push_str(&format!("hint: {files} not read within --max-age; if that stays so, the budget is too small\n"));
+    }
+    out
+}
+
+/// What is trusted from now on instead of what was before.
+fn accepted(verdict: &Verdict) -> String {
+    let one = |file: &AcceptedFile| {
+        let AcceptedFile { artifact, path, before, now } = file;
+        format!("accepted: {artifact}/{path}: sha256 {now} instead of {before}\n")
+    };
+    verdict.accepted.iter().map(one).collect()
+}
+
+/// Files that nothing but their first reading vouches for.
+fn trusted(verdict: &Verdict) -> String {
+    if verdict.trusted.is_empty() {
+        return String::new();
+    }
+    let files = count(verdict.trusted.len(), "file");
+    let mut out = format!("{files} trusted as first seen, because no record has a digest:\n");
+    for file in verdict.trusted.iter().take(MOST_TRUSTED) {
+        out.push_str(&format!("       {}/{}, since {}\n", file.artifact, file.path, moment(file.since)));
+    }
+    let more = verdict.trusted.len().saturating_sub(MOST_TRUSTED);
+    if more > 0 {
+        out.push_str(&format!("       and {more} more; --json names all\n"));
     }
     out
 }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::contents::Reading;
 use crate::artifact::Found;
 use crate::digest::{CHUNK_LEN, ChunkDigests, Digests, Sha256};
-use crate::facts::{Facts, FactsError, Half, Known, Measurement, Stopped, StoppedReadings};
+use crate::facts::{Damage, Facts, FactsError, Half, Known, Measurement, Stopped, StoppedReadings, Trusted};
 use crate::observe::{Proof, Sighting};
 use crate::stores::FileState;
 
@@ -26,6 +27,12 @@ pub(super) struct Item<'a> {
     pub(super) before: Option<Measurement>,
     /// Whether the file has not been written since.
     pub(super) is_unwritten: bool,
+    /// What is trusted here, where no record has a digest.
+    pub(super) trusted: Option<Trusted>,
+    /// Whether its content is to be trusted from now on, whatever was trusted before.
+    pub(super) is_accepted: bool,
+    /// What was wrong with exactly this file when it was last read.
+    pub(super) damage: Option<Damage>,
     /// The content it should have and that content's chunks, where they are known.
     pub(super) chunks: Option<(Sha256, ChunkDigests)>,
     /// How far an earlier reading came.
@@ -44,69 +51,123 @@ impl<'a> Item<'a> {
             last_read,
             before: None,
             is_unwritten: false,
+            trusted: None,
+            is_accepted: false,
+            damage: None,
             chunks: None,
             stopped: None,
         }
     }
 
-    /// Whether what was measured before is what it must be.
+    /// Whether it was right before, as far as anybody knows.
     pub(super) fn was_right(&self) -> bool {
-        self.before.is_some_and(|before| self.wanted.check(&before.digests).is_ok())
+        if self.wanted.proves_content() {
+            return self.before.is_some_and(|before| self.wanted.check(&before.digests).is_ok());
+        }
+        self.baseline().is_some()
+    }
+
+    /// Whether nobody has written the file since it was right.
+    pub(super) fn is_unwritten_since(&self) -> bool {
+        let trusted = self.trusted.filter(|_| !self.wanted.proves_content());
+        trusted.map_or(self.is_unwritten, |trusted| trusted.is_unwritten(self.found))
+    }
+
+    /// What a file must have that no record has a digest of: what is trusted, or what larder placed there.
+    pub(super) fn baseline(&self) -> Option<Sha256> {
+        if self.wanted.proves_content() || self.is_accepted {
+            return None;
+        }
+        let measured = || self.before.and_then(|before| before.digests.sha256);
+        self.trusted.map(|trusted| trusted.sha256).or_else(measured)
     }
 
     /// The content it should have, as far as that is known.
-    fn expected(&self) -> Option<Sha256> {
+    pub(super) fn expected(&self) -> Option<Sha256> {
         let before = self.before.map(|before| before.digests);
-        let as_before = before.filter(|before| {
-            let trusted = !self.wanted.proves_content() && self.is_unwritten;
-            trusted || self.wanted.same_content(before)
-        });
-        self.wanted.sha256.or(as_before?.sha256)
+        let as_before = || before.filter(|before| self.wanted.same_content(before)).and_then(|before| before.sha256);
+        self.wanted.sha256.or_else(as_before).or_else(|| self.baseline())
     }
 }
 
 /// What is to be done with the files that are here.
 pub(super) struct Agenda<'a> {
-    /// Hashed from the first byte to the last.
-    pub(super) whole: Vec<Item<'a>>,
-    /// Compared chunk by chunk.
-    pub(super) chunks: Vec<Item<'a>>,
+    /// One after the other.
+    pub(super) rounds: Vec<Round<'a>>,
     /// Files that are left out, because they were read not long ago.
     pub(super) fresh: usize,
 }
 
+/// Files whose last readings are about as old.
+#[derive(Default)]
+pub(super) struct Round<'a> {
+    /// Hashed from the first byte to the last.
+    pub(super) whole: Vec<Item<'a>>,
+    /// Compared chunk by chunk.
+    pub(super) chunks: Vec<Item<'a>>,
+}
+
+/// Within this time, in seconds, one age is like the other: files of one kind are read side by side.
+const LIKE: i64 = 3600;
+
 /// Every file that is here and not fresh, once; those whose last reading is oldest first.
 ///
-/// With `whole`, all of them are hashed as a whole. `is_fresh` judges when a file was read; a reading later than
-/// `now` was noted by a clock that was wrong, and counts as none, lest the file wait until that day.
+/// Those of [`Reading::accepted`] are never fresh; with [`Reading::whole`], all are hashed as a whole. `is_fresh` judges
+/// when a file was read; a reading later than `now` was noted by a clock that was wrong, and counts as none, lest the
+/// file wait until that day.
 pub(super) fn agenda<'a>(
     sightings: &'a [Sighting<'_>],
-    facts: &Facts,
-    whole: bool,
+    reading: &Reading<'_>,
     now: i64,
     is_fresh: impl Fn(i64) -> bool,
 ) -> Result<Agenda<'a>, FactsError> {
-    let (mut items, fresh) = items(sightings, now, is_fresh);
+    let (mut items, fresh) = items(sightings, reading.accepted, now, is_fresh);
     if !items.is_empty() {
-        recall(&mut items, facts)?;
+        recall(&mut items, reading.facts)?;
     }
     items.sort_by(|a, b| {
         let key = |item: &Item<'_>| item.last_read.unwrap_or(i64::MIN);
         // Among equals the longest first: it must not keep one processor busy alone at the end.
         key(a).cmp(&key(b)).then(b.found.size.cmp(&a.found.size)).then_with(|| a.found.path.cmp(&b.found.path))
     });
-    let (chunks, whole): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| !whole && item.chunks.is_some());
-    Ok(Agenda { whole, chunks, fresh })
+    Ok(Agenda { rounds: rounds(items, reading.whole), fresh })
 }
 
-fn items<'a>(sightings: &'a [Sighting<'_>], now: i64, is_fresh: impl Fn(i64) -> bool) -> (Vec<Item<'a>>, usize) {
+/// Cuts what comes in the order of its age where the age changes, unless all of it is read in the same way.
+fn rounds(items: Vec<Item<'_>>, whole: bool) -> Vec<Round<'_>> {
+    let has_chunks = |item: &Item<'_>| !whole && item.chunks.is_some();
+    let is_mixed = items.iter().any(has_chunks) && !items.iter().all(has_chunks);
+    let (mut rounds, mut begun): (Vec<Round<'_>>, Option<Option<i64>>) = (Vec::new(), None);
+    for item in items {
+        let is_older = |begun: Option<i64>| match (begun, item.last_read) {
+            (Some(begun), Some(at)) => at.saturating_sub(begun) > LIKE,
+            (begun, at) => begun.is_some() != at.is_some(),
+        };
+        if begun.is_none_or(|begun| is_mixed && is_older(begun)) {
+            rounds.push(Round::default());
+            begun = Some(item.last_read);
+        }
+        let Some(round) = rounds.last_mut() else { continue };
+        if has_chunks(&item) { round.chunks.push(item) } else { round.whole.push(item) }
+    }
+    rounds
+}
+
+fn items<'a>(
+    sightings: &'a [Sighting<'_>],
+    accepted: &[String],
+    now: i64,
+    is_fresh: impl Fn(i64) -> bool,
+) -> (Vec<Item<'a>>, usize) {
     let (mut items, mut fresh): (Vec<Item<'a>>, usize) = (Vec::new(), 0);
     let mut by_inode: HashMap<(u64, u64), usize> = HashMap::new();
     for (place, sighting) in sightings.iter().enumerate() {
         for (index, state) in sighting.observed.files.iter().enumerate() {
             let (FileState::Present(found) | FileState::Staged(found)) = state else { continue };
-            let last_read = last_read(&sighting.proofs[index]).filter(|at| *at <= now);
-            if last_read.is_some_and(&is_fresh) {
+            let proof = &sighting.proofs[index];
+            let last_read = proof.read_at().filter(|at| *at <= now);
+            let is_accepted = accepted.contains(&sighting.artifact.name);
+            if last_read.is_some_and(&is_fresh) && !is_accepted && !may_pass(proof) {
                 fresh += 1;
                 continue;
             }
@@ -115,17 +176,16 @@ fn items<'a>(sightings: &'a [Sighting<'_>], now: i64, is_fresh: impl Fn(i64) -> 
                 items.len() - 1
             });
             items[number].wanted = items[number].wanted.or(sighting.artifact.files[index].digests);
+            items[number].is_accepted |= is_accepted;
             items[number].users.push((place, index));
         }
     }
     (items, fresh)
 }
 
-fn last_read(proof: &Proof) -> Option<i64> {
-    match proof {
-        Proof::Proven { at } | Proof::Refuted { at, .. } | Proof::FirstUse { at } => Some(*at),
-        Proof::Unknown => None,
-    }
+/// Whether what is wrong may be over without the file having changed: a cable, a right to read.
+fn may_pass(proof: &Proof) -> bool {
+    matches!(proof, Proof::Refuted(wrong) if wrong.is_unreadable())
 }
 
 /// Joins what is known of the files from before.
@@ -136,7 +196,11 @@ fn recall(items: &mut [Item<'_>], facts: &Facts) -> Result<(), FactsError> {
         item.before = known.before(&item.found.path);
         item.is_unwritten = known.of(item.found).is_some();
         item.stopped = stopped.of(item.found).cloned();
+        item.trusted = known.trusted(&item.found.path).copied();
+        item.damage = known.damage_of(item.found).cloned();
+        item.is_accepted &= !item.wanted.proves_content();
         if item.found.size > CHUNK_LEN
+            && !item.is_accepted
             && let Some(content) = item.expected()
         {
             let chunks = facts.chunks(&content)?.filter(|chunks| chunks.content_len() == item.found.size);

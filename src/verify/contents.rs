@@ -7,11 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use super::agenda::{Item, agenda};
 use super::course::{Budget, Course};
 use super::judge::{self, Judged};
-use super::{Fault, FaultKind, REMEMBERED, Verdict, quick, scrub, shards, unread, whole};
-use crate::digest::{Blake3, ChunkDigests, Digests};
+use super::{AcceptedFile, Fault, FaultKind, TrustedFile, Verdict, quick, scrub, shards, unread, whole};
+use crate::digest::{Blake3, ChunkDigests, Digests, Sha256};
 use crate::facts::{Facts, FactsError};
 use crate::monitor::{Event, Monitor};
-use crate::observe::Sighting;
+use crate::observe::{Proof, Sighting};
 use crate::size::Bytes;
 
 /// How contents are to be read.
@@ -32,6 +32,8 @@ pub struct Reading<'a> {
     pub max_age: Option<i64>,
     /// Bytes per second.
     pub max_rate: Option<Bytes>,
+    /// Artifacts whose files are trusted as they are now, where no record has a digest of them.
+    pub accepted: &'a [String],
 }
 
 impl<'a> Reading<'a> {
@@ -43,7 +45,7 @@ impl<'a> Reading<'a> {
         stopped: &'a (dyn Fn() -> bool + Sync),
     ) -> Self {
         let budget = Budget::default();
-        Self { facts, monitor, now, stopped, whole: false, budget, max_age: None, max_rate: None }
+        Self { facts, monitor, now, stopped, whole: false, budget, max_age: None, max_rate: None, accepted: &[] }
     }
 }
 
@@ -52,7 +54,7 @@ pub(super) enum Outcome {
     /// It was read to its end.
     Read(Box<Read>),
     /// It could not be read at all.
-    Failed(String),
+    Failed(std::io::Error),
     /// Somebody wrote it meanwhile.
     Changed,
     /// The run ended before; so many bytes are left. What is wrong already comes along.
@@ -122,14 +124,16 @@ pub fn contents(sightings: &[Sighting<'_>], reading: &Reading<'_>) -> Result<Ver
     let now = (reading.now)();
     let since = reading.max_age.map(|age| now.saturating_sub(age));
     let is_fresh = |at: i64| since.is_some_and(|since| at >= since);
-    let agenda = agenda(sightings, reading.facts, reading.whole, now, is_fresh)?;
+    let agenda = agenda(sightings, reading, now, is_fresh)?;
     let mut verdict = quick(sightings);
     verdict.fresh = agenda.fresh;
     let course = Course::new(reading);
-    let mut judged = Judgements::of(sightings);
-    let located = judged.pass(agenda.whole, &course, whole::read);
-    judged.pass(located, &course, scrub::read);
-    judged.pass(agenda.chunks, &course, scrub::read);
+    let mut judged = Judgements::of(sightings, now);
+    for round in agenda.rounds {
+        let located = judged.pass(round.whole, &course, whole::read);
+        judged.pass(located, &course, scrub::read);
+        judged.pass(round.chunks, &course, scrub::read);
+    }
     course.end();
     verdict.bytes_read = course.bytes();
     verdict.interrupted = (reading.stopped)();
@@ -141,14 +145,26 @@ pub fn contents(sightings: &[Sighting<'_>], reading: &Reading<'_>) -> Result<Ver
 /// What is judged so far.
 struct Judgements<'a, 'b> {
     sightings: &'a [Sighting<'b>],
+    now: i64,
     judged: HashMap<(usize, usize), (Option<Fault>, Judged)>,
+    accepted: Vec<AcceptedFile>,
+    /// Since when what was read now is trusted, where that is not new.
+    since: HashMap<(usize, usize), i64>,
     unread: Vec<(u64, Option<i64>)>,
     changing: usize,
 }
 
 impl<'a, 'b> Judgements<'a, 'b> {
-    fn of(sightings: &'a [Sighting<'b>]) -> Self {
-        Self { sightings, judged: HashMap::new(), unread: Vec::new(), changing: 0 }
+    fn of(sightings: &'a [Sighting<'b>], now: i64) -> Self {
+        Self {
+            sightings,
+            now,
+            judged: HashMap::new(),
+            accepted: Vec::new(),
+            since: HashMap::new(),
+            unread: Vec::new(),
+            changing: 0,
+        }
     }
 
     /// Reads `items` by `read`; returns those whose faults can be located by their chunks.
@@ -171,7 +187,10 @@ impl<'a, 'b> Judgements<'a, 'b> {
         let mut to_locate = Vec::new();
         for (number, item) in items.into_iter().enumerate() {
             match outcomes.remove(&number).unwrap_or(Told::Unfinished(item.found.size, Vec::new())) {
-                Told::Judged(faults) => self.judged.extend(faults),
+                Told::Judged(faults, content) => {
+                    self.note_trust(&item, content);
+                    self.judged.extend(faults);
+                }
                 Told::Changed => self.changing += 1,
                 Told::Unfinished(left, faults) => {
                     self.judged.extend(faults);
@@ -187,13 +206,31 @@ impl<'a, 'b> Judgements<'a, 'b> {
         to_locate
     }
 
+    fn note_trust(&mut self, item: &Item<'_>, content: Option<Sha256>) {
+        let (Some(before), Some(now)) = (item.trusted, content) else { return };
+        if before.sha256 == now {
+            self.since.extend(item.users.iter().map(|user| (*user, before.at)));
+        } else if item.is_accepted {
+            let (sighting, file) = item.users[0];
+            let artifact = self.sightings[sighting].artifact;
+            let path = artifact.files[file].path.to_string();
+            self.accepted.push(AcceptedFile { artifact: artifact.name.clone(), path, before: before.sha256, now });
+        }
+    }
+
     fn tell(self, verdict: &mut Verdict, since: Option<i64>) {
         verdict.changing = self.changing;
         verdict.unread = self.unread.len();
         verdict.unread_bytes = self.unread.iter().map(|(left, _)| left).sum();
         let is_overdue = |at: &Option<i64>| since.is_some_and(|since| at.is_none_or(|at| at < since));
-        verdict.overdue = self.unread.iter().filter(|(_, at)| is_overdue(at)).count();
+        let overdue = self.unread.iter().filter(|(_, at)| is_overdue(at));
+        (verdict.overdue, verdict.overdue_bytes) =
+            overdue.fold((0, 0), |(files, bytes), (left, _)| (files + 1, bytes + left));
         self.tell_once(verdict);
+        self.tell_trusted(verdict);
+        verdict.accepted = self.accepted;
+        let right = self.judged.iter().filter(|(_, (_, judged))| *judged != Judged::Wrong);
+        verdict.right = right.map(|(place, _)| *place).collect();
         let mut judged: Vec<_> = self.judged.into_iter().collect();
         judged.sort_by_key(|(place, _)| *place);
         for (_, (fault, judged)) in judged {
@@ -201,6 +238,22 @@ impl<'a, 'b> Judgements<'a, 'b> {
             verdict.first_use += usize::from(judged == Judged::FirstUse);
             verdict.faults.extend(fault);
         }
+    }
+
+    /// Names what is trusted as first seen, whether it was read now or not.
+    fn tell_trusted(&self, verdict: &mut Verdict) {
+        let name = |(sighting, file): &(usize, usize)| {
+            let artifact = self.sightings[*sighting].artifact;
+            (artifact.name.clone(), artifact.files[*file].path.to_string())
+        };
+        let told: std::collections::HashSet<_> = self.judged.keys().map(&name).collect();
+        verdict.trusted.retain(|file| !told.contains(&(file.artifact.clone(), file.path.clone())));
+        for (place, _) in self.judged.iter().filter(|(_, (_, judged))| *judged == Judged::FirstUse) {
+            let (artifact, path) = name(place);
+            let since = self.since.get(place).copied().unwrap_or(self.now);
+            verdict.trusted.push(TrustedFile { artifact, path, since });
+        }
+        verdict.trusted.sort();
     }
 
     /// Takes out what reading the contents has told better.
@@ -212,7 +265,12 @@ impl<'a, 'b> Judgements<'a, 'b> {
             let artifact = self.sightings[*sighting].artifact;
             (artifact.name.clone(), artifact.files[*file].path.to_string())
         };
-        let told: HashMap<_, _> = self.judged.iter().map(|(place, (_, judged))| (name(place), *judged)).collect();
+        // Nothing but what is remembered is told of a file that is known to be wrong.
+        let is_remembered =
+            |(sighting, file): &(usize, usize)| matches!(self.sightings[*sighting].proofs[*file], Proof::Refuted(_));
+        let judged = self.judged.iter();
+        let told: HashMap<_, _> =
+            judged.map(|(place, (_, judged))| (name(place), (is_remembered(place), *judged))).collect();
         let by_header = [
             FaultKind::Structure,
             FaultKind::Truncated,
@@ -223,9 +281,9 @@ impl<'a, 'b> Judgements<'a, 'b> {
         verdict.faults.retain(|fault| {
             let Some(path) = &fault.path else { return true };
             let Some(judged) = told.get(&(fault.artifact.clone(), path.clone())) else { return true };
-            let is_remembered = fault.kind == FaultKind::Corrupt && fault.detail.starts_with(REMEMBERED);
+            let (is_remembered, judged) = *judged;
             let is_by_header = by_header.contains(&fault.kind) || shards::is_by_headers(fault);
-            !(is_remembered || is_by_header && *judged != Judged::FirstUse)
+            !(is_remembered || is_by_header && judged != Judged::FirstUse)
         });
     }
 }
@@ -233,7 +291,8 @@ impl<'a, 'b> Judgements<'a, 'b> {
 type ForUsers = Vec<((usize, usize), (Option<Fault>, Judged))>;
 
 enum Told {
-    Judged(ForUsers),
+    /// With the content, where all of it was hashed.
+    Judged(ForUsers, Option<Sha256>),
     Changed,
     Unfinished(u64, ForUsers),
     ToLocate(ForUsers),
@@ -269,6 +328,7 @@ fn tell_item(item: &Item<'_>, outcome: Outcome, sightings: &[Sighting<'_>], cour
         None => monitor.event(Event::Finished { item: &item.name }),
         Some((_, reason, _)) => monitor.event(Event::Failed { item: &item.name, reason }),
     }
+    let content = judgement.digests.and_then(|digests| digests.sha256);
     course.remember(judgement.result);
-    Told::Judged(faults)
+    Told::Judged(faults, content)
 }

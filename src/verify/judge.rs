@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::agenda::Item;
 use super::contents::{BadChunk, Read};
 use super::{Fault, FaultKind};
-use crate::digest::{Blake3, CHUNK_LEN, ChunkDigests, Digests, Sha256, chunk_range};
-use crate::facts::{Damage, Facts, Happening, Verified};
+use crate::digest::{CHUNK_LEN, ChunkDigests, Digests, Sha256, chunk_range};
+use crate::facts::{Damage, Facts, Happening, Trust, Verified};
 use crate::observe::Sighting;
 
 /// What one user of a file is told.
@@ -26,7 +26,8 @@ pub(super) struct Judgement {
 
 /// Whether chunk digests can tell where a content that was hashed as a whole is wrong.
 pub(super) fn can_be_located(item: &Item<'_>, read: &Read) -> bool {
-    item.chunks.is_some() && read.digests.is_some_and(|digests| item.wanted.check(&digests).is_err())
+    let content = item.chunks.as_ref().map(|(content, _)| *content);
+    content.is_some() && read.digests.is_some_and(|digests| digests.sha256 != content)
 }
 
 /// Judges a file that was read to its end.
@@ -35,23 +36,40 @@ pub(super) fn read(item: &Item<'_>, read: &Read, sightings: &[Sighting<'_>], fac
     let fault = fault_of(item, read, digests.as_ref(), sightings, facts);
     let is_right = fault.is_none();
     let judged = judged(&item.wanted);
+    let sha256 = digests.and_then(|digests| digests.sha256);
     let (event, detail) = match &fault {
         Some((kind, detail, _)) => (kind.name(), detail.clone()),
+        None if item.is_accepted && item.trusted.is_some_and(|trusted| Some(trusted.sha256) != sha256) => {
+            ("accepted", "somebody said that this is what it must be from now on".to_owned())
+        }
         None if judged == Judged::FirstUse => ("first-use", String::new()),
         None => ("proven", String::new()),
     };
-    let happening = happening(item, read.begun, event, detail, digests.and_then(|digests| digests.sha256));
+    let trust = match (is_right, judged) {
+        (false, _) => Trust::Unchanged,
+        (true, Judged::FirstUse) if item.is_accepted => Trust::Accepted,
+        (true, Judged::FirstUse) => Trust::Kept,
+        (true, _) => Trust::Needless,
+    };
+    let happening = happening(item, read.begun, event, detail, sha256);
     let chunks = read.chunks.clone().filter(|_| is_right);
-    let damage = damage(item, read);
-    Judgement { fault, digests, result: Verified { found: item.found.clone(), digests, chunks, damage, happening } }
+    let damage = damage(item, fault.as_ref(), read.begun);
+    let result = Verified { found: item.found.clone(), digests, chunks, damage, trust, happening };
+    Judgement { fault, digests, result }
 }
 
 /// A file that could not be read at all.
-pub(super) fn failed(item: &Item<'_>, reason: &str, now: i64) -> Judgement {
+pub(super) fn failed(item: &Item<'_>, reason: &std::io::Error, now: i64) -> Judgement {
     let detail = format!("it cannot be read: {reason}");
+    // What may not be read may be right all the same.
+    let is_forbidden = reason.kind() == std::io::ErrorKind::PermissionDenied;
+    let ranges = if is_forbidden { Vec::new() } else { std::iter::once(0..item.found.size).collect() };
+    let fault = (FaultKind::Unreadable, detail.clone(), Vec::new());
+    let damage = damage(item, Some(&(FaultKind::Unreadable, detail.clone(), ranges)), now);
     let happening = Happening { bytes: 0, ..happening(item, now, FaultKind::Unreadable.name(), detail.clone(), None) };
-    let result = Verified { found: item.found.clone(), digests: None, chunks: None, damage: None, happening };
-    Judgement { fault: Some((FaultKind::Unreadable, detail, Vec::new())), digests: None, result }
+    let trust = Trust::Unchanged;
+    let result = Verified { found: item.found.clone(), digests: None, chunks: None, damage, trust, happening };
+    Judgement { fault: Some(fault), digests: None, result }
 }
 
 /// What one of the artifacts that want the file is told.
@@ -78,9 +96,10 @@ pub(super) fn for_user(
         artifact: artifact.name.clone(),
         path: Some(wanted.path.to_string()),
         kind,
-        detail,
+        detail: super::with_a_way_out(artifact, file, kind, detail),
         place: Some(item.found.path.clone()),
         ranges,
+        remembered: None,
     };
     (Some(fault), Judged::Wrong)
 }
@@ -121,9 +140,8 @@ fn fault_of(
     let digests = digests?;
     let mismatch = match item.wanted.check(digests) {
         Err(mismatch) => mismatch,
-        Ok(()) if item.wanted.proves_content() || !item.is_unwritten => return None,
-        // Nobody knows what it should be, but it should be what it was.
-        Ok(()) => item.before?.digests.check(digests).err()?,
+        // Where nobody knows what it should be, it should be what it was.
+        Ok(()) => Digests::sha256(item.baseline()?).check(digests).err()?,
     };
     let (kind, why) = kind(item, Some(digests), &[], sightings, facts);
     Some((kind, format!("{why}: {mismatch}"), Vec::new()))
@@ -155,24 +173,39 @@ fn kind(
     sightings: &[Sighting<'_>],
     facts: &Facts,
 ) -> (FaultKind, String) {
-    let is_rot = item.is_unwritten && item.was_right();
+    let is_rot = item.is_unwritten_since() && item.was_right();
     if let Some(zeros) = bad.iter().flat_map(|bad| &bad.zeros).next() {
         let end = item.found.size.min(zeros.end) - 1;
         let since = if is_rot { ", though nobody has written it since it was right" } else { "" };
         return (FaultKind::ZeroFilled, format!("it holds zeros from byte {} to {end}{since}", zeros.start));
     }
     if is_rot {
-        let why = "it rotted: it was right before, and nobody has written it since";
-        return (FaultKind::Rotted, why.to_owned());
+        return (FaultKind::Rotted, ROTTED.to_owned());
     }
     let content = digests.and_then(|digests| digests.sha256).or_else(|| by_chunks(item, bad, facts));
     if let Some(whose) = content.and_then(|content| known_as(&content, sightings, facts)) {
         return (FaultKind::Upgraded, format!("it is another known content, {whose}"));
     }
     if item.was_right() {
-        return (FaultKind::Replaced, "somebody replaced it: it was right before, and was written since".to_owned());
+        return replaced(item);
     }
-    told_before(item, content, facts).unwrap_or((FaultKind::Corrupt, "its content is wrong".to_owned()))
+    told_before(item).unwrap_or((FaultKind::Corrupt, "its content is wrong".to_owned()))
+}
+
+const ROTTED: &str = "it rotted: it was right before, and nobody has written it since";
+const REPLACED: &str = "somebody replaced it: it was right before, and was written since";
+
+/// What was right before and was written since; nobody but its owner knows whether that was meant.
+fn replaced(item: &Item<'_>) -> (FaultKind, String) {
+    let Some(trusted) = item.trusted.filter(|_| !item.wanted.proves_content()) else {
+        return (FaultKind::Replaced, REPLACED.to_owned());
+    };
+    let (size, before) = (item.found.size, trusted.size);
+    if size < before {
+        let why = format!("it is truncated: it has {size} bytes, and had {before} when it was trusted as first seen");
+        return (FaultKind::Truncated, why);
+    }
+    (FaultKind::Replaced, "somebody replaced it: it is not what was trusted as first seen".to_owned())
 }
 
 /// The content that a file with these wrong chunks is as a whole, where its chunks were seen before.
@@ -198,14 +231,14 @@ fn known_as(content: &Sha256, sightings: &[Sighting<'_>], facts: &Facts) -> Opti
     Some(format!("which was right before as {}", seen.path.display()))
 }
 
-/// What an earlier reading called the same wrong content: by now it is not known any more what lay there before.
-fn told_before(item: &Item<'_>, content: Option<Sha256>, facts: &Facts) -> Option<(FaultKind, String)> {
-    let last = facts.history(&item.found.path).ok()?.into_iter().next()?;
-    let is_same = item.is_unwritten && content.is_some() && last.sha256 == content;
-    let kinds = [FaultKind::Rotted, FaultKind::Replaced];
-    let kind = kinds.into_iter().find(|kind| is_same && kind.name() == last.event)?;
-    let why = last.detail.rsplit_once(": sha256 is").map_or(last.detail.as_str(), |(why, _)| why);
-    Some((kind, why.to_owned()))
+/// What an earlier reading called it, if nobody has written it since: what lay there before is not known any more.
+fn told_before(item: &Item<'_>) -> Option<(FaultKind, String)> {
+    let before = item.damage.as_ref().filter(|before| before.content == item.expected())?;
+    match FaultKind::named(&before.kind)? {
+        FaultKind::Rotted => Some((FaultKind::Rotted, ROTTED.to_owned())),
+        FaultKind::Replaced => Some((FaultKind::Replaced, REPLACED.to_owned())),
+        _ => None,
+    }
 }
 
 /// The wrong chunks as ranges, neighbours joined.
@@ -224,24 +257,12 @@ fn joined(chunks: impl Iterator<Item = u64>, size: u64) -> Vec<Range<u64>> {
     joined
 }
 
-/// What a repair needs to know, where chunks were compared.
-fn damage(item: &Item<'_>, read: &Read) -> Option<Damage> {
-    let (content, chunks) = item.chunks.as_ref()?;
-    let unreadable =
-        read.unreadable.ranges.iter().flat_map(|range| (range.start / CHUNK_LEN)..range.end.div_ceil(CHUNK_LEN));
-    let mut wrong: Vec<u64> = read.bad.iter().map(|bad| bad.number).chain(unreadable).collect();
-    wrong.sort_unstable();
-    wrong.dedup();
-    let first = *wrong.first()?;
-    let actual = read.bad.iter().find(|bad| bad.number == first).map(|bad| bad.actual);
-    Some(Damage {
-        content: *content,
-        ranges: joined(wrong.into_iter(), item.found.size),
-        expected: *chunks.digests().get(usize::try_from(first).ok()?)?,
-        // What could not be read has the digest of nothing.
-        actual: actual.unwrap_or_else(|| Blake3::of(&[])),
-        at: read.begun,
-    })
+/// What is remembered of a fault until the file is read again or changed: what it is, and where a repair begins.
+fn damage(item: &Item<'_>, fault: Option<&(FaultKind, String, Vec<Range<u64>>)>, at: i64) -> Option<Damage> {
+    let (kind, detail, ranges) = fault?;
+    let content = item.chunks.as_ref().map(|(content, _)| *content).or_else(|| item.expected());
+    let (kind, detail, ranges) = (kind.name().to_owned(), detail.clone(), ranges.clone());
+    Some(Damage { kind, detail, content, ranges, at })
 }
 
 fn happening(item: &Item<'_>, at: i64, event: &str, detail: String, sha256: Option<Sha256>) -> Happening {

@@ -147,7 +147,7 @@ impl<'a> File<'a> {
         let reader = match ContentReader::open(&self.item.found.path) {
             Ok(reader) if is_same(&reader, self.item) => Arc::new(reader),
             Ok(_) => return Err(Outcome::Changed),
-            Err(error) => return Err(Outcome::Failed(error.to_string())),
+            Err(error) => return Err(Outcome::Failed(error)),
         };
         state.reader = Some(Arc::clone(&reader));
         Ok(reader)
@@ -162,7 +162,7 @@ impl<'a> File<'a> {
             Err(error) => {
                 return match unreadable_parts(reader, range, error) {
                     Ok((parts, error)) => Chunk::Unreadable(parts, error),
-                    Err(error) => Chunk::Outcome(Outcome::Failed(error.to_string())),
+                    Err(error) => Chunk::Outcome(Outcome::Failed(error)),
                 };
             }
         }

@@ -45,6 +45,7 @@ pub(super) fn unclosed(sighting: &Sighting<'_>, headers: &Headers<'_>) -> Vec<Fa
             detail,
             place: Some(found.path.clone()),
             ranges: Vec::new(),
+            remembered: None,
         }));
     }
     faults

@@ -21,6 +21,7 @@ pub(super) fn broken(sighting: &Sighting<'_>, headers: &Headers<'_>) -> Vec<Faul
         detail,
         place: Some(place.to_owned()),
         ranges: Vec::new(),
+        remembered: None,
     };
     // What was read and has the right digest is the right file, whatever it looks like.
     let unproven = headers.iter().filter(|entry| !entry.is_proven);

@@ -111,7 +111,7 @@ impl Feeder<'_> {
         let opened = match ContentReader::open(&item.found.path) {
             Ok(reader) if is_same(&reader, item) => Ok(reader),
             Ok(_) => Err(Outcome::Changed),
-            Err(error) => Err(Outcome::Failed(error.to_string())),
+            Err(error) => Err(Outcome::Failed(error)),
         };
         let reader = match opened {
             Ok(reader) => reader,
@@ -144,7 +144,7 @@ impl Feeder<'_> {
                     Err(error) => {
                         let range = offset..offset + len as u64;
                         match unreadable_parts(reader, range.clone(), error) {
-                            Err(error) => return Ok(Ending::Outcome(Outcome::Failed(error.to_string()))),
+                            Err(error) => return Ok(Ending::Outcome(Outcome::Failed(error))),
                             Ok((parts, error)) => {
                                 hopeless = if parts == [range] { hopeless + len as u64 } else { 0 };
                                 unreadable.add(parts, &error);

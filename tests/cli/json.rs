@@ -157,6 +157,7 @@ artifacts[].faults[].detail
 artifacts[].faults[].kind
 artifacts[].faults[].path
 artifacts[].files
+artifacts[].first_use
 artifacts[].here_bytes
 artifacts[].here_files
 artifacts[].locked
@@ -181,6 +182,7 @@ first_use
 fresh
 interrupted
 overdue
+overdue_bytes
 proven
 unread
 unread_bytes

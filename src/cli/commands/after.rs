@@ -1,7 +1,6 @@
 //! Before and after a verification: waiting while the machine is needed, remembering what was found,
 //! and telling when it has changed.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -11,8 +10,9 @@ use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
 use crate::facts::Depth;
 use crate::nightly::{self, Busy, Change, Probe};
+use crate::observe::Sighting;
 use crate::text::chain;
-use crate::verify::{Fault, Verdict};
+use crate::verify::{Fault, Outlook, Verdict};
 
 /// How often somebody busy is asked again.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -80,11 +80,11 @@ struct News<'a> {
 /// Remembers a run, and runs the inventory's notify command where the run changed what is known.
 ///
 /// What goes wrong here is told and changes nothing of the run's own result.
-pub(in crate::cli) fn remember(ui: &Ui, lab: &Lab, verdict: &Verdict, depth: Depth) {
-    let covered: BTreeSet<&str> = lab.wanted.artifacts.iter().map(|artifact| artifact.name.as_str()).collect();
+pub(in crate::cli) fn remember(ui: &Ui, lab: &Lab, sightings: &[Sighting<'_>], verdict: &Verdict, depth: Depth) {
+    let known = Outlook::new(sightings, verdict);
     let run = nightly::run_of(verdict, depth, now());
     let at = run.at;
-    let change = match nightly::remember(&lab.facts, &run, &verdict.faults, &covered) {
+    let change = match nightly::remember(&lab.facts, &run, &verdict.faults, &known) {
         Ok(change) => change,
         Err(error) => {
             ui.warn(&format!("this run is not remembered: {}", chain(&error)));

@@ -63,12 +63,13 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
 pub(in crate::cli) fn overview(ui: &Ui, common: &Common, lab: &Lab) -> Result<Overview, CliError> {
     let mut sightings = lab.sight(false)?;
     lab.hear_servers(common, &mut sightings)?;
-    let verdict = verify::quick(&sightings);
+    let mut verdict = verify::quick(&sightings);
     let findings = lab.conditions(common);
     let runs = lab.facts.runs().unwrap_or_else(|error| {
         ui.warn(&format!("what earlier runs found is not shown: {}", chain(&error)));
         Runs::default()
     });
+    verdict.recall(&sightings, runs.standing());
     let subject = Subject { machine: &lab.machine, profile: lab.profile(), at: now() };
     let mut overview = Overview::new(subject, &sightings, &verdict, findings, &runs);
     if sightings.iter().any(|sighting| sighting.artifact.irreplaceable) {

@@ -282,7 +282,7 @@ fn artifacts(sightings: &[Sighting<'_>], withheld: &[String]) -> Vec<Served> {
     let served = sightings.iter().filter(|sighting| !withheld.contains(&sighting.artifact.name)).map(|sighting| {
         let files = sighting.observed.files.iter().zip(&sighting.proofs);
         let content = files.map(|(state, proof)| match (state, proof) {
-            (_, Proof::Refuted { .. }) => None,
+            (_, Proof::Refuted(_)) => None,
             (FileState::Present(found) | FileState::Staged(found), _) => Some(found.path.clone()),
             _ => None,
         });

@@ -18,7 +18,7 @@ use crate::verify::{self, Budget, Reading, Verdict};
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Names, links, sizes, headers and shard indexes only; reads no weights
-    #[arg(long, conflicts_with_all = ["full", "budget", "max_age", "max_rate", "idle"])]
+    #[arg(long, conflicts_with_all = ["full", "budget", "max_age", "max_rate", "idle", "accept"])]
     quick: bool,
     /// Compare every digest of the lock, also where known chunk digests would do
     #[arg(long)]
@@ -35,6 +35,9 @@ pub(in crate::cli) struct Args {
     /// Let all other programs go first, on the processor and on the disk
     #[arg(long)]
     idle: bool,
+    /// Read only this artifact, and trust its files as they are now where the lock has no digest of them
+    #[arg(long, value_name = "ARTIFACT", conflicts_with = "only")]
+    accept: Vec<String>,
     #[command(flatten)]
     busy: BusyArgs,
 }
@@ -45,7 +48,10 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     {
         ui.warn(&error.to_string());
     }
+    let named = Common { only: args.accept.clone(), ..common.clone() };
+    let common = if args.accept.is_empty() { common } else { &named };
     let mut lab = Lab::read_wanted(ui, common)?;
+    refuse_needless(&lab, args)?;
     if let Some(skipped) = args.busy.obstacle(ui)? {
         ui.text(&format!("Nothing was verified, because the machine is needed: {skipped}\n"));
         ui.object("verify", &Skipped { skipped });
@@ -64,6 +70,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
             budget: args.budget.unwrap_or_default(),
             max_age: args.max_age.map(|Span(age)| i64::try_from(age.as_secs()).unwrap_or(i64::MAX)),
             max_rate: args.max_rate,
+            accepted: &args.accept,
             ..Reading::new(&lab.facts, monitor.as_ref(), now, &stopped)
         };
         let mut verdict = verify::contents(&sightings, &reading)?;
@@ -73,7 +80,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let depth = if args.quick && !args.full { Depth::Quick } else { Depth::Full };
     ui.text(&verdict::text(&verdict, !args.quick));
     ui.object("verify", &verdict);
-    after::remember(ui, &lab, &verdict, depth);
+    after::remember(ui, &lab, &sightings, &verdict, depth);
     // The process ends here: giving a hundred thousand entries back one by one would be for nobody.
     std::mem::forget(sightings);
     std::mem::forget(std::mem::take(&mut lab.wanted));
@@ -82,6 +89,23 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         (false, true) => Exit::InOrder,
         (false, false) => Exit::Differences,
     })
+}
+
+/// Accepting is for files whose digest nobody recorded: what the lock says of the others is changed there.
+fn refuse_needless(lab: &Lab, args: &Args) -> Result<(), CliError> {
+    for name in &args.accept {
+        let Some(artifact) = lab.wanted.artifact(name) else {
+            return Err(CliError::usage(format!("There is no artifact {name} to accept files of"))
+                .hint("name it as larder status does, without *"));
+        };
+        if artifact.files.iter().all(|file| file.digests.proves_content()) {
+            return Err(CliError::usage(format!(
+                "The lock has a digest of every file of {name}, so nothing is trusted"
+            ))
+            .hint(format!("change its manifest, then run: larder lock --update {name}")));
+        }
+    }
+    Ok(())
 }
 
 /// Files that no artifact has: of the whole lock, whatever this machine's profile selects.
