@@ -30,12 +30,43 @@ pub struct Sighting<'a> {
     pub layout: Layout,
     /// The store's view.
     pub observed: Observed,
-    /// What is known of each file's content, in the artifact's order.
+    /// What is known of each file's content: of the artifact's own in its order, then of those in `matches`.
     pub proofs: Vec<Proof>,
     /// What a stopped run left of each file in our staging folder.
     pub partials: Vec<Unfinished>,
     /// Files that the artifact's pattern matches.
     pub matches: Vec<Found>,
+}
+
+impl Sighting<'_> {
+    /// Every file that is here and can be read, with its number: the artifact's own in its order, then `matches`.
+    pub fn here(&self) -> impl Iterator<Item = (usize, &Found)> {
+        let own = self.observed.files.iter().enumerate().filter_map(|(number, state)| match state {
+            FileState::Present(found) | FileState::Staged(found) => Some((number, found)),
+            _ => None,
+        });
+        own.chain(self.matches.iter().enumerate().map(|(number, found)| (self.artifact.files.len() + number, found)))
+    }
+
+    /// What the lock wants the file of this number to be: nothing, where only a pattern knows it.
+    pub fn wanted(&self, number: usize) -> Digests {
+        self.artifact.files.get(number).map(|file| file.digests).unwrap_or_default()
+    }
+
+    /// The path of the file of this number within the artifact, or as its pattern writes it.
+    pub fn path_of(&self, number: usize) -> String {
+        let own = self.artifact.files.get(number).map(|file| file.path.to_string());
+        own.unwrap_or_else(|| self.match_path(&self.matches[number - self.artifact.files.len()]))
+    }
+
+    /// The path of one of `matches`, as far as its pattern writes it.
+    pub fn match_path(&self, found: &Found) -> String {
+        let glob = self.artifact.pattern.as_ref().map_or("", |pattern| pattern.glob.as_str());
+        let all: Vec<_> = found.path.iter().map(|part| part.to_string_lossy()).collect();
+        // `**` stands for any number of folders.
+        let parts = if glob.contains("**") { all.len() } else { glob.split('/').count() };
+        all[all.len() - parts.min(all.len())..].join("/").replace("//", "/")
+    }
 }
 
 /// What a stopped run left of one file.
@@ -142,31 +173,31 @@ fn known_of<'a>(views: &HashMap<&'a str, View<'_>>, facts: &Facts) -> Result<Has
 /// Joins what was seen with what was measured before.
 fn join(sighting: &mut Sighting<'_>, known: &HashMap<&str, Known>) {
     let (Access::Open, Some(known)) = (&sighting.access, known.get(sighting.artifact.store.as_str())) else { return };
-    let files = sighting.artifact.files.iter().zip(&sighting.observed.files);
     let mut known = known.in_turn();
-    for (into, (file, state)) in sighting.proofs.iter_mut().zip(files) {
-        *into = proof(&mut known, file, state);
+    let mut proofs = std::mem::take(&mut sighting.proofs);
+    for (number, found) in sighting.here() {
+        proofs[number] = proof(&mut known, &sighting.wanted(number), found);
     }
+    sighting.proofs = proofs;
 }
 
-fn proof(known: &mut InTurn<'_>, file: &File, state: &FileState) -> Proof {
-    let (FileState::Present(found) | FileState::Staged(found)) = state else { return Proof::Unknown };
-    if let Some(refuted) = known.damage_of(found).and_then(|damage| refuted_by_chunks(file, damage)) {
+fn proof(known: &mut InTurn<'_>, wanted: &Digests, found: &Found) -> Proof {
+    if let Some(refuted) = known.damage_of(found).and_then(|damage| refuted_by_chunks(wanted, damage)) {
         return refuted;
     }
     let Some(measured) = known.of(found) else { return Proof::Unknown };
     let at = measured.at;
-    match file.digests.check(&measured.digests) {
+    match wanted.check(&measured.digests) {
         Err(mismatch) => Proof::Refuted { at, mismatch },
-        Ok(()) if file.digests.same_content(&measured.digests) => Proof::Proven { at },
-        Ok(()) if !file.digests.proves_content() => Proof::FirstUse { at },
+        Ok(()) if wanted.same_content(&measured.digests) => Proof::Proven { at },
+        Ok(()) if !wanted.proves_content() => Proof::FirstUse { at },
         Ok(()) => Proof::Unknown,
     }
 }
 
 /// What was compared chunk by chunk and found wrong, unless something else is wanted by now.
-fn refuted_by_chunks(file: &File, damage: &Damage) -> Option<Proof> {
-    file.digests.check(&Digests::sha256(damage.content)).ok()?;
+fn refuted_by_chunks(wanted: &Digests, damage: &Damage) -> Option<Proof> {
+    wanted.check(&Digests::sha256(damage.content)).ok()?;
     let mismatch = DigestMismatch {
         algorithm: "blake3 of a chunk",
         expected: damage.expected.to_string(),
@@ -208,10 +239,11 @@ impl<'a> View<'a> {
             return unseen(artifact, Access::Absent(absence.clone()));
         }
         let observed = self.open.store.observe(artifact);
-        // Nothing is known of the contents until what was measured is joined.
-        let proofs = vec![Proof::Unknown; artifact.files.len()];
         let partials = artifact.files.iter().map(|file| self.partial(artifact, file)).collect();
         let matches = artifact.pattern.as_ref().map(|pattern| self.open.store.matching(pattern).unwrap_or_default());
+        let matches = matches.unwrap_or_default();
+        // Nothing is known of the contents until what was measured is joined.
+        let proofs = vec![Proof::Unknown; artifact.files.len() + matches.len()];
         Sighting {
             artifact,
             access: Access::Open,
@@ -220,7 +252,7 @@ impl<'a> View<'a> {
             observed,
             proofs,
             partials,
-            matches: matches.unwrap_or_default(),
+            matches,
         }
     }
 

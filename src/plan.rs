@@ -160,6 +160,7 @@ fn plan_publishing(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
             Some("copy them from a machine or a backup that has them".to_owned()),
         ));
     }
+    entry.obstacles.extend(wrong_matches(sighting));
     if !entry.obstacles.is_empty() || artifact.files.is_empty() {
         return;
     }
@@ -170,11 +171,27 @@ fn plan_publishing(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
     }
 }
 
+/// Files that only a pattern knows, and that were read and are not what they were: nobody else has them.
+fn wrong_matches(sighting: &Sighting<'_>) -> impl Iterator<Item = Obstacle> {
+    let artifact = sighting.artifact;
+    let refuted = sighting.here().filter_map(|(number, _)| match &sighting.proofs[number] {
+        Proof::Refuted { mismatch, .. } if number >= artifact.files.len() => Some((number, mismatch)),
+        _ => None,
+    });
+    refuted.map(|(number, mismatch)| {
+        let Refusal { reason, hint } = no_upstream(artifact.irreplaceable);
+        let reason = format!("its content is wrong: {mismatch}; {reason}");
+        let path = sighting.path_of(number).trim_start_matches('/').parse().ok();
+        Obstacle { path, refusal: Refusal { reason, hint } }
+    })
+}
+
 fn plan_install(sighting: &Sighting<'_>, outlook: &Outlook, entry: &mut ArtifactPlan) {
     let is_here = |state: &FileState| matches!(state, FileState::Present(_) | FileState::Held);
-    let refuted = sighting.proofs.iter().position(|proof| matches!(proof, Proof::Refuted { .. }));
-    if let Some(file) = refuted {
-        let path = Some(sighting.artifact.files[file].path.clone());
+    let files = sighting.artifact.files.iter().zip(&sighting.proofs);
+    let mut refuted = files.filter(|(_, proof)| matches!(proof, Proof::Refuted { .. }));
+    if let Some((file, _)) = refuted.next() {
+        let path = Some(file.path.clone());
         entry.obstacles.push(Obstacle { path, refusal: server_keeps_it(&sighting.artifact.name) });
     } else if sighting.observed.published.is_ok() && sighting.observed.files.iter().all(is_here) {
         // Nothing to do, so nobody is asked either.
@@ -301,9 +318,15 @@ fn need_of(state: &FileState, proof: &Proof) -> Result<Option<Need>, Refusal> {
             hint: Some("move the folder away".to_owned()),
         }),
         (FileState::Wrong { defect, .. }, _) => Ok(Some(Need::Mend { defect: defect.to_string() })),
-        (FileState::Unreadable { path, reason }, _) => Err(Refusal {
+        (FileState::Unreadable { path, is_denied: true, reason }, _) => Err(Refusal {
             reason: format!("{} exists, but may not be read: {reason}", path.display()),
             hint: Some("run larder as the user who owns the store, or as root".to_owned()),
+        }),
+        (FileState::Unreadable { path, reason, .. }, _) => Err(Refusal {
+            reason: format!("{} cannot be read by the disk: {reason}", path.display()),
+            hint: Some(
+                "see what the system says of the disk, with dmesg and smartctl; then run larder again".to_owned(),
+            ),
         }),
     }
 }

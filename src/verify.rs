@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-use crate::observe::{Access, Sighting};
+use crate::artifact::Found;
+use crate::facts::Harmless;
+use crate::observe::{Access, Proof, Sighting};
 use crate::stores::FileState;
 
 mod agenda;
@@ -24,6 +26,7 @@ mod shards;
 mod strays;
 mod structure;
 mod whole;
+mod zeros;
 
 pub use contents::{Reading, contents};
 pub use course::Budget;
@@ -145,6 +148,9 @@ pub struct Verdict {
     pub strays: Vec<Stray>,
     /// Whether the run was stopped before its end.
     pub interrupted: bool,
+    /// Files whose pickles were followed and are harmless, for [`crate::facts::Facts::record_harmless`].
+    #[serde(skip)]
+    pub harmless: Vec<Found>,
 }
 
 /// Judges what was seen by names, links and sizes alone.
@@ -159,25 +165,37 @@ pub fn glance(sightings: &[Sighting<'_>]) -> Verdict {
 
 /// Judges what was seen, and reads headers, pickles, shard indexes and a few pages of every weight file: no more
 /// than a few MiB of each.
-pub fn quick(sightings: &[Sighting<'_>]) -> Verdict {
+///
+/// Proven files are the right ones; only their pickles are followed, unless they are `harmless` as known from before.
+pub fn quick(sightings: &[Sighting<'_>], harmless: &Harmless) -> Verdict {
     let mut verdict = glance(sightings);
     let next = AtomicUsize::new(0);
     let look = || {
-        let mut found = Vec::new();
+        let (mut found, mut cleared) = (Vec::new(), Vec::new());
         while let Some(sighting) = sightings.get(next.fetch_add(1, Ordering::Relaxed)) {
-            found.extend(faults_by_headers(sighting, &Headers::of(sighting)));
+            let headers = Headers::of(sighting).remembering(harmless);
+            let faults = faults_by_headers(sighting, &headers);
+            cleared.extend(headers.found_harmless(&faults).cloned());
+            found.extend(faults);
         }
-        found
+        (found, cleared)
     };
     let threads = std::thread::available_parallelism().map_or(2, usize::from).min(sightings.len());
-    let by_headers: Vec<Fault> = std::thread::scope(|scope| {
+    let mut by_headers = Vec::new();
+    std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(look)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        for thread in threads {
+            let (found, cleared) = thread.join().unwrap_or_default();
+            by_headers.extend(found);
+            verdict.harmless.extend(cleared);
+        }
     });
     // What is known to be wrong by its content need not be told again by its header.
     let known: HashSet<(String, Option<String>)> =
         verdict.faults.iter().map(|fault| (fault.artifact.clone(), fault.path.clone())).collect();
-    let is_news = |fault: &Fault| !known.contains(&(fault.artifact.clone(), fault.path.clone()));
+    let is_news = |fault: &Fault| {
+        fault.kind == FaultKind::UnsafePickle || !known.contains(&(fault.artifact.clone(), fault.path.clone()))
+    };
     verdict.faults.extend(by_headers.into_iter().filter(is_news));
     // Faults come in the order of the artifacts, whoever found them.
     let order: HashMap<&str, usize> =
@@ -225,6 +243,16 @@ fn faults_of(sighting: &Sighting<'_>) -> Vec<Fault> {
         }
     }
     let mut faults: Vec<Fault> = (0..artifact.files.len()).filter_map(|file| fault_of(sighting, file)).collect();
+    faults.extend(sighting.here().skip_while(|(number, _)| *number < artifact.files.len()).filter_map(
+        |(number, found)| {
+            let detail = refuted(&sighting.proofs[number])?;
+            Some(Fault {
+                path: Some(sighting.path_of(number)),
+                place: Some(found.path.clone()),
+                ..whole(FaultKind::Corrupt, detail)
+            })
+        },
+    ));
     if faults.is_empty()
         && !artifact.files.is_empty()
         && let Err(unpublished) = &sighting.observed.published
@@ -238,24 +266,27 @@ fn faults_of(sighting: &Sighting<'_>) -> Vec<Fault> {
     faults
 }
 
+/// What is known to be wrong with a content from an earlier reading.
+fn refuted(proof: &Proof) -> Option<String> {
+    let Proof::Refuted { mismatch, .. } = proof else { return None };
+    Some(format!("{REMEMBERED}, its content was wrong: {mismatch}"))
+}
+
 fn fault_of(sighting: &Sighting<'_>, file: usize) -> Option<Fault> {
-    use crate::observe::Proof;
     use crate::stores::Defect;
 
     let wanted = &sighting.artifact.files[file];
     let (kind, detail, place) = match &sighting.observed.files[file] {
-        FileState::Present(found) | FileState::Staged(found) => match &sighting.proofs[file] {
-            Proof::Refuted { mismatch, .. } => (
-                FaultKind::Corrupt,
-                format!("{REMEMBERED}, its content was wrong: {mismatch}"),
-                Some(found.path.clone()),
-            ),
-            _ => return None,
-        },
+        FileState::Present(found) | FileState::Staged(found) => {
+            (FaultKind::Corrupt, refuted(&sighting.proofs[file])?, Some(found.path.clone()))
+        }
         FileState::Held => return None,
         FileState::Missing => (FaultKind::Missing, "it is missing".to_owned(), None),
-        FileState::Unreadable { path, reason } => {
+        FileState::Unreadable { path, is_denied: true, reason } => {
             (FaultKind::Unreadable, format!("it exists, but may not be read: {reason}"), Some(path.clone()))
+        }
+        FileState::Unreadable { path, reason, .. } => {
+            (FaultKind::Unreadable, format!("the disk cannot read it: {reason}"), Some(path.clone()))
         }
         FileState::Wrong { defect, found } => {
             let kind = match defect {

@@ -252,7 +252,7 @@ fn state(size: u64) -> impl Strategy<Value = (FileState, Proof)> {
     let mismatch = DigestMismatch { algorithm: "sha256", expected: "a".to_owned(), actual: "b".to_owned() };
     let wrong = FileState::Wrong { defect: Defect::Empty, found: None };
     let folder = FileState::Wrong { defect: Defect::NotAFile, found: None };
-    let closed = FileState::Unreadable { path: PathBuf::from("/store/x"), reason: "no".to_owned() };
+    let closed = FileState::Unreadable { path: PathBuf::from("/store/x"), is_denied: true, reason: "no".to_owned() };
     prop_oneof![
         Just((FileState::Missing, Proof::Unknown)),
         Just((FileState::Present(found(size)), Proof::Unknown)),

@@ -1,7 +1,7 @@
 //! The tables, in SQL.
 
 /// Grows with every change of the tables. Older databases are completed; a newer one is set aside.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS measured (
@@ -59,6 +59,14 @@ CREATE TABLE IF NOT EXISTS damaged (
     expected BLOB NOT NULL,     -- BLAKE3 of the first wrong chunk as it should be
     actual   BLOB NOT NULL,     -- and as it is
     at       INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS harmless (
+    path     BLOB PRIMARY KEY,  -- whose pickles were followed and do nothing but build tensors
+    size     INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    inode    INTEGER NOT NULL,
+    device   INTEGER NOT NULL,
+    rules    TEXT NOT NULL      -- by which larder judged
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS run (
     id          INTEGER PRIMARY KEY,

@@ -7,7 +7,6 @@ use crate::artifact::Found;
 use crate::digest::{CHUNK_LEN, ChunkDigests, Digests, Sha256};
 use crate::facts::{Facts, FactsError, Half, Known, Measurement, Stopped, StoppedReadings};
 use crate::observe::{Proof, Sighting};
-use crate::stores::FileState;
 
 /// One file to read, whoever wants it.
 pub(super) struct Item<'a> {
@@ -38,7 +37,7 @@ impl<'a> Item<'a> {
         Self {
             found,
             wanted: Digests::default(),
-            name: format!("{artifact}/{}", sighting.artifact.files[index].path),
+            name: format!("{artifact}/{}", sighting.path_of(index)),
             artifact,
             users: Vec::new(),
             last_read,
@@ -61,7 +60,7 @@ impl<'a> Item<'a> {
             let trusted = !self.wanted.proves_content() && self.is_unwritten;
             trusted || self.wanted.same_content(before)
         });
-        self.wanted.sha256.or(as_before?.sha256)
+        self.wanted.sha256.or_else(|| as_before?.sha256)
     }
 }
 
@@ -103,8 +102,7 @@ fn items<'a>(sightings: &'a [Sighting<'_>], now: i64, is_fresh: impl Fn(i64) -> 
     let (mut items, mut fresh): (Vec<Item<'a>>, usize) = (Vec::new(), 0);
     let mut by_inode: HashMap<(u64, u64), usize> = HashMap::new();
     for (place, sighting) in sightings.iter().enumerate() {
-        for (index, state) in sighting.observed.files.iter().enumerate() {
-            let (FileState::Present(found) | FileState::Staged(found)) = state else { continue };
+        for (index, found) in sighting.here() {
             let last_read = last_read(&sighting.proofs[index]).filter(|at| *at <= now);
             if last_read.is_some_and(&is_fresh) {
                 fresh += 1;
@@ -114,7 +112,7 @@ fn items<'a>(sightings: &'a [Sighting<'_>], now: i64, is_fresh: impl Fn(i64) -> 
                 items.push(Item::new(sighting, index, found, last_read));
                 items.len() - 1
             });
-            items[number].wanted = items[number].wanted.or(sighting.artifact.files[index].digests);
+            items[number].wanted = items[number].wanted.or(sighting.wanted(index));
             items[number].users.push((place, index));
         }
     }

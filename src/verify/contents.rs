@@ -71,6 +71,8 @@ pub(super) struct Read {
     pub(super) bad: Vec<BadChunk>,
     /// What the disk could not read.
     pub(super) unreadable: Unreadable,
+    /// Long parts of the whole that hold nothing but zeros, where it was hashed as a whole.
+    pub(super) zeros: Vec<Range<u64>>,
 }
 
 /// A chunk that is not what it should be.
@@ -123,7 +125,7 @@ pub fn contents(sightings: &[Sighting<'_>], reading: &Reading<'_>) -> Result<Ver
     let since = reading.max_age.map(|age| now.saturating_sub(age));
     let is_fresh = |at: i64| since.is_some_and(|since| at >= since);
     let agenda = agenda(sightings, reading.facts, reading.whole, now, is_fresh)?;
-    let mut verdict = quick(sightings);
+    let mut verdict = quick(sightings, &reading.facts.harmless()?);
     verdict.fresh = agenda.fresh;
     let course = Course::new(reading);
     let mut judged = Judgements::of(sightings);
@@ -193,10 +195,17 @@ impl<'a, 'b> Judgements<'a, 'b> {
         verdict.unread_bytes = self.unread.iter().map(|(left, _)| left).sum();
         let is_overdue = |at: &Option<i64>| since.is_some_and(|since| at.is_none_or(|at| at < since));
         verdict.overdue = self.unread.iter().filter(|(_, at)| is_overdue(at)).count();
-        self.tell_once(verdict);
+        let unwritten = self.tell_once(verdict);
+        let sightings = self.sightings;
         let mut judged: Vec<_> = self.judged.into_iter().collect();
         judged.sort_by_key(|(place, _)| *place);
-        for (_, (fault, judged)) in judged {
+        for (place, (mut fault, judged)) in judged {
+            if let Some(fault) = fault.as_mut().filter(|fault| fault.kind == FaultKind::Corrupt)
+                && let Some(why) = unwritten.get(&name_of(sightings, place))
+            {
+                fault.kind = FaultKind::ZeroFilled;
+                fault.detail = format!("{why}; {}", fault.detail);
+            }
             verdict.proven += usize::from(judged == Judged::Proven);
             verdict.first_use += usize::from(judged == Judged::FirstUse);
             verdict.faults.extend(fault);
@@ -206,13 +215,19 @@ impl<'a, 'b> Judgements<'a, 'b> {
     /// Takes out what reading the contents has told better.
     ///
     /// These are refusals that were remembered from an earlier reading, and suspicions by the headers of
-    /// files that were read now: these are either right, or told to be wrong.
-    fn tell_once(&self, verdict: &mut Verdict) {
-        let name = |(sighting, file): &(usize, usize)| {
-            let artifact = self.sightings[*sighting].artifact;
-            (artifact.name.clone(), artifact.files[*file].path.to_string())
-        };
-        let told: HashMap<_, _> = self.judged.iter().map(|(place, (_, judged))| (name(place), *judged)).collect();
+    /// files that were read now: these are either right, or told to be wrong. What was never written is returned, by
+    /// artifact and path: it is why a content is wrong, if it is.
+    fn tell_once(&self, verdict: &mut Verdict) -> HashMap<Name, String> {
+        let judged = self.judged.iter();
+        let told: HashMap<_, _> =
+            judged.map(|(place, (_, judged))| (name_of(self.sightings, *place), *judged)).collect();
+        let is_unwritten = |fault: &&Fault| fault.kind == FaultKind::ZeroFilled;
+        let unwritten = verdict
+            .faults
+            .iter()
+            .filter(is_unwritten)
+            .filter_map(|fault| Some(((fault.artifact.clone(), fault.path.clone()?), fault.detail.clone())));
+        let unwritten = unwritten.collect();
         let by_header = [
             FaultKind::Structure,
             FaultKind::Truncated,
@@ -227,7 +242,16 @@ impl<'a, 'b> Judgements<'a, 'b> {
             let is_by_header = by_header.contains(&fault.kind) || shards::is_by_headers(fault);
             !(is_remembered || is_by_header && *judged != Judged::FirstUse)
         });
+        unwritten
     }
+}
+
+/// Artifact and path.
+type Name = (String, String);
+
+fn name_of(sightings: &[Sighting<'_>], (sighting, file): (usize, usize)) -> Name {
+    let sighting = &sightings[sighting];
+    (sighting.artifact.name.clone(), sighting.path_of(file))
 }
 
 type ForUsers = Vec<((usize, usize), (Option<Fault>, Judged))>;

@@ -61,22 +61,22 @@ pub(super) fn for_user(
     (sighting, file): (usize, usize),
     sightings: &[Sighting<'_>],
 ) -> (Option<Fault>, Judged) {
-    let artifact = sightings[sighting].artifact;
-    let wanted = &artifact.files[file];
-    let own = judgement.digests.map(|digests| wanted.digests.check(&digests));
+    let sighting = &sightings[sighting];
+    let wanted = sighting.wanted(file);
+    let own = judgement.digests.map(|digests| wanted.check(&digests));
     let told = match (own, &judgement.fault) {
         // Another artifact wants other content; this one has its own.
-        (Some(Ok(())), Some((kind, ..))) if wanted.digests.proves_content() && *kind != FaultKind::Unreadable => None,
+        (Some(Ok(())), Some((kind, ..))) if wanted.proves_content() && *kind != FaultKind::Unreadable => None,
         (_, Some(told)) => Some(told.clone()),
         (Some(Err(mismatch)), None) => {
             Some((FaultKind::Corrupt, format!("its content is wrong: {mismatch}"), Vec::new()))
         }
         (_, None) => None,
     };
-    let Some((kind, detail, ranges)) = told else { return (None, judged(&wanted.digests)) };
+    let Some((kind, detail, ranges)) = told else { return (None, judged(&wanted)) };
     let fault = Fault {
-        artifact: artifact.name.clone(),
-        path: Some(wanted.path.to_string()),
+        artifact: sighting.artifact.name.clone(),
+        path: Some(sighting.path_of(file)),
         kind,
         detail,
         place: Some(item.found.path.clone()),
@@ -126,7 +126,13 @@ fn fault_of(
         Ok(()) => item.before?.digests.check(digests).err()?,
     };
     let (kind, why) = kind(item, Some(digests), &[], sightings, facts);
-    Some((kind, format!("{why}: {mismatch}"), Vec::new()))
+    match read.zeros.first() {
+        Some(zeros) if kind == FaultKind::Corrupt => {
+            let why = format!("{why}, and it holds zeros from byte {} to {}", zeros.start, zeros.end - 1);
+            Some((FaultKind::ZeroFilled, format!("{why}: {mismatch}"), read.zeros.clone()))
+        }
+        _ => Some((kind, format!("{why}: {mismatch}"), Vec::new())),
+    }
 }
 
 fn unreadable(item: &Item<'_>, read: &Read) -> (FaultKind, String, Vec<Range<u64>>) {
