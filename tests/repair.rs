@@ -348,6 +348,7 @@ fn cases() -> u32 {
 }
 
 /// Another one in each run; a failure tells it, and `LARDER_SCRUB_SEED` brings it back.
+#[expect(clippy::print_stderr, reason = "shown where the test fails")]
 fn seed() -> [u8; 32] {
     #[expect(clippy::disallowed_methods, reason = "what a test repeats is told by the environment")]
     let asked = std::env::var("LARDER_SCRUB_SEED").ok();
