@@ -9,13 +9,13 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, Pattern};
 use crate::digest::Sha256;
 use crate::facts::Facts;
 use crate::inventory::Layout;
 use crate::manifest::Manifests;
 use crate::monitor::Monitor;
-use crate::stores::Stores;
+use crate::stores::{Store, Stores};
 
 mod drive;
 mod folder;
@@ -34,6 +34,10 @@ pub struct Known {
     places: HashMap<(String, String), (String, Option<u64>)>,
     /// References by store, as they are written.
     sources: BTreeMap<(String, String), String>,
+    /// Digests of wanted contents, as blobs are called by them.
+    contents: BTreeSet<String>,
+    /// Files that are known by pattern only, with the store they lie in.
+    patterns: Vec<(String, Pattern, String)>,
     names: BTreeSet<String>,
 }
 
@@ -43,8 +47,13 @@ impl Known {
         let mut known = Self::default();
         for artifact in artifacts {
             known.sources.insert((artifact.store.clone(), authority(&artifact.source)), artifact.name.clone());
+            let pattern = artifact.pattern.clone();
+            known.patterns.extend(pattern.map(|pattern| (artifact.store.clone(), pattern, artifact.name.clone())));
             for file in &artifact.files {
                 let name = format!("{}/{}", artifact.name, file.path);
+                let names =
+                    [file.digests.sha256.map(|it| it.to_string()), file.digests.git_sha1.map(|it| it.to_string())];
+                known.contents.extend(names.into_iter().flatten());
                 if let Some(digest) = file.digests.sha256 {
                     known.by_digest.entry(digest).or_insert_with(|| name.clone());
                 }
@@ -60,6 +69,17 @@ impl Known {
     /// Whether `item`, an artifact and a path, is of a known artifact.
     fn has_artifact(&self, item: &str) -> bool {
         self.names.iter().any(|name| item.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('/')))
+    }
+
+    /// By place, the artifact whose pattern a file of `store` matches.
+    fn matched(&self, store: &dyn Store) -> HashMap<PathBuf, &str> {
+        let of_store = self.patterns.iter().filter(|(name, ..)| name == store.name());
+        of_store
+            .flat_map(|(_, pattern, artifact)| {
+                let found = store.matching(pattern).unwrap_or_default();
+                found.into_iter().map(move |found| (found.path, artifact.as_str()))
+            })
+            .collect()
     }
 
     /// A name that no artifact has, made of `wanted`; it is taken from then on.

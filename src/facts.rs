@@ -15,6 +15,7 @@ use crate::artifact::Found;
 use crate::digest::{CHUNK_LEN, ChunkDigests, ContentName, Digests, GitSha1, Md5, Sha256};
 use crate::fsio;
 
+mod harmless;
 mod history;
 mod known;
 mod rates;
@@ -23,6 +24,7 @@ mod runs;
 mod schema;
 mod trust;
 
+pub use harmless::Harmless;
 pub use history::{Episode, FileHistory, Happening};
 pub use known::{InTurn, Known};
 pub use rates::{Moved, Rates};
@@ -114,7 +116,7 @@ impl Facts {
             match schema::version(&connection)? {
                 schema::VERSION => return Ok(()),
                 // Older ones are completed.
-                0 | 2 | 3 | 4 => {}
+                0 | 2..=4 => {}
                 _ => return Err(rusqlite::Error::InvalidQuery),
             }
             connection.pragma_update(None, "journal_mode", "WAL")?;

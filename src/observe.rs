@@ -34,7 +34,7 @@ pub struct Sighting<'a> {
     pub layout: Layout,
     /// The store's view.
     pub observed: Observed,
-    /// What is known of each file's content, in the artifact's order.
+    /// What is known of each file's content: of the artifact's own in its order, then of those in `matches`.
     pub proofs: Vec<Proof>,
     /// What a stopped run left of each file in our staging folder.
     pub partials: Vec<Unfinished>,
@@ -51,6 +51,37 @@ pub struct Clash {
     pub file: usize,
     /// The other one: artifact and path.
     pub with: String,
+}
+
+impl Sighting<'_> {
+    /// Every file that is here and can be read, with its number: the artifact's own in its order, then `matches`.
+    pub fn here(&self) -> impl Iterator<Item = (usize, &Found)> {
+        let own = self.observed.files.iter().enumerate().filter_map(|(number, state)| match state {
+            FileState::Present(found) | FileState::Staged(found) => Some((number, found)),
+            _ => None,
+        });
+        own.chain(self.matches.iter().enumerate().map(|(number, found)| (self.artifact.files.len() + number, found)))
+    }
+
+    /// What the lock wants the file of this number to be: nothing, where only a pattern knows it.
+    pub fn wanted(&self, number: usize) -> Digests {
+        self.artifact.files.get(number).map(|file| file.digests).unwrap_or_default()
+    }
+
+    /// The path of the file of this number within the artifact, or as its pattern writes it.
+    pub fn path_of(&self, number: usize) -> String {
+        let own = self.artifact.files.get(number).map(|file| file.path.to_string());
+        own.unwrap_or_else(|| self.match_path(&self.matches[number - self.artifact.files.len()]))
+    }
+
+    /// The path of one of `matches`, as far as its pattern writes it.
+    pub fn match_path(&self, found: &Found) -> String {
+        let glob = self.artifact.pattern.as_ref().map_or("", |pattern| pattern.glob.as_str());
+        let all: Vec<_> = found.path.iter().map(|part| part.to_string_lossy()).collect();
+        // `**` stands for any number of folders.
+        let parts = if glob.contains("**") { all.len() } else { glob.split('/').count() };
+        all[all.len() - parts.min(all.len())..].join("/").replace("//", "/")
+    }
 }
 
 /// What a stopped run left of one file.
@@ -194,43 +225,41 @@ fn known_of<'a>(views: &HashMap<&'a str, View<'_>>, facts: &Facts) -> Result<Has
 /// Joins what was seen with what was measured before.
 fn join(sighting: &mut Sighting<'_>, known: &HashMap<&str, Known>) {
     let (Access::Open, Some(known)) = (&sighting.access, known.get(sighting.artifact.store.as_str())) else { return };
-    let files = sighting.artifact.files.iter().zip(&sighting.observed.files);
     let mut known = known.in_turn();
-    for (into, (file, state)) in sighting.proofs.iter_mut().zip(files) {
-        *into = proof(&mut known, file, state);
+    let mut proofs = std::mem::take(&mut sighting.proofs);
+    for (number, found) in sighting.here() {
+        proofs[number] = proof(&mut known, &sighting.wanted(number), found);
     }
+    sighting.proofs = proofs;
 }
 
-fn proof(known: &mut InTurn<'_>, file: &File, state: &FileState) -> Proof {
-    let (FileState::Present(found) | FileState::Staged(found)) = state else { return Proof::Unknown };
+fn proof(known: &mut InTurn<'_>, recorded: &Digests, found: &Found) -> Proof {
     let measured = known.of(found);
-    if let Some(damage) = known.damage_of(found).filter(|damage| stands(damage, file, measured.as_ref())) {
+    if let Some(damage) = known.damage_of(found).filter(|damage| stands(damage, recorded, measured.as_ref())) {
         return refuted(damage);
     }
-    let trusted = known.trusted(&found.path).filter(|_| !file.digests.proves_content());
+    let trusted = known.trusted(&found.path).filter(|_| !recorded.proves_content());
     if let Some(trusted) = trusted.filter(|trusted| trusted.size != found.size) {
         return of_another_length(found, trusted);
     }
     let Some(Measurement { digests, at }) = measured else { return Proof::Unknown };
-    let wanted = trusted.map_or(file.digests, |trusted| file.digests.or(Digests::sha256(trusted.sha256)));
+    let wanted = trusted.map_or(*recorded, |trusted| recorded.or(Digests::sha256(trusted.sha256)));
     match wanted.check(&digests) {
         Err(mismatch) => mismatched(at, &mismatch),
-        Ok(()) if file.digests.same_content(&digests) => Proof::Proven { at },
-        Ok(()) if !file.digests.proves_content() => {
-            Proof::FirstUse { at, since: trusted.map_or(at, |trusted| trusted.at) }
-        }
+        Ok(()) if recorded.same_content(&digests) => Proof::Proven { at },
+        Ok(()) if !recorded.proves_content() => Proof::FirstUse { at, since: trusted.map_or(at, |trusted| trusted.at) },
         Ok(()) => Proof::Unknown,
     }
 }
 
-/// Whether what was found wrong still is, for who wants `file`: something else may be wanted by now.
-fn stands(damage: &Damage, file: &File, measured: Option<&Measurement>) -> bool {
+/// Whether what was found wrong still is, for who wants what is `recorded`: something else may be wanted by now.
+fn stands(damage: &Damage, recorded: &Digests, measured: Option<&Measurement>) -> bool {
     if damage.kind == UNREADABLE {
         return true;
     }
     match damage.content {
-        Some(content) => file.digests.check(&Digests::sha256(content)).is_ok(),
-        None => !measured.is_some_and(|now| now.at >= damage.at && file.digests.same_content(&now.digests)),
+        Some(content) => recorded.check(&Digests::sha256(content)).is_ok(),
+        None => !measured.is_some_and(|now| now.at >= damage.at && recorded.same_content(&now.digests)),
     }
 }
 
@@ -286,10 +315,11 @@ impl<'a> View<'a> {
             return unseen(artifact, Access::Absent(absence.clone()));
         }
         let observed = self.open.store.observe(artifact);
-        // Nothing is known of the contents until what was measured is joined.
-        let proofs = vec![Proof::Unknown; artifact.files.len()];
         let partials = artifact.files.iter().map(|file| self.partial(artifact, file)).collect();
         let matches = artifact.pattern.as_ref().map(|pattern| self.open.store.matching(pattern).unwrap_or_default());
+        let matches = matches.unwrap_or_default();
+        // Nothing is known of the contents until what was measured is joined.
+        let proofs = vec![Proof::Unknown; artifact.files.len() + matches.len()];
         Sighting {
             artifact,
             access: Access::Open,
@@ -298,7 +328,7 @@ impl<'a> View<'a> {
             observed,
             proofs,
             partials,
-            matches: matches.unwrap_or_default(),
+            matches,
             clashes: Vec::new(),
         }
     }

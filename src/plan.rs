@@ -178,7 +178,7 @@ fn plan_artifact(sighting: &Sighting<'_>, outlook: &Outlook, index: &mut Content
     for file in 0..artifact.files.len() {
         plan_file(sighting, file, outlook, index, &mut entry);
     }
-    plan_publishing(sighting, &mut entry);
+    plan_publishing(sighting, outlook, &mut entry);
     if let Some(refusal) = sighting.write_refusal.as_ref().filter(|_| !entry.steps.is_empty()) {
         entry.leave_undone(Refusal { reason: refusal.to_string(), hint: Some(refusal.hint()) }, index);
     }
@@ -186,7 +186,7 @@ fn plan_artifact(sighting: &Sighting<'_>, outlook: &Outlook, index: &mut Content
 }
 
 /// The artifact becomes visible once all of it is here, so not while anything stands in the way.
-fn plan_publishing(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
+fn plan_publishing(sighting: &Sighting<'_>, outlook: &Outlook, entry: &mut ArtifactPlan) {
     let artifact = sighting.artifact;
     if let Some(pattern) = artifact.pattern.as_ref().filter(|pattern| sighting.matches.len() < pattern.count) {
         let (here, wanted) = (sighting.matches.len(), pattern.count);
@@ -195,6 +195,7 @@ fn plan_publishing(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
             Some("copy them from a machine or a backup that has them".to_owned()),
         ));
     }
+    entry.obstacles.extend(wrong_matches(sighting, outlook));
     if !entry.obstacles.is_empty() || artifact.files.is_empty() {
         return;
     }
@@ -205,11 +206,30 @@ fn plan_publishing(sighting: &Sighting<'_>, entry: &mut ArtifactPlan) {
     }
 }
 
+/// Files that only a pattern knows, and that were read and are not what they were: nobody else has them.
+fn wrong_matches(sighting: &Sighting<'_>, outlook: &Outlook) -> impl Iterator<Item = Obstacle> {
+    let artifact = sighting.artifact;
+    let refuted = sighting.here().filter_map(|(number, _)| match &sighting.proofs[number] {
+        Proof::Refuted(wrong) if number >= artifact.files.len() => Some((number, wrong)),
+        _ => None,
+    });
+    refuted.map(|(number, wrong)| {
+        let path = sighting.path_of(number).trim_start_matches('/').parse().ok();
+        if wrong.is_forbidden() {
+            return Obstacle { path, refusal: may_not_be_read(wrong.detail.clone()) };
+        }
+        let Refusal { reason, hint } = no_upstream(artifact, outlook);
+        let reason = format!("{}; {reason}", wrong.detail);
+        Obstacle { path, refusal: Refusal { reason, hint } }
+    })
+}
+
 fn plan_install(sighting: &Sighting<'_>, outlook: &Outlook, entry: &mut ArtifactPlan) {
     let is_here = |state: &FileState| matches!(state, FileState::Present(_) | FileState::Held);
-    let refuted = sighting.proofs.iter().position(|proof| matches!(proof, Proof::Refuted(_)));
-    if let Some(file) = refuted {
-        let path = Some(sighting.artifact.files[file].path.clone());
+    let files = sighting.artifact.files.iter().zip(&sighting.proofs);
+    let mut refuted = files.filter(|(_, proof)| matches!(proof, Proof::Refuted(_)));
+    if let Some((file, _)) = refuted.next() {
+        let path = Some(file.path.clone());
         entry.obstacles.push(Obstacle { path, refusal: server_keeps_it(&sighting.artifact.name) });
     } else if sighting.observed.published.is_ok() && sighting.observed.files.iter().all(is_here) {
         // Nothing to do, so nobody is asked either.
@@ -374,9 +394,15 @@ fn need_of(state: &FileState, proof: &Proof) -> Result<Option<Need>, Refusal> {
             hint: Some("move the folder away".to_owned()),
         }),
         (FileState::Wrong { defect, .. }, _) => Ok(Some(Need::Mend { defect: defect.to_string() })),
-        (FileState::Unreadable { path, reason }, _) => {
+        (FileState::Unreadable { path, is_denied: true, reason }, _) => {
             Err(may_not_be_read(format!("{} exists, but may not be read: {reason}", path.display())))
         }
+        (FileState::Unreadable { path, reason, .. }, _) => Err(Refusal {
+            reason: format!("{} cannot be read by the disk: {reason}", path.display()),
+            hint: Some(
+                "see what the system says of the disk, with dmesg and smartctl; then run larder again".to_owned(),
+            ),
+        }),
     }
 }
 

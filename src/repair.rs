@@ -177,12 +177,16 @@ fn mends(step: &Step) -> bool {
 
 fn is_about_something_wrong(obstacle: &Obstacle, sighting: &Sighting<'_>) -> bool {
     let is_wrong = |file: usize| {
+        let state = sighting.observed.files.get(file);
         matches!(sighting.proofs[file], Proof::Refuted(_))
-            || matches!(sighting.observed.files[file], FileState::Wrong { .. } | FileState::Unreadable { .. })
+            || matches!(state, Some(FileState::Wrong { .. } | FileState::Unreadable { .. }))
     };
-    let mut files = sighting.artifact.files.iter().enumerate();
+    let is_meant = |file: usize| {
+        let path = obstacle.path.as_ref();
+        path.is_none_or(|path| path.as_str() == sighting.path_of(file).trim_start_matches('/'))
+    };
     // What is about the whole artifact stands in the way of each of its files.
-    files.any(|(index, file)| obstacle.path.as_ref().is_none_or(|path| *path == file.path) && is_wrong(index))
+    (0..sighting.proofs.len()).any(|file| is_wrong(file) && is_meant(file))
 }
 
 /// The patch that does what `step` would do by fetching everything; `None` where that must be.

@@ -142,10 +142,12 @@ pub enum FileState {
         /// What lies there, where it can be looked at.
         found: Option<Found>,
     },
-    /// Something is there and may not be looked at, so it is neither present nor missing.
+    /// Something is there and cannot be looked at, so it is neither present nor missing.
     Unreadable {
         /// Where.
         path: PathBuf,
+        /// Whether it is a matter of rights, and not of the disk.
+        is_denied: bool,
         /// The system's reason.
         reason: String,
     },

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-use crate::artifact::Artifact;
+use crate::artifact::Found;
 use crate::digest::Sha256;
-use crate::observe::{Access, Proof, Refutation, Sighting};
+use crate::facts::Harmless;
+use crate::observe::{Access, Proof, Sighting};
 use crate::stores::FileState;
 
 mod agenda;
@@ -27,6 +28,7 @@ mod shards;
 mod strays;
 mod structure;
 mod whole;
+mod zeros;
 
 pub use contents::{Reading, contents};
 pub use course::Budget;
@@ -211,6 +213,12 @@ pub struct Verdict {
     /// What was read now and is right: numbers of the sighting and of the file in it.
     #[serde(skip)]
     right: HashSet<(usize, usize)>,
+    /// Files whose pickles were followed and are harmless, for [`crate::facts::Facts::record_harmless`].
+    #[serde(skip)]
+    pub harmless: Vec<Found>,
+    /// What was never written of a file, by artifact and path: it is why a content is wrong, if it is.
+    #[serde(skip)]
+    unwritten: HashMap<(String, String), String>,
 }
 
 /// Judges what was seen by names, links and sizes alone.
@@ -226,9 +234,9 @@ pub fn glance(sightings: &[Sighting<'_>]) -> Verdict {
 
 /// Files that are trusted as first seen, as far as earlier readings tell.
 fn trusted_in(sighting: &Sighting<'_>) -> impl Iterator<Item = TrustedFile> {
-    sighting.artifact.files.iter().zip(&sighting.proofs).filter_map(|(file, proof)| match proof {
+    sighting.here().filter_map(|(number, _)| match sighting.proofs[number] {
         Proof::FirstUse { since, .. } => {
-            Some(TrustedFile { artifact: sighting.artifact.name.clone(), path: file.path.to_string(), since: *since })
+            Some(TrustedFile { artifact: sighting.artifact.name.clone(), path: sighting.path_of(number), since })
         }
         _ => None,
     })
@@ -236,25 +244,41 @@ fn trusted_in(sighting: &Sighting<'_>) -> impl Iterator<Item = TrustedFile> {
 
 /// Judges what was seen, and reads headers, pickles, shard indexes and a few pages of every weight file: no more
 /// than a few MiB of each.
-pub fn quick(sightings: &[Sighting<'_>]) -> Verdict {
+///
+/// Proven files are the right ones; only their pickles are followed, unless they are `harmless` as known from before.
+pub fn quick(sightings: &[Sighting<'_>], harmless: &Harmless) -> Verdict {
     let mut verdict = glance(sightings);
     let next = AtomicUsize::new(0);
     let look = || {
-        let mut found = Vec::new();
+        let (mut found, mut cleared) = (Vec::new(), Vec::new());
         while let Some(sighting) = sightings.get(next.fetch_add(1, Ordering::Relaxed)) {
-            found.extend(faults_by_headers(sighting, &Headers::of(sighting)));
+            let headers = Headers::of(sighting).remembering(harmless);
+            let faults = faults_by_headers(sighting, &headers);
+            cleared.extend(headers.found_harmless(&faults).cloned());
+            found.extend(faults);
         }
-        found
+        (found, cleared)
     };
     let threads = std::thread::available_parallelism().map_or(2, usize::from).min(sightings.len());
-    let by_headers: Vec<Fault> = std::thread::scope(|scope| {
+    let mut by_headers: Vec<Fault> = Vec::new();
+    std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(look)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        for thread in threads {
+            let (found, cleared) = thread.join().unwrap_or_default();
+            by_headers.extend(found);
+            verdict.harmless.extend(cleared);
+        }
     });
+    let unwritten = by_headers.iter().filter(|fault| fault.kind == FaultKind::ZeroFilled);
+    let unwritten =
+        unwritten.filter_map(|fault| Some(((fault.artifact.clone(), fault.path.clone()?), fault.detail.clone())));
+    verdict.unwritten = unwritten.collect();
     // What is known to be wrong by its content need not be told again by its header.
     let known: HashSet<(String, Option<String>)> =
         verdict.faults.iter().map(|fault| (fault.artifact.clone(), fault.path.clone())).collect();
-    let is_news = |fault: &Fault| !known.contains(&(fault.artifact.clone(), fault.path.clone()));
+    let is_news = |fault: &Fault| {
+        fault.kind == FaultKind::UnsafePickle || !known.contains(&(fault.artifact.clone(), fault.path.clone()))
+    };
     verdict.faults.extend(by_headers.into_iter().filter(is_news));
     // Faults come in the order of the artifacts, whoever found them.
     let order: HashMap<&str, usize> =
@@ -307,6 +331,7 @@ fn faults_of(sighting: &Sighting<'_>) -> Vec<Fault> {
         }
     }
     let mut faults: Vec<Fault> = (0..artifact.files.len()).filter_map(|file| fault_of(sighting, file)).collect();
+    faults.extend((artifact.files.len()..sighting.proofs.len()).filter_map(|file| remembered(sighting, file)));
     if faults.is_empty()
         && !artifact.files.is_empty()
         && let Err(unpublished) = &sighting.observed.published
@@ -325,14 +350,14 @@ fn fault_of(sighting: &Sighting<'_>, file: usize) -> Option<Fault> {
 
     let wanted = &sighting.artifact.files[file];
     let (kind, detail, place) = match &sighting.observed.files[file] {
-        FileState::Present(found) | FileState::Staged(found) => match &sighting.proofs[file] {
-            Proof::Refuted(wrong) => return Some(remembered(sighting, file, wrong, found.path.clone())),
-            _ => return None,
-        },
+        FileState::Present(_) | FileState::Staged(_) => return remembered(sighting, file),
         FileState::Held => return None,
         FileState::Missing => (FaultKind::Missing, "it is missing".to_owned(), None),
-        FileState::Unreadable { path, reason } => {
+        FileState::Unreadable { path, is_denied: true, reason } => {
             (FaultKind::Unreadable, format!("it exists, but may not be read: {reason}"), Some(path.clone()))
+        }
+        FileState::Unreadable { path, reason, .. } => {
+            (FaultKind::Unreadable, format!("the disk cannot read it: {reason}"), Some(path.clone()))
         }
         FileState::Wrong { defect, found } => {
             let kind = match defect {
@@ -350,25 +375,27 @@ fn fault_of(sighting: &Sighting<'_>, file: usize) -> Option<Fault> {
     Some(Fault { artifact, path, kind, detail, place, ranges: Vec::new(), remembered: None })
 }
 
-/// What an earlier reading found, as it was told then.
-fn remembered(sighting: &Sighting<'_>, file: usize, wrong: &Refutation, place: PathBuf) -> Fault {
+/// What an earlier reading found wrong with the file of this number, as it was told then.
+fn remembered(sighting: &Sighting<'_>, number: usize) -> Option<Fault> {
+    let Proof::Refuted(wrong) = &sighting.proofs[number] else { return None };
+    let (_, found) = sighting.here().find(|(here, _)| *here == number)?;
     let kind = FaultKind::named(&wrong.kind).unwrap_or(FaultKind::Corrupt);
-    Fault {
+    Some(Fault {
         artifact: sighting.artifact.name.clone(),
-        path: Some(sighting.artifact.files[file].path.to_string()),
+        path: Some(sighting.path_of(number)),
         kind,
-        detail: with_a_way_out(sighting.artifact, file, kind, wrong.detail.clone()),
-        place: Some(place),
+        detail: with_a_way_out(sighting, number, kind, wrong.detail.clone()),
+        place: Some(found.path.clone()),
         ranges: wrong.ranges.clone(),
         remembered: wrong.read_at,
-    }
+    })
 }
 
 /// Of a file that no record has a digest of, only its owner knows whether another content is meant: says how to say so.
-fn with_a_way_out(artifact: &Artifact, file: usize, kind: FaultKind, detail: String) -> String {
+fn with_a_way_out(sighting: &Sighting<'_>, number: usize, kind: FaultKind, detail: String) -> String {
     let is_for_its_owner = [FaultKind::Replaced, FaultKind::Upgraded, FaultKind::Truncated].contains(&kind);
-    if artifact.files[file].digests.proves_content() || !is_for_its_owner {
+    if sighting.wanted(number).proves_content() || !is_for_its_owner {
         return detail;
     }
-    format!("{detail}; if that is meant: larder verify --accept {}", artifact.name)
+    format!("{detail}; if that is meant: larder verify --accept {}", sighting.artifact.name)
 }

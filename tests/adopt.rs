@@ -50,6 +50,24 @@ fn survey(lab: &Lab, arguments: &[&str]) -> (i32, BTreeMap<String, String>, Valu
 }
 
 #[test]
+fn what_a_pattern_knows_is_known() {
+    let manifest = "[[artifact]]\nname = \"style\"\nstore = \"swarmui\"\nsource = \"local\"\n\
+        match = { glob = \"loras/style*.safetensors\", count = 2 }\n";
+    let lab = Lab::new(INVENTORY, manifest);
+    for (name, seed) in [("style-1", 1), ("style-2", 2), ("other", 3)] {
+        lab.write(&format!("home/swarm/loras/{name}.safetensors"), content(seed, 9_000));
+    }
+    let (code, seen, _) = survey(&lab, &[]);
+    assert_eq!(code, 3);
+    let known: Vec<_> = seen.iter().map(|(what, which)| (what.as_str(), which.as_str())).collect();
+    assert_eq!(
+        known[..2],
+        [("known swarmui/loras/style-1.safetensors", "style"), ("known swarmui/loras/style-2.safetensors", "style"),]
+    );
+    assert_eq!((known.len(), known[2].0), (3, "unknown swarmui/loras/other.safetensors"));
+}
+
+#[test]
 fn a_tree_with_links_in_both_directions_is_understood_and_adopted() {
     let vae = content(1, 70_000);
     let manifest = format!(

@@ -122,6 +122,34 @@ fn a_short_file_that_cannot_be_read_is_wrong_for_every_command_until_it_is_mende
 }
 
 #[test]
+fn the_first_block_of_a_file_without_a_known_length_is_the_disks_fault_and_not_one_of_rights() {
+    let Some((faults, vault)) = verified() else { return };
+    let manifest = vault.root().join("lab/manifests/models.toml");
+    let text = fs_err::read_to_string(&manifest).unwrap().replace(&format!("size = {}\n", Kept::Plain.len()), "\n");
+    write_atomic(&manifest, text.as_bytes(), &WriteOptions::default()).unwrap();
+    vault.larder(&["lock", "--update", "vae"]).must_be(0);
+    faults.set(&[(&ending(&vault, Kept::Plain), What::Unreadable(0..4096))]);
+    for way in [&[][..], &["--full"]] {
+        let said = vault.larder(&[&["verify", "--only", "vae", "--json"], way].concat()).must_be(3);
+        assert_eq!(
+            said.faults(),
+            [Fault::of(Kept::Plain, "unreadable", std::iter::once(0..4096).collect())],
+            "{way:?}"
+        );
+        assert!(said.out.contains("the disk cannot read"), "{}", said.out);
+    }
+    let said = vault.larder(&["verify", "--only", "vae", "--quick"]).must_be(3);
+    assert!(!said.out.contains("may not be read"), "{}", said.out);
+    let sent = vault.upstream.sent();
+    let said = vault.larder(&["repair", "--yes", "--only", "vae"]).must_be(0);
+    assert!(!said.err.contains("run larder as the user"), "{}", said.err);
+    assert!(vault.upstream.sent() - sent <= 2 * CHUNK, "{}", vault.upstream.sent() - sent);
+    faults.set(&[]);
+    vault.everything_is_right();
+    assert_eq!(vault.faults(&["--full"]), []);
+}
+
+#[test]
 fn a_bit_that_flips_on_the_way_is_found_in_its_chunk_and_forgotten_when_it_is_gone() {
     let Some((faults, vault)) = verified() else { return };
     for file in FILES {

@@ -256,7 +256,7 @@ fn state(size: u64) -> impl Strategy<Value = (FileState, Proof)> {
     };
     let wrong = FileState::Wrong { defect: Defect::Empty, found: None };
     let folder = FileState::Wrong { defect: Defect::NotAFile, found: None };
-    let closed = FileState::Unreadable { path: PathBuf::from("/store/x"), reason: "no".to_owned() };
+    let closed = FileState::Unreadable { path: PathBuf::from("/store/x"), is_denied: true, reason: "no".to_owned() };
     prop_oneof![
         Just((FileState::Missing, Proof::Unknown)),
         Just((FileState::Present(found(size)), Proof::Unknown)),

@@ -91,3 +91,31 @@ fn what_a_broken_manifest_may_need_is_no_orphan() {
     let said = lab.run(&["prune", "--apply", "--yes"]);
     assert!(said.code == 0 && said.out.contains("0 leftovers") && lab.path(&orphan).exists(), "{said:?}");
 }
+
+#[test]
+fn blobs_of_a_cache_that_no_snapshot_leads_to_go_and_wanted_ones_stay() {
+    let (linked, wanted, orphan, young) =
+        (b"linked".as_slice(), b"wanted".as_slice(), b"orphan".as_slice(), b"young".as_slice());
+    let manifest = format!(
+        "[[artifact]]\nname = \"own\"\nstore = \"hub\"\nsource = \"hf:a/c\"\nfile = [{{ path = \"own.bin\", sha256 = \"{}\" }}]\n",
+        Sha256::of(wanted)
+    );
+    let lab = Lab::new(INVENTORY, &manifest);
+    let place = |bytes: &[u8]| format!("home/hub/models--a--b/blobs/{}", Sha256::of(bytes));
+    for bytes in [linked, wanted, orphan, young] {
+        lab.write(&place(bytes), bytes);
+        age(&lab.path(&place(bytes)), if bytes == young { 1 } else { 30 });
+    }
+    // A snapshot of another repository may lead there as well.
+    let snapshot = lab.path("home/hub/models--a--d/snapshots/0123456789012345678901234567890123456789");
+    larder::fsio::create_dir_all(&snapshot, None).unwrap();
+    let target = format!("../../../models--a--b/blobs/{}", Sha256::of(linked));
+    #[expect(clippy::disallowed_methods, reason = "the test's own link")]
+    std::os::unix::fs::symlink(target, snapshot.join("model.bin")).unwrap();
+    let shown = lab.run(&["prune"]);
+    assert!(shown.out.contains("1 leftover, ") && shown.out.contains("no snapshot leads to it"), "{shown:?}");
+    assert!(shown.out.contains(&format!("{}: it was changed lately", Sha256::of(young))), "{shown:?}");
+    assert_eq!(lab.run(&["prune", "--apply", "--yes"]).code, 0);
+    let here = [linked, wanted, orphan, young].map(|bytes| lab.path(&place(bytes)).exists());
+    assert_eq!(here, [true, true, false, true]);
+}

@@ -84,6 +84,66 @@ fn the_nearest_copy_is_taken_and_the_network_is_not_asked() {
     assert!(fs_err::read(vault.place(Kept::Twin)).unwrap() == *Kept::Twin.bytes());
 }
 
+/// What a repair would take the wrong chunks of `vae` from.
+fn donor(vault: &Vault) -> String {
+    let shown = vault.larder(&["repair", "--check", "--json"]).must_be(3).json();
+    shown["patches"][0]["from"][0].to_string()
+}
+
+#[test]
+fn a_drive_gives_the_wrong_chunk_and_the_network_is_not_asked() {
+    let vault = verified();
+    let drive = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = drive.path().to_str().unwrap();
+    vault.larder(&["copy", "--to", folder, "--yes"]).must_be(0);
+    vault.write_inventory(&format!("drives = [{folder:?}]\n"));
+    for file in [Kept::Hub, Kept::Plain] {
+        flip(&vault.place(file), 8 * CHUNK + 5);
+        // Both of the same content, so that no other file here has it.
+        if file == Kept::Plain {
+            flip(&vault.place(Kept::Twin), 8 * CHUNK + 5);
+        }
+        vault.larder(&["verify"]).must_be(3);
+        let from = donor(&vault);
+        assert!(from.contains(folder), "{file:?}: {from}");
+        let sent = vault.upstream.sent();
+        repair(&vault).must_be(0);
+        assert_eq!(vault.upstream.sent(), sent, "{file:?}");
+        vault.everything_is_right();
+    }
+    // A drive that rots is noticed, and somebody else is asked.
+    let name = format!("{}", Kept::Hub.sha256());
+    let walk = walkdir::WalkDir::new(drive.path()).into_iter().map(Result::unwrap);
+    let copy = walk.filter(|entry| entry.file_name().to_string_lossy().contains(&name)).last().unwrap();
+    flip(copy.path(), 8 * CHUNK + 9);
+    flip(&vault.place(Kept::Hub), 8 * CHUNK + 5);
+    vault.larder(&["verify"]).must_be(3);
+    let sent = vault.upstream.sent();
+    repair(&vault).must_be(0);
+    assert!(vault.upstream.sent() > sent);
+    vault.everything_is_right();
+    assert_eq!(vault.faults(&["--full"]), []);
+}
+
+#[test]
+fn a_peer_gives_the_wrong_chunk_and_no_more() {
+    let vault = verified();
+    let address = vault.upstream.address;
+    // Upstream serves like a larder; the hub and the registry are not there any more.
+    vault.write_inventory(&format!("order = [\"peer\"]\npeers = [{{ name = \"pc2\", url = \"http://{address}\" }}]\n"));
+    for file in [Kept::Hub, Kept::Image] {
+        flip(&vault.place(file), 8 * CHUNK + 5);
+        vault.larder(&["verify"]).must_be(3);
+        let from = donor(&vault);
+        assert!(from.contains(&format!("peer:pc2/sha256:{}", file.sha256())), "{file:?}: {from}");
+        let sent = vault.upstream.sent();
+        repair(&vault).must_be(0);
+        assert!(vault.upstream.sent() - sent <= 2 * CHUNK, "{file:?}: {}", vault.upstream.sent() - sent);
+        vault.everything_is_right();
+        assert_eq!(vault.faults(&["--full"]), [], "{file:?}");
+    }
+}
+
 #[test]
 fn a_file_that_somebody_wrote_since_is_not_written_into() {
     let vault = verified();
@@ -287,11 +347,22 @@ fn cases() -> u32 {
     std::env::var("LARDER_SCRUB_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(12)
 }
 
+/// Another one in each run; a failure tells it, and `LARDER_SCRUB_SEED` brings it back.
+#[expect(clippy::print_stderr, reason = "shown where the test fails")]
+fn seed() -> [u8; 32] {
+    #[expect(clippy::disallowed_methods, reason = "what a test repeats is told by the environment")]
+    let asked = std::env::var("LARDER_SCRUB_SEED").ok();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let seed = asked.unwrap_or_else(|| since.as_nanos().to_string());
+    eprintln!("repeat it with LARDER_SCRUB_SEED={seed}");
+    *larder::digest::Sha256::of(seed.as_bytes()).as_bytes()
+}
+
 #[test]
 fn whatever_happens_to_files_is_named_and_mended_and_nothing_else_is_accused() {
     let vault = verified();
     let config = Config { cases: cases(), failure_persistence: None, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed()));
     let several = proptest::sample::subsequence(FILES.to_vec(), 1..=FILES.len());
     for case in 0..cases() {
         let files = several.new_tree(&mut runner).unwrap().current();

@@ -293,6 +293,29 @@ fn phones_and_dark_rooms_get_a_page_that_fits() {
     assert!(pictures[0] != pictures[2], "dark is light");
 }
 
+#[test]
+fn on_a_phone_nothing_is_wider_than_the_screen() {
+    let Some(chromium) = tool("chromium") else { return };
+    let lab = rotten_lab();
+    lab.run(&["report", "--format", "html", "--out", "report.html"]);
+    let page = fs_err::read_to_string(lab.path("report.html")).unwrap();
+    let inner = page.replace('&', "&amp;").replace('"', "&quot;");
+    for width in [320, 390, 900] {
+        let measure = "const root = frames[0].document.documentElement; \
+            document.title = `${frames[0].innerWidth} ${root.scrollWidth} ${root.scrollHeight}`";
+        let outer = format!(
+            "<!DOCTYPE html><title>none</title><iframe srcdoc=\"{inner}\" style=\"width:{width}px;height:2600px;border:0\" \
+             onload=\"{measure}\"></iframe>"
+        );
+        lab.write("outer.html", outer);
+        let dom = browse(&chromium, &lab.path("outer.html"), &["--dump-dom", "--window-size=1200,2700"]);
+        let title = dom.split("<title>").nth(1).unwrap().split("</title>").next().unwrap();
+        let sizes: Vec<u32> = title.split(' ').map(|size| size.parse().unwrap_or_else(|_| panic!("{title}"))).collect();
+        assert_eq!(sizes[0], width, "it was laid out for this screen");
+        assert!(sizes[1] <= width && sizes[2] > 500, "{width} are too few: {title}");
+    }
+}
+
 /// Puts a picture where somebody can look at it.
 fn keep(name: &str, file: &Path) {
     let bytes = fs_err::read(file).unwrap();

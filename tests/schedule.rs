@@ -94,6 +94,18 @@ fn the_systems_unit_exposes_little() {
 }
 
 #[test]
+fn the_users_unit_exposes_no_more_than_the_users_own_systemd_can_keep() {
+    let Some(systemd_analyze) = tool("systemd-analyze") else { return };
+    let lab = lab("");
+    assert_eq!(lab.run(&[&ALL[..7], &["--folder", "units", "--scope", "user"]].concat()).code, 0);
+    let unit = lab.path("units/larder-verify.service");
+    // What walls the system's unit in needs rights that a user's systemd has not.
+    let arguments = ["security", "--user", "--offline=true", "--no-pager", "--threshold=67", unit.to_str().unwrap()];
+    let output = analyze(&systemd_analyze, &arguments, &lab);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
 fn what_is_only_shown_changes_nothing() {
     let lab = lab("");
     let shown = lab.run(&["schedule", "--at", "4:05"]);
@@ -104,7 +116,20 @@ fn what_is_only_shown_changes_nothing() {
         shown.out
     );
     assert!(shown.out.contains("# LAB/home/.config/systemd/user/larder-verify.timer"), "{}", shown.out);
-    assert!(shown.out.contains("\"pc \\\"1\\\" 50%%\" verify --full"), "{}", shown.out);
+    assert!(shown.out.contains("\"pc \\\"1\\\" 50%%\" verify --max-age 7d\n"), "{}", shown.out);
+    assert!(shown.out.contains("TimeoutStartSec=infinity\n"), "{}", shown.out);
+    for (arguments, night) in [
+        (&["--full"][..], "verify --full\n"),
+        (&["--full", "--max-age", "30d"], "verify --full --max-age 30d\n"),
+        (&["--quick"], "verify --quick\n"),
+        (
+            &["--budget", "2h", "--max-age", "14d", "--max-rate", "200MB/s"],
+            "verify --max-age 14d --budget 2h --max-rate 200MB/s\n",
+        ),
+    ] {
+        let said = lab.run(&[&["schedule"], arguments].concat());
+        assert!(said.code == 0 && said.out.contains(night), "{night}: {said:?}");
+    }
     let dry = lab.run(&["schedule", "--install", "--dry-run"]);
     assert!(dry.out.contains("$ systemctl --user enable --now larder-verify.timer"), "{}", dry.out);
     let json: Value = serde_json::from_str(&lab.run(&["schedule", "--install", "--dry-run", "--json"]).out).unwrap();
@@ -121,6 +146,8 @@ fn mistakes_are_told_and_foreign_units_are_kept() {
         (&["--calendar", "never\nExecStart=/bin/sh"], "is not a calendar of systemd"),
         (&["--as", "root"], "--as is for --scope system"),
         (&["--scope", "system", "--as", "nobody-at-all"], "There is no user"),
+        (&["--budget", "12"], "2h or 200GB"),
+        (&["--quick", "--budget", "2h"], "cannot be used with"),
         (&["--unless-busy", "x", "--postpone", "soon"], "--postpone \"soon\" is no time"),
     ] {
         let said = lab.run(&[&["schedule"], arguments].concat());

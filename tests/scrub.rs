@@ -10,8 +10,8 @@ use larder::facts::Facts;
 use larder::fsio::{WriteOptions, write_atomic};
 use rustix::process::{Pid, Signal, kill_process};
 
-#[path = "support/skip.rs"]
-mod skip;
+#[path = "support/tool.rs"]
+mod tool;
 #[expect(dead_code, reason = "each test uses a part of the vault")]
 #[path = "support/vault.rs"]
 mod vault;
@@ -78,6 +78,29 @@ fn kinds_of_wrong_content_are_told_apart() {
 }
 
 #[test]
+fn zeros_in_a_content_that_was_never_right_are_told_with_their_place() {
+    let vault = Vault::filled();
+    let place = vault.place(Kept::Plain);
+    let mut half = Kept::Plain.bytes().to_vec();
+    half[(1 << 20) + 4096..(3 << 20) + 4096].fill(0);
+    // A machine that has no memory of it, as after a download by another program.
+    larder::fsio::remove_file(&vault.facts()).unwrap();
+    write_atomic(&place, &half, &WriteOptions::default()).unwrap();
+    let zeros = (1 << 20) + 4096..(3 << 20) + 4096;
+    let expected = [Fault::of(Kept::Plain, "zero-filled", std::iter::once(zeros).collect())];
+    // Its twin is not read: it would bring the chunk digests.
+    let said = vault.larder(&["verify", "--only", "vae", "--json"]).must_be(3);
+    assert_eq!(said.faults(), expected);
+    assert!(said.out.contains("its content is wrong, and it holds zeros from byte 1052672 to 3149823"), "{}", said.out);
+    // Once the right chunks are known, those are compared.
+    vault.larder(&["verify", "--only", "twin"]).must_be(0);
+    let chunk = std::iter::once(0..CHUNK).collect();
+    assert_eq!(vault.faults(&["--only", "vae"]), [Fault::of(Kept::Plain, "zero-filled", chunk)]);
+    write_atomic(&place, &Kept::Plain.bytes(), &WriteOptions::default()).unwrap();
+    assert_eq!(vault.faults(&[]), []);
+}
+
+#[test]
 fn a_flipped_bit_among_zeros_that_belong_there_is_rot() {
     let vault = Vault::filled();
     let mut content = noise(9 << 20, 5);
@@ -132,6 +155,45 @@ fn files_without_a_digest_are_trusted_as_first_seen_and_it_is_said_every_time() 
     assert_eq!(faults.len(), 1);
     assert_eq!(faults[0].kind, "rotted");
     assert_eq!(faults[0].ranges.first(), Some(&(CHUNK..2 * CHUNK)));
+}
+
+#[test]
+fn files_that_only_a_pattern_knows_are_read_like_all_others() {
+    let vault = Vault::filled();
+    let manifest = vault.root().join("lab/manifests/models.toml");
+    let entry = "\n[[artifact]]\nname = \"loras\"\nsource = \"local\"\nstore = \"plain\"\n\
+        match = { glob = \"loras/style*.bin\", count = 2 }\n";
+    let text = fs_err::read_to_string(&manifest).unwrap() + entry;
+    write_atomic(&manifest, text.as_bytes(), &WriteOptions::default()).unwrap();
+    let place = |name: &str| vault.machine.join(format!("plain/loras/{name}.bin"));
+    for (name, seed) in [("style-1", 5), ("style-2", 6)] {
+        write_atomic(&place(name), &noise(9 << 20, seed), &WriteOptions::default()).unwrap();
+    }
+    let only = ["--only", "loras"];
+    let status = || vault.larder(&["status", "--only", "loras"]).out;
+    assert!(status().contains("not read yet"), "{}", status());
+    let said = vault.larder(&["verify", "--only", "loras"]).must_be(0);
+    assert!(said.out.contains("2 trusted as first seen"), "{}", said.out);
+    assert!(!status().contains("not read yet"), "{}", status());
+    // By now chunk digests are known.
+    let said = vault.larder(&["verify", "--only", "loras", "--json"]).must_be(0);
+    assert_eq!((number(&said, "first_use"), number(&said, "bytes_read")), (2, 18 << 20));
+    flip(&place("style-2"), 8 * (5 << 20));
+    for round in 0..2 {
+        let said = vault.larder(&[&["verify", "--json"], &only[..]].concat()).must_be(3);
+        let faults = said.faults();
+        assert_eq!(faults.len(), 1, "{round} {}", said.out);
+        let (path, kind) = (faults[0].path.as_str(), faults[0].kind.as_str());
+        assert_eq!((path, kind), ("loras/style-2.bin", "rotted"), "{round}");
+        assert_eq!(faults[0].ranges, std::iter::once(CHUNK..2 * CHUNK).collect::<Vec<_>>(), "{round}");
+    }
+    assert_eq!(vault.faults(&["--quick", "--only", "loras"]).len(), 1, "what was read is remembered");
+    let said = vault.larder(&["repair", "--only", "loras", "--yes"]);
+    assert!(said.out.contains("cannot be mended: loras/loras/style-2.bin"), "{}{}", said.out, said.err);
+    let said = vault.larder(&["plan", "--only", "loras"]);
+    assert!(said.out.contains("it has no upstream"), "{}", said.out);
+    flip(&place("style-2"), 8 * (5 << 20));
+    assert_eq!(vault.faults(&only), []);
 }
 
 #[test]
@@ -280,7 +342,7 @@ fn what_others_use_stays_in_the_page_cache_and_nothing_joins_it() {
         file.read_exact_at(&mut vec![0; used], 0).unwrap();
     }
     if pages(&files[0]).is_none() {
-        return skip::skipped("this kernel does not tell what its page cache holds (Linux 6.5 does)");
+        return tool::skip::skipped("this kernel does not tell what its page cache holds (Linux 6.5 does)");
     }
     let before = files.each_ref().map(|file| pages(file).unwrap());
     for way in [&[][..], &["--full"]] {
@@ -296,7 +358,7 @@ fn what_others_use_stays_in_the_page_cache_and_nothing_joins_it() {
 #[test]
 fn idle_is_last_in_line_for_the_processor_and_for_the_disk() {
     if !Path::new("/usr/bin/ionice").exists() {
-        return skip::skipped("ionice is not installed (apt-get install util-linux)");
+        return tool::skip::skipped("ionice is not installed (apt-get install util-linux)");
     }
     let vault = Vault::filled();
     let child = vault.command(&["verify", "--full", "--idle", "--max-rate", "1MB/s"]).spawn().unwrap();
@@ -473,6 +535,22 @@ fn what_is_idle_and_what_is_limited_reads_the_same() {
 }
 
 #[test]
+fn a_machine_that_is_needed_meanwhile_gets_its_peace_and_the_next_run_goes_on() {
+    let vault = Vault::filled();
+    // Free when the run begins, needed from then on.
+    let marker = vault.root().join("asked");
+    let probe = format!("test -e '{0}' || {{ touch '{0}'; exit 1; }}", marker.display());
+    let said = vault.larder(&["verify", "--full", "--max-rate", "100KB/s", "--unless-busy", &probe, "--json"]);
+    let said = said.must_be(130);
+    assert!(said.err.contains("the machine is needed"), "{}", said.err);
+    assert_eq!(said.json()["interrupted"], true);
+    let read = number(&said, "bytes_read");
+    let rest = number(&vault.larder(&["verify", "--full", "--json"]).must_be(0), "bytes_read");
+    let all = number(&vault.larder(&["verify", "--full", "--json"]).must_be(0), "bytes_read");
+    assert!(rest < all && read + rest >= all, "{read} {rest} {all}");
+}
+
+#[test]
 fn wrong_limits_are_refused_with_an_example() {
     let vault = Vault::empty(None);
     for (option, value, example) in
@@ -511,6 +589,15 @@ fn what_nobody_asked_for_is_named_and_is_no_fault() {
     assert_eq!((of("leftover"), of("foreign")), (leftovers.to_vec(), foreign.to_vec()));
     let said = vault.larder(&["verify"]).must_be(0);
     assert!(said.out.contains("3 files left by stopped downloads of other programs: 15 B"), "{}", said.out);
+    let names =
+        |said: &vault::Said| foreign.iter().filter(|place| said.out.contains(&place.display().to_string())).count();
+    assert_eq!(names(&said), foreign.len(), "{}", said.out);
+    let said = vault.larder(&["verify", "--quick"]).must_be(0);
+    assert_eq!(names(&said), foreign.len(), "{}", said.out);
+    let said = vault.larder(&["verify", "--only", "vae"]).must_be(0);
+    let in_plain = foreign.iter().filter(|place| place.starts_with(vault.machine.join("plain"))).count();
+    assert!(in_plain > 0 && in_plain < foreign.len());
+    assert_eq!(names(&said), in_plain, "only the store concerned: {}", said.out);
 }
 
 #[test]
@@ -527,6 +614,7 @@ fn the_history_tells_with_sqlite3_what_happened_to_a_file() {
         "SELECT artifact, event FROM history WHERE CAST(path AS TEXT) = '{}' ORDER BY id DESC LIMIT 1",
         place.display()
     );
-    let Ok(output) = std::process::Command::new("sqlite3").arg(vault.facts()).arg(ask).output() else { return };
+    let Some(sqlite3) = tool::tool("sqlite3") else { return };
+    let output = std::process::Command::new(sqlite3).arg(vault.facts()).arg(ask).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "vae|rotted");
 }

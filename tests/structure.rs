@@ -81,6 +81,70 @@ fn unsafe_pickles_are_named_whatever_the_file_is_called() {
 }
 
 #[test]
+fn what_a_file_is_its_bytes_say_and_never_its_name() {
+    let weights = matrices(&["a", "b"]);
+    let broken = [
+        ("bad/zip.pth", "notes.json", "unsafe-pickle"),
+        ("bad/system-protocol-4.bin", "weights", "unsafe-pickle"),
+        ("bad/system-protocol-0.bin", "readme.md", "unsafe-pickle"),
+        ("bad/system-protocol-1.bin", "blob.weights", "unsafe-pickle"),
+    ];
+    let texts = [
+        ("config.json", &b"{\"a\": [1, 2.5, \"(tR.\"]}\n"[..]),
+        ("merges.txt", b"#version: 0.2\ni n\nt h\n"),
+        ("cautions.txt", b"can be used\nfor good\n(or not at all)\nRead on.\n"),
+        ("import.txt", b"cos\nsystem\n"),
+        ("empty", b""),
+    ];
+    let names: Vec<&str> = broken.iter().map(|(_, name, _)| *name).chain(texts.map(|(name, _)| name)).collect();
+    let lab = lab(&[&names[..], &["model.weights", "cut.weights"]].concat());
+    for (file, name, _) in broken {
+        lab.write(&format!("home/plain/{name}"), example(file));
+    }
+    for (name, text) in &texts[..4] {
+        lab.write(&format!("home/plain/{name}"), text);
+    }
+    lab.write("home/plain/empty", b"\n");
+    lab.write("home/plain/model.weights", &weights);
+    lab.write("home/plain/cut.weights", &weights[..weights.len() - 5]);
+    let mut expected: Vec<(&str, &str)> = broken.map(|(_, name, kind)| (name, kind)).to_vec();
+    expected.push(("cut.weights", "truncated"));
+    let faults = faults(&lab);
+    let mut kinds: Vec<_> = faults.iter().map(|(path, kind, _)| (path.as_str(), kind.as_str())).collect();
+    kinds.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(kinds, expected);
+}
+
+#[test]
+fn an_unsafe_pickle_stays_one_though_its_digest_is_proven() {
+    let evil = example("bad/zip.pth");
+    let good = example("good/zip.pth");
+    let pin =
+        |name: &str, bytes: &[u8]| format!("{{ path = {name:?}, sha256 = \"{}\" }}", larder::digest::Sha256::of(bytes));
+    let manifest = format!(
+        "[[artifact]]\nname = \"model\"\nstore = \"plain\"\nsource = \"local\"\nfile = [{}, {}, {}]\n",
+        pin("evil.pth", &evil),
+        pin("notes.json", &evil),
+        pin("good.pth", &good)
+    );
+    let lab = Lab::new(INVENTORY, &manifest);
+    for (name, bytes) in [("evil.pth", &evil), ("notes.json", &evil), ("good.pth", &good)] {
+        lab.write(&format!("home/plain/{name}"), bytes);
+    }
+    for way in [&["--full"][..], &[], &["--quick"], &["--max-age", "1d"], &["--quick"]] {
+        let said = lab.run(&[&["verify", "--json"], way].concat());
+        let json: Value = serde_json::from_str(&said.out).unwrap();
+        let kinds: Vec<_> = json["faults"].as_array().unwrap().iter().map(|f| (&f["path"], &f["kind"])).collect();
+        let told = json!("unsafe-pickle");
+        assert_eq!(kinds, [(&json!("evil.pth"), &told), (&json!("notes.json"), &told)], "{way:?}");
+        assert_eq!(said.code, 3, "{way:?}");
+    }
+    let said = lab.run(&["report"]);
+    assert!(said.code == 3 && said.out.contains("imports system from posix"), "{said:?}");
+}
+
+#[test]
 fn good_files_have_no_fault_and_wrong_ones_are_told_what_they_are() {
     let files =
         ["good.pth", "old.pt", "arrays.npz", "model.pth", "model.bin", "model.safetensors", "table.npy", "model.gguf"];

@@ -136,6 +136,36 @@ fn what_was_read_not_long_ago_is_named_too_and_a_rotten_range_has_its_address() 
 }
 
 #[test]
+fn files_that_only_a_pattern_knows_are_trusted_told_and_accepted_like_all_others() {
+    let vault = Vault::empty(None);
+    let place = |name: &str| vault.machine.join(format!("plain/loras/{name}.bin"));
+    let manifest = vault.root().join("lab/manifests/models.toml");
+    let entry = "\n[[artifact]]\nname = \"loras\"\nsource = \"local\"\nstore = \"plain\"\n\
+        match = { glob = \"loras/style*.bin\", count = 2 }\n";
+    put(&manifest, (fs_err::read_to_string(&manifest).unwrap() + entry).as_bytes());
+    for (name, seed) in [("style-1", 5), ("style-2", 6)] {
+        put(&place(name), &noise(SMALL, seed));
+    }
+    let said = vault.larder(&["verify", "--only", "loras"]).must_be(0);
+    assert!(said.out.contains("loras/loras/style-2.bin, since "), "{}", said.out);
+    let said = vault.larder(&["verify", "--only", "loras", "--quick"]).must_be(0);
+    assert!(said.out.contains("loras/loras/style-1.bin, since "), "{}", said.out);
+    // Another content is told by each run, also by one that reads nothing.
+    put(&place("style-2"), &noise(SMALL, 7));
+    for way in [&[][..], &["--quick"], &["--full"], &["--max-age", "7d"]] {
+        let faults = vault.faults(&[&["--only", "loras"], way].concat());
+        assert_eq!(faults.len(), 1, "{way:?} {faults:?}");
+        assert_eq!((faults[0].path.as_str(), faults[0].kind.as_str()), ("loras/style-2.bin", "replaced"), "{way:?}");
+    }
+    let said = vault.larder(&["verify", "--accept", "loras"]).must_be(0);
+    assert!(said.out.contains("accepted: loras/loras/style-2.bin: sha256 "), "{}", said.out);
+    assert_eq!(vault.faults(&["--only", "loras"]), []);
+    put(&place("style-1"), &noise(SMALL - 1, 5));
+    let faults = vault.faults(&["--only", "loras", "--quick"]);
+    assert_eq!(faults.first().map(|fault| fault.kind.as_str()), Some("truncated"), "its length tells without reading");
+}
+
+#[test]
 fn what_the_lock_has_a_digest_of_cannot_be_accepted() {
     let (vault, _) = with_own(SMALL);
     let said = vault.larder(&["verify", "--accept", "vae"]).must_be(2);

@@ -67,6 +67,7 @@ fn candidates(store: &dyn Store, known: &Known, roots: &[PathBuf], survey: &mut 
     let (root, staging) = (store.root(), store.staging());
     // `.cache/huggingface` beside downloaded files holds notes of the downloader.
     let is_ours = |entry: &DirEntry| entry.depth() > 0 && (entry.path() == staging || entry.file_name() == ".cache");
+    let matched = known.matched(store);
     let mut candidates = Vec::new();
     for entry in WalkDir::new(root).sort_by_file_name().into_iter().filter_entry(|entry| !is_ours(entry)) {
         let entry = match entry {
@@ -80,7 +81,7 @@ fn candidates(store: &dyn Store, known: &Known, roots: &[PathBuf], survey: &mut 
         if entry.file_type().is_symlink() {
             survey.links.push(link(&entry, root, roots));
         } else if entry.file_type().is_file() {
-            candidates.extend(file(&entry, root, known, survey));
+            candidates.extend(file(&entry, root, (known, &matched), survey));
         }
     }
     candidates
@@ -100,7 +101,12 @@ fn link(entry: &DirEntry, root: &Path, roots: &[PathBuf]) -> Seen {
     Seen { path, size, what }
 }
 
-fn file(entry: &DirEntry, root: &Path, known: &Known, survey: &mut StoreSurvey) -> Option<Candidate> {
+fn file(
+    entry: &DirEntry,
+    root: &Path,
+    (known, matched): (&Known, &HashMap<PathBuf, &str>),
+    survey: &mut StoreSurvey,
+) -> Option<Candidate> {
     let within = entry.path().strip_prefix(root).unwrap_or(entry.path());
     let shown = within.display().to_string();
     let seen = |size: u64, what: &str| Seen { path: shown.clone(), size, what: what.to_owned() };
@@ -119,6 +125,10 @@ fn file(entry: &DirEntry, root: &Path, known: &Known, survey: &mut StoreSurvey) 
         survey.unreadable.push(seen(found.size, "its name cannot be written into a manifest"));
         return None;
     };
+    if let Some(artifact) = matched.get(entry.path()) {
+        survey.known.push(seen(found.size, artifact));
+        return None;
+    }
     match known.places.get(&(survey.store.clone(), path.to_string())) {
         Some((name, size)) if size.is_none_or(|size| size == found.size) => {
             survey.known.push(seen(found.size, name));

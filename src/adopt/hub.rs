@@ -1,6 +1,7 @@
 //! Hub caches: folder names, references and blob names say what they hold.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
@@ -25,12 +26,57 @@ pub(super) fn look(store: &dyn Store, known: &mut Known, found: &mut StoreSurvey
     };
     let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort();
+    let mut repos = Vec::new();
     for name in names {
         if let Some(repo) = repo_of(&name) {
             proposals.extend(look_at(store.root(), &name, &repo, known, found));
+            repos.push(store.root().join(name));
         }
     }
+    orphans(store.root(), &repos, known, found);
     proposals
+}
+
+/// Blobs that no snapshot of any repository leads to and that no lock and no manifest names: of revisions that are gone.
+fn orphans(root: &Path, repos: &[PathBuf], known: &Known, found: &mut StoreSurvey) {
+    // What a snapshot that cannot be looked into leads to, nobody knows.
+    let Some(linked) = linked(repos) else { return };
+    for repo in repos {
+        let blobs = WalkDir::new(repo.join("blobs")).min_depth(1).max_depth(1).sort_by_file_name();
+        for entry in blobs.into_iter().filter_map(Result::ok).filter(|entry| entry.file_type().is_file()) {
+            let name = entry.file_name().to_string_lossy();
+            let is_blob = [40, 64].contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if !is_blob || known.contents.contains(name.as_ref()) {
+                continue;
+            }
+            if fs_err::canonicalize(entry.path()).is_ok_and(|place| !linked.contains(&place)) {
+                let size = entry.metadata().map_or(0, |metadata| metadata.len());
+                let path = entry.path().strip_prefix(root).unwrap_or(entry.path()).display().to_string();
+                found.leftovers.push(Seen { path, size, what: "no snapshot leads to it".to_owned() });
+            }
+        }
+    }
+}
+
+/// Everything that snapshots lead to; `None` where one of them cannot be looked into.
+fn linked(repos: &[PathBuf]) -> Option<HashSet<PathBuf>> {
+    let mut linked = HashSet::new();
+    for snapshots in repos.iter().map(|repo| repo.join("snapshots")) {
+        if !snapshots.exists() {
+            continue;
+        }
+        for entry in WalkDir::new(snapshots) {
+            let entry = entry.ok()?;
+            if entry.file_type().is_symlink() {
+                match fs_err::canonicalize(entry.path()) {
+                    Ok(place) => drop(linked.insert(place)),
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(_) => return None,
+                }
+            }
+        }
+    }
+    Some(linked)
 }
 
 /// `models--owner--name` and `datasets--owner--name`.

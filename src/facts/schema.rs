@@ -72,6 +72,14 @@ CREATE TABLE IF NOT EXISTS damaged (
     ranges   TEXT NOT NULL,     -- first-last byte of what is wrong, joined by blanks; empty where that is not known
     at       INTEGER NOT NULL   -- when it was read
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS harmless (
+    path     BLOB PRIMARY KEY,  -- whose pickles were followed and do nothing but build tensors
+    size     INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    inode    INTEGER NOT NULL,
+    device   INTEGER NOT NULL,
+    rules    TEXT NOT NULL      -- by which larder judged
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS run (
     id          INTEGER PRIMARY KEY,
     at          INTEGER NOT NULL,  -- when it ended, seconds since 1970

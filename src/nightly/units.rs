@@ -99,6 +99,7 @@ pub fn service(schedule: &Schedule) -> String {
     out.push_str(
         "# 3, faults, is a failure: `systemctl --failed` shows it. 130, stopped, is none: the next run goes on.\n\
          SuccessExitStatus=130\nTimeoutStopSec=2min\n\
+         # A night is as long as its disks are slow; --budget ends it earlier.\nTimeoutStartSec=infinity\n\
          # Everything else comes first.\nNice=19\nIOSchedulingClass=idle\nCPUWeight=10\nIOWeight=10\n\
          # What it may not do.\nUMask=0022\n",
     );

@@ -86,6 +86,7 @@ fn tell(sighting: &mut Sighting<'_>, server: &Url, models: &[Installed]) {
     sighting.access = Access::Told;
     sighting.observed = Observed { files: vec![state; count], published };
     sighting.proofs = vec![Proof::Unknown; count];
+    sighting.matches = Vec::new();
 }
 
 fn judge(artifact: &Artifact, server: &Url, models: &[Installed]) -> Result<(), Unpublished> {

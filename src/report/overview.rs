@@ -230,10 +230,9 @@ fn oldest_read(sightings: &[Sighting<'_>]) -> Option<i64> {
 }
 
 fn unread_bytes(sightings: &[Sighting<'_>]) -> u64 {
-    let of = |(state, proof): (&FileState, &Proof)| match state {
-        FileState::Present(found) | FileState::Staged(found) if proof.read_at().is_none() => found.size,
-        _ => 0,
+    let unread = |sighting: &Sighting<'_>| {
+        let files = sighting.here().filter(|(number, _)| sighting.proofs[*number].read_at().is_none());
+        files.map(|(_, found)| found.size).sum::<u64>()
     };
-    let files = sightings.iter().flat_map(|sighting| sighting.observed.files.iter().zip(&sighting.proofs));
-    files.map(of).sum()
+    sightings.iter().map(unread).sum()
 }

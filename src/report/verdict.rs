@@ -7,7 +7,7 @@ use crate::verify::{AcceptedFile, Stray, StrayKind, Verdict};
 
 /// How many files are listed that are trusted as first seen.
 const MOST_TRUSTED: usize = 10;
-/// How many leftovers are listed.
+/// How many files of each kind that no artifact has are listed.
 const MOST_STRAYS: usize = 10;
 
 /// Faults first, one a line, then the sums.
@@ -112,8 +112,11 @@ fn strays(strays: &[Stray]) -> String {
         }
         let bytes = Bytes(own.iter().map(|stray| stray.bytes).sum());
         out.push_str(&format!("{} {what}: {bytes}\n", count(own.len(), "file")));
-        let shown = own.iter().take(if kind == StrayKind::Leftover { MOST_STRAYS } else { 0 });
+        let shown = own.iter().take(MOST_STRAYS);
         shown.for_each(|stray| out.push_str(&format!("       {}\n", stray.place.display())));
+        if let Some(more) = own.len().checked_sub(MOST_STRAYS).filter(|more| *more > 0) {
+            out.push_str(&format!("       and {more} more; all of them with: larder verify --json\n"));
+        }
     }
     out
 }

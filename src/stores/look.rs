@@ -58,7 +58,8 @@ fn look_at_link(path: PathBuf, error: &io::Error) -> FileState {
 }
 
 pub(super) fn unreadable(path: PathBuf, error: &io::Error) -> FileState {
-    FileState::Unreadable { path, reason: reason(error) }
+    let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+    FileState::Unreadable { path, is_denied, reason: reason(error) }
 }
 
 /// The system's words without the number that std appends.
@@ -91,8 +92,16 @@ fn defect_of(found: &Found, file: &File) -> io::Result<Option<Defect>> {
             Ok(Some(what.unwrap_or(Defect::Size { expected, actual: found.size })))
         }
         None if is_page(file) => Ok(None),
-        None => not_content(&found.path, found.size),
+        None => match not_content(&found.path, found.size) {
+            // It is here; which bytes of it the disk cannot read, only who reads all of it can tell.
+            Err(error) if is_of_the_disk(&error) => Ok(None),
+            other => other,
+        },
     }
+}
+
+fn is_of_the_disk(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// The length that `file` must have; some digests say it too.
@@ -288,7 +297,7 @@ fn match_entry(root: &Path, matcher: &GlobMatcher, path: &Path) -> io::Result<Op
     }
     match look_beside(path, &File::named(name)) {
         FileState::Present(found) => Ok(Some(found)),
-        FileState::Unreadable { path, reason } => {
+        FileState::Unreadable { path, reason, .. } => {
             let message = format!("{} cannot be read: {reason}", path.display());
             Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
         }

@@ -95,9 +95,7 @@ impl OllamaStore {
             return (Place::Legacy, FileState::Present(found));
         }
         match (blob, ready) {
-            (FileState::Missing, FileState::Unreadable { path, reason }) => {
-                (Place::Ready, FileState::Unreadable { path, reason })
-            }
+            (FileState::Missing, unreadable @ FileState::Unreadable { .. }) => (Place::Ready, unreadable),
             (FileState::Missing, _) => (Place::Blob, self.leftovers(digest)),
             (blob, _) => (Place::Blob, blob),
         }
@@ -119,7 +117,7 @@ impl OllamaStore {
     /// Ollama leaves an image out whose blobs it cannot read, as it does without a manifest.
     fn published(&self, artifact: &Artifact, states: &[FileState]) -> Result<(), Unpublished> {
         for state in states {
-            if let FileState::Unreadable { path, reason } = state {
+            if let FileState::Unreadable { path, reason, .. } = state {
                 return Err(Unpublished::Unreadable { what: path.display().to_string(), reason: reason.clone() });
             }
         }
@@ -184,7 +182,7 @@ impl OllamaStore {
             let digest = digest_of(file).ok_or_else(missing)?;
             let (place, found) = match self.look(&digest, file) {
                 (place, FileState::Present(found) | FileState::Staged(found)) => (place, found),
-                (_, FileState::Unreadable { path, reason }) => {
+                (_, FileState::Unreadable { path, reason, .. }) => {
                     let what = format!("cannot look at {}", path.display());
                     return Err(self.io(what)(io::Error::new(io::ErrorKind::PermissionDenied, reason)));
                 }

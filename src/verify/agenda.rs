@@ -8,7 +8,6 @@ use crate::artifact::Found;
 use crate::digest::{CHUNK_LEN, ChunkDigests, Digests, Sha256};
 use crate::facts::{Damage, Facts, FactsError, Half, Known, Measurement, Stopped, StoppedReadings, Trusted};
 use crate::observe::{Proof, Sighting};
-use crate::stores::FileState;
 
 /// One file to read, whoever wants it.
 pub(super) struct Item<'a> {
@@ -33,6 +32,8 @@ pub(super) struct Item<'a> {
     pub(super) is_accepted: bool,
     /// What was wrong with exactly this file when it was last read.
     pub(super) damage: Option<Damage>,
+    /// What of it was never written, as its header and samples show.
+    pub(super) unwritten: Option<String>,
     /// The content it should have and that content's chunks, where they are known.
     pub(super) chunks: Option<(Sha256, ChunkDigests)>,
     /// How far an earlier reading came.
@@ -45,7 +46,7 @@ impl<'a> Item<'a> {
         Self {
             found,
             wanted: Digests::default(),
-            name: format!("{artifact}/{}", sighting.artifact.files[index].path),
+            name: format!("{artifact}/{}", sighting.path_of(index)),
             artifact,
             users: Vec::new(),
             last_read,
@@ -54,6 +55,7 @@ impl<'a> Item<'a> {
             trusted: None,
             is_accepted: false,
             damage: None,
+            unwritten: None,
             chunks: None,
             stopped: None,
         }
@@ -96,6 +98,15 @@ pub(super) struct Agenda<'a> {
     pub(super) rounds: Vec<Round<'a>>,
     /// Files that are left out, because they were read not long ago.
     pub(super) fresh: usize,
+}
+
+impl Agenda<'_> {
+    /// Notes why a file will turn out to be wrong, where `unwritten` says that it was never written.
+    pub(super) fn note_unwritten<'b>(&mut self, unwritten: impl Fn((usize, usize)) -> Option<&'b String>) {
+        for item in self.rounds.iter_mut().flat_map(|round| round.whole.iter_mut().chain(&mut round.chunks)) {
+            item.unwritten = item.users.iter().find_map(|user| unwritten(*user)).cloned();
+        }
+    }
 }
 
 /// Files whose last readings are about as old.
@@ -162,8 +173,7 @@ fn items<'a>(
     let (mut items, mut fresh): (Vec<Item<'a>>, usize) = (Vec::new(), 0);
     let mut by_inode: HashMap<(u64, u64), usize> = HashMap::new();
     for (place, sighting) in sightings.iter().enumerate() {
-        for (index, state) in sighting.observed.files.iter().enumerate() {
-            let (FileState::Present(found) | FileState::Staged(found)) = state else { continue };
+        for (index, found) in sighting.here() {
             let proof = &sighting.proofs[index];
             let last_read = proof.read_at().filter(|at| *at <= now);
             let is_accepted = accepted.contains(&sighting.artifact.name);
@@ -175,7 +185,7 @@ fn items<'a>(
                 items.push(Item::new(sighting, index, found, last_read));
                 items.len() - 1
             });
-            items[number].wanted = items[number].wanted.or(sighting.artifact.files[index].digests);
+            items[number].wanted = items[number].wanted.or(sighting.wanted(index));
             items[number].is_accepted |= is_accepted;
             items[number].users.push((place, index));
         }

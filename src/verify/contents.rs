@@ -73,6 +73,8 @@ pub(super) struct Read {
     pub(super) bad: Vec<BadChunk>,
     /// What the disk could not read.
     pub(super) unreadable: Unreadable,
+    /// Long parts of the whole that hold nothing but zeros, where it was hashed as a whole.
+    pub(super) zeros: Vec<Range<u64>>,
 }
 
 /// A chunk that is not what it should be.
@@ -124,8 +126,9 @@ pub fn contents(sightings: &[Sighting<'_>], reading: &Reading<'_>) -> Result<Ver
     let now = (reading.now)();
     let since = reading.max_age.map(|age| now.saturating_sub(age));
     let is_fresh = |at: i64| since.is_some_and(|since| at >= since);
-    let agenda = agenda(sightings, reading, now, is_fresh)?;
-    let mut verdict = quick(sightings);
+    let mut agenda = agenda(sightings, reading, now, is_fresh)?;
+    let mut verdict = quick(sightings, &reading.facts.harmless()?);
+    agenda.note_unwritten(|user| verdict.unwritten.get(&name_of(sightings, user)));
     verdict.fresh = agenda.fresh;
     let course = Course::new(reading);
     let mut judged = Judgements::of(sightings, now);
@@ -211,10 +214,8 @@ impl<'a, 'b> Judgements<'a, 'b> {
         if before.sha256 == now {
             self.since.extend(item.users.iter().map(|user| (*user, before.at)));
         } else if item.is_accepted {
-            let (sighting, file) = item.users[0];
-            let artifact = self.sightings[sighting].artifact;
-            let path = artifact.files[file].path.to_string();
-            self.accepted.push(AcceptedFile { artifact: artifact.name.clone(), path, before: before.sha256, now });
+            let (artifact, path) = name_of(self.sightings, item.users[0]);
+            self.accepted.push(AcceptedFile { artifact, path, before: before.sha256, now });
         }
     }
 
@@ -242,10 +243,7 @@ impl<'a, 'b> Judgements<'a, 'b> {
 
     /// Names what is trusted as first seen, whether it was read now or not.
     fn tell_trusted(&self, verdict: &mut Verdict) {
-        let name = |(sighting, file): &(usize, usize)| {
-            let artifact = self.sightings[*sighting].artifact;
-            (artifact.name.clone(), artifact.files[*file].path.to_string())
-        };
+        let name = |place: &(usize, usize)| name_of(self.sightings, *place);
         let told: std::collections::HashSet<_> = self.judged.keys().map(&name).collect();
         verdict.trusted.retain(|file| !told.contains(&(file.artifact.clone(), file.path.clone())));
         for (place, _) in self.judged.iter().filter(|(_, (_, judged))| *judged == Judged::FirstUse) {
@@ -261,16 +259,13 @@ impl<'a, 'b> Judgements<'a, 'b> {
     /// These are refusals that were remembered from an earlier reading, and suspicions by the headers of
     /// files that were read now: these are either right, or told to be wrong.
     fn tell_once(&self, verdict: &mut Verdict) {
-        let name = |(sighting, file): &(usize, usize)| {
-            let artifact = self.sightings[*sighting].artifact;
-            (artifact.name.clone(), artifact.files[*file].path.to_string())
-        };
-        // Nothing but what is remembered is told of a file that is known to be wrong.
+        // Nothing but what is remembered is told of a file that is known to be wrong, and that it must not be loaded.
         let is_remembered =
             |(sighting, file): &(usize, usize)| matches!(self.sightings[*sighting].proofs[*file], Proof::Refuted(_));
         let judged = self.judged.iter();
-        let told: HashMap<_, _> =
-            judged.map(|(place, (_, judged))| (name(place), (is_remembered(place), *judged))).collect();
+        let told: HashMap<_, _> = judged
+            .map(|(place, (_, judged))| (name_of(self.sightings, *place), (is_remembered(place), *judged)))
+            .collect();
         let by_header = [
             FaultKind::Structure,
             FaultKind::Truncated,
@@ -283,9 +278,18 @@ impl<'a, 'b> Judgements<'a, 'b> {
             let Some(judged) = told.get(&(fault.artifact.clone(), path.clone())) else { return true };
             let (is_remembered, judged) = *judged;
             let is_by_header = by_header.contains(&fault.kind) || shards::is_by_headers(fault);
-            !(is_remembered || is_by_header && judged != Judged::FirstUse)
+            let is_told = is_remembered && fault.kind != FaultKind::UnsafePickle;
+            !(is_told || is_by_header && judged != Judged::FirstUse)
         });
     }
+}
+
+/// Artifact and path.
+type Name = (String, String);
+
+fn name_of(sightings: &[Sighting<'_>], (sighting, file): (usize, usize)) -> Name {
+    let sighting = &sightings[sighting];
+    (sighting.artifact.name.clone(), sighting.path_of(file))
 }
 
 type ForUsers = Vec<((usize, usize), (Option<Fault>, Judged))>;

@@ -4,7 +4,9 @@ use std::cell::OnceCell;
 use std::ops::Range;
 use std::path::Path;
 
+use super::{Fault, FaultKind};
 use crate::artifact::{File, Found};
+use crate::facts::Harmless;
 use crate::fsio;
 use crate::observe::{Proof, Sighting};
 use crate::stores::FileState;
@@ -24,8 +26,10 @@ pub struct Entry<'a> {
     pub file: &'a File,
     /// What lies in its place; `None` where nothing does that could be the file.
     pub found: Option<&'a Found>,
-    /// Whether it was read and has the right digest, so that its header need not be looked at.
+    /// Whether it was read and has the right digest, so that it is the right file, whatever its header says.
     pub is_proven: bool,
+    /// Whether its pickles were followed before and are harmless, and it has not changed since.
+    pub is_harmless: bool,
     kind: OnceCell<Result<Kind, WeightsError>>,
 }
 
@@ -37,10 +41,27 @@ impl<'a> Headers<'a> {
             file,
             found: if let FileState::Present(found) = state { Some(found) } else { None },
             is_proven: matches!(proof, Proof::Proven { .. }),
+            is_harmless: false,
             kind: OnceCell::new(),
         };
         // Files that only a pattern knows have no entry in the lock: they are told by their places.
         Self { files: files.map(entry).collect() }
+    }
+
+    /// With what is known from before, pickles need not be followed again.
+    pub(super) fn remembering(mut self, before: &Harmless) -> Self {
+        self.files.iter_mut().for_each(|entry| entry.is_harmless = entry.found.is_some_and(|found| before.has(found)));
+        self
+    }
+
+    /// Files that turned out to be harmless just now, where `faults` are those of the artifact.
+    pub(super) fn found_harmless<'b>(&'b self, faults: &'b [Fault]) -> impl Iterator<Item = &'b Found> {
+        let is_unsafe = |entry: &Entry<'_>| {
+            let is_it = |fault: &Fault| fault.path.as_deref() == Some(entry.file.path.as_str());
+            faults.iter().any(|fault| fault.kind == FaultKind::UnsafePickle && is_it(fault))
+        };
+        let seen = self.files.iter().filter(|entry| !entry.is_harmless && matches!(entry.kind.get(), Some(Ok(_))));
+        seen.filter(move |entry| !is_unsafe(entry)).filter_map(|entry| entry.found)
     }
 
     /// The files, in the artifact's order.

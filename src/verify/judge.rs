@@ -33,7 +33,7 @@ pub(super) fn can_be_located(item: &Item<'_>, read: &Read) -> bool {
 /// Judges a file that was read to its end.
 pub(super) fn read(item: &Item<'_>, read: &Read, sightings: &[Sighting<'_>], facts: &Facts) -> Judgement {
     let digests = if is_right_by_chunks(item, read) { compared(item) } else { read.digests };
-    let fault = fault_of(item, read, digests.as_ref(), sightings, facts);
+    let fault = fault_of(item, read, digests.as_ref(), sightings, facts).map(|fault| explained(item, fault));
     let is_right = fault.is_none();
     let judged = judged(&item.wanted);
     let sha256 = digests.and_then(|digests| digests.sha256);
@@ -79,24 +79,24 @@ pub(super) fn for_user(
     (sighting, file): (usize, usize),
     sightings: &[Sighting<'_>],
 ) -> (Option<Fault>, Judged) {
-    let artifact = sightings[sighting].artifact;
-    let wanted = &artifact.files[file];
-    let own = judgement.digests.map(|digests| wanted.digests.check(&digests));
+    let sighting = &sightings[sighting];
+    let wanted = sighting.wanted(file);
+    let own = judgement.digests.map(|digests| wanted.check(&digests));
     let told = match (own, &judgement.fault) {
         // Another artifact wants other content; this one has its own.
-        (Some(Ok(())), Some((kind, ..))) if wanted.digests.proves_content() && *kind != FaultKind::Unreadable => None,
+        (Some(Ok(())), Some((kind, ..))) if wanted.proves_content() && *kind != FaultKind::Unreadable => None,
         (_, Some(told)) => Some(told.clone()),
         (Some(Err(mismatch)), None) => {
             Some((FaultKind::Corrupt, format!("its content is wrong: {mismatch}"), Vec::new()))
         }
         (_, None) => None,
     };
-    let Some((kind, detail, ranges)) = told else { return (None, judged(&wanted.digests)) };
+    let Some((kind, detail, ranges)) = told else { return (None, judged(&wanted)) };
     let fault = Fault {
-        artifact: artifact.name.clone(),
-        path: Some(wanted.path.to_string()),
+        artifact: sighting.artifact.name.clone(),
+        path: Some(sighting.path_of(file)),
         kind,
-        detail: super::with_a_way_out(artifact, file, kind, detail),
+        detail: super::with_a_way_out(sighting, file, kind, detail),
         place: Some(item.found.path.clone()),
         ranges,
         remembered: None,
@@ -144,7 +144,23 @@ fn fault_of(
         Ok(()) => Digests::sha256(item.baseline()?).check(digests).err()?,
     };
     let (kind, why) = kind(item, Some(digests), &[], sightings, facts);
-    Some((kind, format!("{why}: {mismatch}"), Vec::new()))
+    match read.zeros.first() {
+        Some(zeros) if kind == FaultKind::Corrupt => {
+            let why = format!("{why}, and it holds zeros from byte {} to {}", zeros.start, zeros.end - 1);
+            Some((FaultKind::ZeroFilled, format!("{why}: {mismatch}"), read.zeros.clone()))
+        }
+        _ => Some((kind, format!("{why}: {mismatch}"), Vec::new())),
+    }
+}
+
+/// Says why a content is wrong, where its samples show that parts of it were never written.
+fn explained(item: &Item<'_>, fault: (FaultKind, String, Vec<Range<u64>>)) -> (FaultKind, String, Vec<Range<u64>>) {
+    match (&item.unwritten, fault) {
+        (Some(why), (FaultKind::Corrupt, detail, ranges)) => {
+            (FaultKind::ZeroFilled, format!("{why}; {detail}"), ranges)
+        }
+        (_, fault) => fault,
+    }
 }
 
 fn unreadable(item: &Item<'_>, read: &Read) -> (FaultKind, String, Vec<Range<u64>>) {

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Fault, FaultKind, Verdict};
-use crate::artifact::Artifact;
 use crate::facts::Standing;
 use crate::observe::{Access, Proof, Sighting};
 use crate::stores::FileState;
@@ -39,11 +38,11 @@ impl<'a> Outlook<'a> {
         if !matches!(sighting.access, Access::Open) {
             return false;
         }
-        let Some(file) = place_of(sighting.artifact, path) else { return true };
-        match &sighting.observed.files[file] {
-            FileState::Present(_) | FileState::Staged(_) => self.right_since(*number, file, 0).is_some(),
-            FileState::Held | FileState::Unreadable { .. } => false,
-            FileState::Missing | FileState::Wrong { .. } => true,
+        let Some(file) = number_of(sighting, path) else { return true };
+        match sighting.observed.files.get(file) {
+            Some(FileState::Held | FileState::Unreadable { .. }) => false,
+            Some(FileState::Missing | FileState::Wrong { .. }) => true,
+            Some(FileState::Present(_) | FileState::Staged(_)) | None => self.right_since(*number, file, 0).is_some(),
         }
     }
 
@@ -52,12 +51,14 @@ impl<'a> Outlook<'a> {
     pub fn good(&self, at: i64) -> Vec<(&'a str, i64)> {
         let wrong: HashSet<&str> = self.verdict.faults.iter().map(|fault| fault.artifact.as_str()).collect();
         let of = |(number, sighting): (usize, &'a Sighting<'a>)| {
-            let files = sighting.artifact.files.len();
+            let files = sighting.proofs.len();
             let name = sighting.artifact.name.as_str();
-            // Files that are only counted are not read.
-            let is_read = files > 0 && sighting.artifact.pattern.is_none() && !wrong.contains(name);
+            let is_read = files > 0 && !wrong.contains(name);
+            if !is_read {
+                return None;
+            }
             let since = (0..files).map(|file| self.right_since(number, file, at)).collect::<Option<Vec<_>>>();
-            since.filter(|_| is_read)?.into_iter().min().map(|since| (name, since))
+            since?.into_iter().min().map(|since| (name, since))
         };
         self.sightings.iter().enumerate().filter_map(of).collect()
     }
@@ -67,10 +68,11 @@ impl<'a> Outlook<'a> {
         if self.verdict.right.contains(&(sighting, file)) {
             return Some(now);
         }
-        let artifact = self.sightings[sighting].artifact;
-        let is_wrong = self.wrong_files.contains(&(artifact.name.as_str(), artifact.files[file].path.as_str()));
-        match &self.sightings[sighting].proofs[file] {
-            Proof::Proven { at } | Proof::FirstUse { at, .. } if !is_wrong => Some(*at),
+        let sighting = &self.sightings[sighting];
+        let is_wrong =
+            || self.wrong_files.contains(&(sighting.artifact.name.as_str(), sighting.path_of(file).as_str()));
+        match &sighting.proofs[file] {
+            Proof::Proven { at } | Proof::FirstUse { at, .. } if !is_wrong() => Some(*at),
             _ => None,
         }
     }
@@ -98,10 +100,8 @@ impl Outlook<'_> {
             return None;
         }
         let sighting = &self.sightings[*self.by_name.get(artifact.as_str())?];
-        let file = place_of(sighting.artifact, path)?;
-        let (FileState::Present(found) | FileState::Staged(found)) = &sighting.observed.files[file] else {
-            return None;
-        };
+        let file = number_of(sighting, path)?;
+        let (_, found) = sighting.here().find(|(here, _)| *here == file)?;
         Some(Fault {
             artifact: artifact.clone(),
             path: Some(path.to_owned()),
@@ -114,6 +114,6 @@ impl Outlook<'_> {
     }
 }
 
-fn place_of(artifact: &Artifact, path: &str) -> Option<usize> {
-    artifact.files.iter().position(|file| file.path.as_str() == path)
+fn number_of(sighting: &Sighting<'_>, path: &str) -> Option<usize> {
+    (0..sighting.proofs.len()).find(|file| sighting.path_of(*file) == path)
 }

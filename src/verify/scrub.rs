@@ -8,6 +8,7 @@ use super::agenda::{Item, chunks_to_read};
 use super::contents::{BadChunk, Done, Outcome, Read, Unreadable};
 use super::course::Course;
 use super::whole::is_same;
+use super::zeros::{PAGE, Zeros};
 use crate::digest::{Blake3, Blake3Hasher, CHUNK_LEN, chunk_range};
 use crate::facts::{Half, Stopped};
 use crate::fsio::{ContentReader, PIECE, PieceBuffer, unreadable_parts};
@@ -17,8 +18,6 @@ use crate::monitor::Event;
 const READERS: usize = 8;
 /// After so many chunks, how far a reading came is remembered.
 const KEEP_EVERY: u64 = 256;
-/// What counts as a part that holds nothing but zeros, aligned.
-const ZERO_PAGE: usize = 4096;
 
 /// Reads and compares the chunks of `items`, all of which have chunk digests, in their order.
 pub(super) fn read(items: &[Item<'_>], course: &Course<'_>, done: Done<'_>) {
@@ -175,10 +174,10 @@ impl<'a> File<'a> {
             // Zeros are what belongs here.
             return Chunk::Bad(BadChunk { number, actual, zeros: Vec::new() });
         }
-        let mut zeros = Zeros::default();
+        let mut zeros = Zeros::of_at_least(1);
         // Once more, only for what is wrong. That it cannot be read any more is told next time.
         let _ = pieces(reader, &range, buffer, &mut |offset, bytes| zeros.look(offset, bytes));
-        Chunk::Bad(BadChunk { number, actual, zeros: zeros.ranges })
+        Chunk::Bad(BadChunk { number, actual, zeros: zeros.ranges() })
     }
 
     fn expected(&self, number: u64) -> Option<Blake3> {
@@ -254,7 +253,7 @@ impl State {
         let mut bad = std::mem::take(&mut self.bad);
         bad.sort_by_key(|bad| bad.number);
         let unreadable = std::mem::take(&mut self.unreadable).in_order();
-        Read { begun: self.begun, digests: None, chunks: None, bad, unreadable }
+        Read { begun: self.begun, digests: None, chunks: None, bad, unreadable, zeros: Vec::new() }
     }
 }
 
@@ -282,31 +281,9 @@ fn of_zeros(len: u64) -> Blake3 {
     let mut hasher = Blake3Hasher::default();
     let mut left = len;
     while left > 0 {
-        let page = left.min(ZERO_PAGE as u64);
-        hasher.update(&[0; ZERO_PAGE][..page as usize]);
+        let page = left.min(PAGE as u64);
+        hasher.update(&[0; PAGE][..page as usize]);
         left -= page;
     }
     hasher.finish()
-}
-
-/// Collects parts that hold nothing but zeros.
-#[derive(Default)]
-struct Zeros {
-    ranges: Vec<Range<u64>>,
-}
-
-impl Zeros {
-    fn look(&mut self, offset: u64, bytes: &[u8]) {
-        for (number, page) in bytes.chunks(ZERO_PAGE).enumerate() {
-            let start = offset + (number * ZERO_PAGE) as u64;
-            let end = start + page.len() as u64;
-            if page.len() < ZERO_PAGE || page.iter().any(|byte| *byte != 0) {
-                continue;
-            }
-            match self.ranges.last_mut() {
-                Some(last) if last.end == start => last.end = end,
-                _ => self.ranges.push(start..end),
-            }
-        }
-    }
 }

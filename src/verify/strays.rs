@@ -38,12 +38,12 @@ pub enum StrayKind {
     Leftover,
 }
 
-/// Walks through `stores` and names every file that none of `artifacts` has, by path.
+/// Walks through those of `stores` that `is_concerned` and names every file that none of `artifacts` has, by path.
 ///
 /// Strays are no faults: larder neither wrote them nor touches them. What cannot be looked at is left out.
-pub fn strays(stores: &Stores, artifacts: &[Artifact]) -> Vec<Stray> {
+pub fn strays(stores: &Stores, artifacts: &[Artifact], is_concerned: &dyn Fn(&str) -> bool) -> Vec<Stray> {
     let mut strays = Vec::new();
-    for (name, open) in stores.iter() {
+    for (name, open) in stores.iter().filter(|(name, _)| is_concerned(name)) {
         let store = open.store.as_ref();
         let own = own_files(store, artifacts.iter().filter(|artifact| artifact.store == name));
         let walk = WalkDir::new(store.root()).min_depth(1).sort_by_file_name();

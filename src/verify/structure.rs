@@ -1,6 +1,9 @@
 //! Structure: a weight file whose header does not fit its length cannot be loaded, whatever its name; one that was
 //! never written can be, and makes noise; one whose pickle imports more than tensors need must not be.
 //!
+//! What a file is, its bytes say; its name only says what it ought to be. A digest proves that a file is what was
+//! published, not that it is safe: pickles are followed in proven files as well.
+//!
 //! Only headers, pickles and a few pages are read. It finds what lengths do not: files without a recorded length that
 //! were cut off, and downloads that were given their full length before their content came.
 
@@ -8,9 +11,9 @@ use std::path::Path;
 
 use super::headers::{Entry, Headers, blank};
 use super::{Fault, FaultKind};
-use crate::artifact::File;
+use crate::artifact::{File, Found};
 use crate::observe::Sighting;
-use crate::weights::{Kind, WeightsError, check_file, unsafe_text_pickle};
+use crate::weights::{Kind, WeightsError, check_file, unsafe_text_pickle, unsafe_text_program};
 
 /// Faults for every weight file that is here and is not what it is called.
 pub(super) fn broken(sighting: &Sighting<'_>, headers: &Headers<'_>) -> Vec<Fault> {
@@ -23,23 +26,41 @@ pub(super) fn broken(sighting: &Sighting<'_>, headers: &Headers<'_>) -> Vec<Faul
         ranges: Vec::new(),
         remembered: None,
     };
-    // What was read and has the right digest is the right file, whatever it looks like.
-    let unproven = headers.iter().filter(|entry| !entry.is_proven);
-    let named = unproven.filter_map(|entry| {
+    let named = headers.iter().filter_map(|entry| {
         let place = &entry.found?.path;
         Some(fault(entry.file.path.to_string(), place, of_entry(entry)?))
     });
     let matched = sighting.matches.iter().filter_map(|found| {
-        let name = found.path.file_name()?.to_string_lossy().into_owned();
-        let wrong = judge(expected(&name, None)?, &found.path, found.size, &check_file(&found.path))?;
+        let (name, kind) = (sighting.match_path(found), check_file(&found.path));
+        let expected = expected(&name, None);
+        let wrong = danger(expected, found, &kind).or_else(|| judge(expected, found, &kind))?;
         Some(fault(name, &found.path, wrong))
     });
     named.chain(matched).collect()
 }
 
 fn of_entry(entry: &Entry<'_>) -> Option<(FaultKind, String)> {
+    if entry.is_proven && entry.is_harmless {
+        return None;
+    }
     let (found, File { path, role, .. }) = (entry.found?, entry.file);
-    judge(expected(path.file_name(), role.as_deref())?, &found.path, found.size, entry.kind()?)
+    let (expected, kind) = (expected(path.file_name(), role.as_deref()), entry.kind()?);
+    // The right digest says that it is what was published, whatever it looks like; not that it may be loaded.
+    danger(expected, found, kind).or_else(|| if entry.is_proven { None } else { judge(expected, found, kind) })
+}
+
+/// What a pickle would do that must not be done.
+fn danger(expected: Option<Format>, found: &Found, kind: &Result<Kind, WeightsError>) -> Option<(FaultKind, String)> {
+    match kind {
+        Err(error @ WeightsError::UnsafePickle { .. }) => return Some(of_error(error)),
+        Ok(Kind::Torch(_) | Kind::Pickle | Kind::Zip) | Err(_) => return None,
+        Ok(_) => {}
+    }
+    // The oldest pickles are texts that begin like nothing else.
+    let mut file = fs_err::File::open(&found.path).ok()?;
+    let is_given_to_torch = matches!(expected, Some(Format::Torch | Format::Bin));
+    let program = if is_given_to_torch { unsafe_text_pickle } else { unsafe_text_program };
+    program(&mut file, found.size).as_ref().map(of_error)
 }
 
 /// What a file must be by its name, or by what an Ollama image calls it.
@@ -100,31 +121,18 @@ impl Format {
     }
 }
 
-fn judge(expected: Format, path: &Path, len: u64, found: &Result<Kind, WeightsError>) -> Option<(FaultKind, String)> {
-    let kind = match found {
+fn judge(expected: Option<Format>, found: &Found, kind: &Result<Kind, WeightsError>) -> Option<(FaultKind, String)> {
+    let kind = match kind {
         Ok(kind) => kind,
         Err(error) => return Some(of_error(error)),
     };
-    if matches!(expected, Format::Torch | Format::Bin)
-        && !matches!(kind, Kind::Torch(_) | Kind::Pickle | Kind::Zip)
-        && let Some(error) = text_pickle(path, len)
-    {
-        return Some(of_error(&error));
+    if let Some(fault) = expected.and_then(|expected| unlike(expected, kind)) {
+        return Some(fault);
     }
-    match kind {
-        Kind::LfsPointer => return Some((FaultKind::NotTheFile, "it is a git-lfs pointer, not the file".to_owned())),
-        Kind::Html => return Some((FaultKind::NotTheFile, "it is a web page, not the file".to_owned())),
-        Kind::Zeros => {
-            let detail = format!("it begins with zeros where {} begins with a header", expected.title());
-            return Some((FaultKind::ZeroFilled, detail));
-        }
-        kind if !expected.admits(kind) => {
-            let detail = format!("it does not begin like {}: it is {}", expected.title(), kind.title());
-            return Some((FaultKind::Structure, detail));
-        }
-        _ => {}
+    if expected.is_none() && kind.tensors().is_empty() {
+        return None;
     }
-    match blank(path, len, kind) {
+    match blank(&found.path, found.size, kind) {
         Ok(None) => None,
         Ok(Some(blank)) => {
             Some((FaultKind::ZeroFilled, format!("{blank}; fetch it again, or copy it from another machine")))
@@ -133,8 +141,21 @@ fn judge(expected: Format, path: &Path, len: u64, found: &Result<Kind, WeightsEr
     }
 }
 
-fn text_pickle(path: &Path, len: u64) -> Option<WeightsError> {
-    unsafe_text_pickle(&mut fs_err::File::open(path).ok()?, len)
+/// Whether a file begins like something else than its name says.
+fn unlike(expected: Format, kind: &Kind) -> Option<(FaultKind, String)> {
+    Some(match kind {
+        Kind::LfsPointer => (FaultKind::NotTheFile, "it is a git-lfs pointer, not the file".to_owned()),
+        Kind::Html => (FaultKind::NotTheFile, "it is a web page, not the file".to_owned()),
+        Kind::Zeros => {
+            let detail = format!("it begins with zeros where {} begins with a header", expected.title());
+            (FaultKind::ZeroFilled, detail)
+        }
+        kind if !expected.admits(kind) => {
+            let detail = format!("it does not begin like {}: it is {}", expected.title(), kind.title());
+            (FaultKind::Structure, detail)
+        }
+        _ => return None,
+    })
 }
 
 fn of_error(error: &WeightsError) -> (FaultKind, String) {

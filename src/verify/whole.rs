@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use super::agenda::Item;
 use super::contents::{Done, Outcome, Read, Unreadable};
 use super::course::Course;
+use super::zeros::Zeros;
 use crate::digest::{CHUNK_LEN, ContentHasher};
 use crate::facts::{Half, Stopped};
 use crate::fsio::{ContentReader, PIECE, PieceBuffer, unreadable_parts};
@@ -23,6 +24,8 @@ const ROOM: usize = 32 << 20;
 const STRIDE: usize = 32 << 10;
 /// After so many bytes, how far a reading came is remembered.
 const KEEP_EVERY: u64 = 1 << 30;
+/// Zeros in a row that may stand for what never came; shorter ones are part of many right contents.
+const MANY_ZEROS: u64 = 512 << 10;
 /// After so many bytes in a row of which nothing could be read, the rest of a file is given up.
 const HOPELESS: u64 = 64 << 20;
 
@@ -76,7 +79,7 @@ enum Said {
 }
 
 enum Ending {
-    Whole(Unreadable),
+    Whole(Unreadable, Zeros),
     Outcome(Outcome),
     /// The run ends in the middle of the file.
     Stopped,
@@ -129,6 +132,7 @@ impl Feeder<'_> {
     /// Reads from `offset` on; asks at each chunk whether the run goes on.
     fn pieces(&self, reader: &ContentReader, mut offset: u64, size: u64) -> Result<Ending, Gone> {
         let (mut unreadable, mut hopeless) = (Unreadable::default(), 0);
+        let mut zeros = Zeros::of_at_least(MANY_ZEROS);
         while offset < size {
             let chunk = CHUNK_LEN - offset % CHUNK_LEN;
             let end = (offset + chunk).min(size);
@@ -154,14 +158,15 @@ impl Feeder<'_> {
                 }
                 if hopeless >= HOPELESS {
                     unreadable.ranges.push(offset..size);
-                    return Ok(Ending::Whole(unreadable));
+                    return Ok(Ending::Whole(unreadable, zeros));
                 }
+                zeros.look(offset, buffer.filled(len));
                 offset += len as u64;
                 self.say(Said::Piece(buffer, len))?;
             }
         }
         let is_unchanged = reader.is_unchanged().unwrap_or(false);
-        Ok(if is_unchanged { Ending::Whole(unreadable) } else { Ending::Outcome(Outcome::Changed) })
+        Ok(if is_unchanged { Ending::Whole(unreadable, zeros) } else { Ending::Outcome(Outcome::Changed) })
     }
 
     fn say(&self, said: Said) -> Result<(), Gone> {
@@ -278,14 +283,14 @@ impl Lane<'_> {
                 keep(&hashing, self.items, self.course);
                 Outcome::Unfinished(self.items[hashing.item].found.size - hashing.offset, None)
             }
-            Ending::Whole(unreadable) => {
+            Ending::Whole(unreadable, zeros) => {
                 let unreadable = unreadable.in_order();
                 let (digests, chunks) = hashing.hasher.finish_with_chunks();
                 // What was hashed in place of what could not be read says nothing.
                 let (digests, chunks) =
                     if unreadable.ranges.is_empty() { (Some(digests), chunks) } else { (None, None) };
                 let (begun, bad) = (hashing.begun, Vec::new());
-                Outcome::Read(Box::new(Read { begun, digests, chunks, bad, unreadable }))
+                Outcome::Read(Box::new(Read { begun, digests, chunks, bad, unreadable, zeros: zeros.ranges() }))
             }
         };
         (self.done)(hashing.item, outcome);

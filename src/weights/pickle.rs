@@ -53,6 +53,8 @@ pub(crate) struct Followed {
     pub(crate) findings: BTreeSet<String>,
     /// Whether that includes the import of something that has a name as Python's have.
     pub(crate) has_forbidden_import: bool,
+    /// Whether such an import is called.
+    pub(crate) calls_forbidden: bool,
 }
 
 /// Follows one pickle from where `input` stands to its end.
@@ -68,6 +70,7 @@ pub(crate) fn follow<R: Read + Seek>(input: &mut Input<R>) -> Result<Followed, W
         memo: HashMap::new(),
         findings: BTreeSet::new(),
         has_forbidden_import: false,
+        calls_forbidden: false,
     };
     let root = match machine.run() {
         Ok(root) => root,
@@ -75,8 +78,8 @@ pub(crate) fn follow<R: Read + Seek>(input: &mut Input<R>) -> Result<Followed, W
         Err(_) if !machine.findings.is_empty() => machine.push(Value::Other),
         Err(error) => return Err(error),
     };
-    let Machine { values, findings, has_forbidden_import, .. } = machine;
-    Ok(Followed { values, root, findings, has_forbidden_import })
+    let Machine { values, findings, has_forbidden_import, calls_forbidden, .. } = machine;
+    Ok(Followed { values, root, findings, has_forbidden_import, calls_forbidden })
 }
 
 struct Machine<'a, R> {
@@ -87,6 +90,7 @@ struct Machine<'a, R> {
     memo: HashMap<u64, Id>,
     findings: BTreeSet<String>,
     has_forbidden_import: bool,
+    calls_forbidden: bool,
 }
 
 impl<R: Read + Seek> Machine<'_, R> {
@@ -404,7 +408,9 @@ impl<R: Read + Seek> Machine<'_, R> {
                 (function, arguments)
             }
         };
-        if !matches!(self.values[function], Value::Import(..)) {
+        if let Value::Import(module, name) = &self.values[function] {
+            self.calls_forbidden |= is_name(module) && is_name(name) && !is_allowed(module, name);
+        } else {
             self.find(format!("it calls something that is no import, at byte {}", self.input.at()));
         }
         let value = self.result(function, arguments);

@@ -202,10 +202,17 @@ pub(crate) fn read_pickles(file: &mut (impl Read + Seek), len: u64) -> Result<Op
 }
 
 /// What a file imports that is forbidden, if it can be followed as a pickle until there.
-pub(crate) fn unsafe_imports(file: &mut (impl Read + Seek), len: u64) -> Result<Option<WeightsError>, WeightsError> {
+///
+/// With `called`, only where the import is called as well.
+pub(crate) fn unsafe_imports(
+    file: &mut (impl Read + Seek),
+    len: u64,
+    called: bool,
+) -> Result<Option<WeightsError>, WeightsError> {
     let followed = follow(&mut Input::new(file, 0, len)?)?;
-    // Noise has instructions too, but no names in them.
-    Ok(followed.has_forbidden_import.then(|| unsafe_pickle("the pickle at byte 0", followed.findings)))
+    // Noise has instructions too, but no names in them. Prose has names, and calls nothing.
+    let is_one = if called { followed.calls_forbidden } else { followed.has_forbidden_import };
+    Ok(is_one.then(|| unsafe_pickle("the pickle at byte 0", followed.findings)))
 }
 
 fn legacy<F: Read + Seek>(

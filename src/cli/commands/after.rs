@@ -1,7 +1,9 @@
 //! Before and after a verification: waiting while the machine is needed, remembering what was found,
 //! and telling when it has changed.
 
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -16,10 +18,12 @@ use crate::verify::{Fault, Outlook, Verdict};
 
 /// How often somebody busy is asked again.
 const PAUSE: Duration = Duration::from_secs(60);
+/// How often a run that goes on asks whether it may.
+const WATCH: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct BusyArgs {
-    /// Do nothing while this says that the machine is needed: a server's status, or a command that succeeds then
+    /// Do nothing, or stop, while this says that the machine is needed: a server's status, or a command that succeeds then
     #[arg(long, value_name = "URL|COMMAND")]
     unless_busy: Option<Probe>,
     /// How long to wait for the machine before giving up, such as 2h [default: not at all]
@@ -40,6 +44,43 @@ impl BusyArgs {
                 None
             }
         })
+    }
+
+    /// Begins to ask on in the background; `None` where nobody is to be asked.
+    pub(in crate::cli) fn watch(&self) -> Option<Watch> {
+        let probe = self.unless_busy.clone()?;
+        let needed = Arc::new(OnceLock::new());
+        let (end, ended) = channel();
+        let say = Arc::clone(&needed);
+        std::thread::spawn(move || watch(&probe, &say, &ended));
+        Some(Watch { needed, _end: end })
+    }
+}
+
+/// Asks while a run goes on whether the machine is needed by now; ends when it is dropped.
+pub(in crate::cli) struct Watch {
+    needed: Arc<OnceLock<String>>,
+    _end: Sender<()>,
+}
+
+impl Watch {
+    /// Why the run is to stop, once it is.
+    pub(in crate::cli) fn needed(&self) -> Option<&String> {
+        self.needed.get()
+    }
+}
+
+/// Asks `probe` again and again, not more often than is cheap, until it says yes once.
+fn watch(probe: &Probe, needed: &OnceLock<String>, ended: &Receiver<()>) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    let mut pause = WATCH;
+    while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(pause) {
+        let asked = Instant::now();
+        if let Busy::Yes(what) = runtime.block_on(probe.ask()) {
+            let _ = needed.set(what);
+            return;
+        }
+        pause = WATCH.max(asked.elapsed() * 20);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::digest::{ContentName, Sha256};
 use crate::inventory::SourceKind;
-use crate::observe::{self, Access, Held, Sighting};
+use crate::observe::{self, Access, Held, Proof, Sighting};
 use crate::plan::{self, ArtifactPlan, Outlook, Plan, Refusal};
 use crate::relpath::RelPath;
 use crate::report::plan::{Heading, by_place, ending, text};
@@ -269,8 +269,11 @@ fn on_drives(lab: &Lab, sightings: &[Sighting<'_>]) -> HashMap<String, PathBuf> 
     let drives: Vec<_> = config.drives.iter().map(|drive| crate::cli::lab::expand(drive, &lab.home)).collect();
     let mut found = HashMap::new();
     for sighting in sightings.iter().filter(|_| !drives.is_empty()) {
-        for (file, state) in sighting.artifact.files.iter().zip(&sighting.observed.files) {
-            let is_here = matches!(state, crate::stores::FileState::Present(_) | crate::stores::FileState::Staged(_));
+        let files = sighting.artifact.files.iter().zip(&sighting.observed.files).zip(&sighting.proofs);
+        for ((file, state), proof) in files {
+            // What is known to be wrong is wanted like what is missing.
+            let is_here = matches!(state, crate::stores::FileState::Present(_) | crate::stores::FileState::Staged(_))
+                && !matches!(proof, Proof::Refuted(_));
             let place = drives.iter().filter(|_| !is_here).find_map(|drive| on_drive(drive, file));
             if let Some(place) = place {
                 found.insert(file.content_key(sighting.artifact), place);

@@ -63,7 +63,7 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
 pub(in crate::cli) fn overview(ui: &Ui, common: &Common, lab: &Lab) -> Result<Overview, CliError> {
     let mut sightings = lab.sight(false)?;
     lab.hear_servers(common, &mut sightings)?;
-    let mut verdict = verify::quick(&sightings);
+    let mut verdict = verify::quick(&sightings, &lab.facts.harmless()?);
     let findings = lab.conditions(common);
     let runs = lab.facts.runs().unwrap_or_else(|error| {
         ui.warn(&format!("what earlier runs found is not shown: {}", chain(&error)));

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::cli::commands::after::duration;
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, expand};
+use crate::cli::limits::{self, Span};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit, env};
 use crate::fsio::{self, Owner, WriteOptions};
@@ -28,10 +29,9 @@ pub(in crate::cli) struct Args {
     /// When, as systemd writes it, such as "Sat 03:00"
     #[arg(long, value_name = "CALENDAR", conflicts_with = "at")]
     calendar: Option<String>,
-    /// Only names, links, sizes, headers and shard indexes
-    #[arg(long)]
-    quick: bool,
-    /// Skip the night while this says that the machine is needed: a server's status, or a command that succeeds then
+    #[command(flatten)]
+    night: Night,
+    /// Skip the night, or end it, while this says that the machine is needed: a server's status, or a command that succeeds then
     #[arg(long, value_name = "URL|COMMAND")]
     unless_busy: Option<Probe>,
     /// Wait so long for the machine before skipping, such as 2h
@@ -55,6 +55,26 @@ pub(in crate::cli) struct Args {
     /// Show what --install or --folder would do, and change nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// What is verified each night.
+#[derive(Debug, clap::Args)]
+struct Night {
+    /// Only names, links, sizes, headers and shard indexes
+    #[arg(long, conflicts_with_all = ["full", "budget", "max_age", "max_rate"])]
+    quick: bool,
+    /// Compare every digest of the lock each time, also where known chunk digests would do
+    #[arg(long)]
+    full: bool,
+    /// End each night after this time or so many bytes, such as 2h or 200GB; the next one goes on from there
+    #[arg(long, value_name = "LIMIT", value_parser = a_budget)]
+    budget: Option<String>,
+    /// Leave out what was read within this time [default: 7d, and with --full nothing]
+    #[arg(long, value_name = "TIME", value_parser = an_age)]
+    max_age: Option<String>,
+    /// Read no faster than this, such as 200MB/s
+    #[arg(long, value_name = "RATE", value_parser = a_rate)]
+    max_rate: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -129,7 +149,7 @@ fn schedule(lab: &Lab, common: &Common, args: &Args) -> Result<Schedule, CliErro
     };
     let base = base(lab, common)?;
     let with = |words: Vec<String>| [base.clone(), words].concat();
-    let mut verify = vec!["verify".to_owned(), if args.quick { "--quick" } else { "--full" }.to_owned()];
+    let mut verify = depth(&args.night);
     if let Some(probe) = &args.unless_busy {
         verify.extend(["--unless-busy".to_owned(), probe.to_string()]);
         verify.extend(args.postpone.iter().flat_map(|time| ["--postpone".to_owned(), time.clone()]));
@@ -158,6 +178,38 @@ fn schedule(lab: &Lab, common: &Common, args: &Args) -> Result<Schedule, CliErro
         network: network(lab, args),
         scope,
     })
+}
+
+/// What is verified each night: by default all chunks that were not compared within a week.
+fn depth(args: &Night) -> Vec<String> {
+    let mut words = vec!["verify".to_owned()];
+    if args.quick {
+        words.push("--quick".to_owned());
+        return words;
+    }
+    if args.full {
+        words.push("--full".to_owned());
+    }
+    let week = (!args.full).then(|| "7d".to_owned());
+    let max_age = args.max_age.clone().or(week);
+    for (option, value) in
+        [("--max-age", max_age), ("--budget", args.budget.clone()), ("--max-rate", args.max_rate.clone())]
+    {
+        words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
+    }
+    words
+}
+
+fn a_budget(text: &str) -> Result<String, String> {
+    limits::budget(text).map(|_| text.to_owned())
+}
+
+fn an_age(text: &str) -> Result<String, String> {
+    text.parse::<Span>().map(|_| text.to_owned())
+}
+
+fn a_rate(text: &str) -> Result<String, String> {
+    limits::rate(text).map(|_| text.to_owned())
 }
 
 /// The command that tells a bucket, where one is named.

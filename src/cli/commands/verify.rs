@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::cli::commands::after::{self, BusyArgs, Skipped};
+use crate::cli::commands::after::{self, BusyArgs, Skipped, Watch};
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, now};
 use crate::cli::limits::{self, Span};
@@ -13,7 +13,7 @@ use crate::fsio;
 use crate::lock::Lock;
 use crate::report::verdict;
 use crate::size::Bytes;
-use crate::verify::{self, Budget, Reading, Verdict};
+use crate::verify::{self, Budget, Reading, Stray};
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -60,11 +60,15 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let mut sightings = lab.sight(false)?;
     lab.hear_servers(common, &mut sightings)?;
     let verdict = if args.quick && !args.full {
-        verify::quick(&sightings)
+        let mut verdict = verify::quick(&sightings, &lab.facts.harmless()?);
+        verdict.strays = strays(&lab, common);
+        verdict
     } else {
         let stop = super::stopped_by_signals()?;
         let monitor = ui.monitor(None);
-        let stopped = || stop.load(Ordering::Relaxed);
+        let watch = args.busy.watch();
+        let needed = || watch.as_ref().and_then(Watch::needed);
+        let stopped = || stop.load(Ordering::Relaxed) || needed().is_some();
         let reading = Reading {
             whole: args.full,
             budget: args.budget.unwrap_or_default(),
@@ -74,9 +78,19 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
             ..Reading::new(&lab.facts, monitor.as_ref(), now, &stopped)
         };
         let mut verdict = verify::contents(&sightings, &reading)?;
-        look_for_strays(&lab, common, &mut verdict);
+        if let Some(what) = needed() {
+            ui.note(&format!("stopped, because the machine is needed: {what}; the next run goes on from here"));
+        }
+        // What was read not long ago is not worth a walk through the stores either.
+        if verdict.bytes_read > 0 && !verdict.interrupted {
+            verdict.strays = strays(&lab, common);
+        }
         verdict
     };
+    // Otherwise they are followed again next time.
+    if let Err(error) = lab.facts.record_harmless(&verdict.harmless) {
+        tracing::warn!(%error, "which pickles are harmless is not remembered");
+    }
     let depth = if args.quick && !args.full { Depth::Quick } else { Depth::Full };
     ui.text(&verdict::text(&verdict, !args.quick));
     ui.object("verify", &verdict);
@@ -98,7 +112,7 @@ fn refuse_needless(lab: &Lab, args: &Args) -> Result<(), CliError> {
             return Err(CliError::usage(format!("There is no artifact {name} to accept files of"))
                 .hint("name it as larder status does, without *"));
         };
-        if artifact.files.iter().all(|file| file.digests.proves_content()) {
+        if artifact.pattern.is_none() && artifact.files.iter().all(|file| file.digests.proves_content()) {
             return Err(CliError::usage(format!(
                 "The lock has a digest of every file of {name}, so nothing is trusted"
             ))
@@ -108,12 +122,11 @@ fn refuse_needless(lab: &Lab, args: &Args) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Files that no artifact has: of the whole lock, whatever this machine's profile selects.
-fn look_for_strays(lab: &Lab, common: &Common, verdict: &mut Verdict) {
-    if verdict.bytes_read == 0 || verdict.interrupted || !common.only.is_empty() {
-        return;
-    }
-    if let Ok(Some(lock)) = Lock::read(&lab.lock_path) {
-        verdict.strays = verify::strays(&lab.stores, &lock.artifacts);
-    }
+/// Files that no artifact of the whole lock has, whatever this machine's profile selects; with --only, in the stores
+/// that are concerned.
+fn strays(lab: &Lab, common: &Common) -> Vec<Stray> {
+    let Ok(Some(lock)) = Lock::read(&lab.lock_path) else { return Vec::new() };
+    let is_concerned =
+        |store: &str| common.only.is_empty() || lab.wanted.artifacts.iter().any(|artifact| artifact.store == store);
+    verify::strays(&lab.stores, &lock.artifacts, &is_concerned)
 }
