@@ -1,6 +1,6 @@
 //! One conversation in the SSH file transfer protocol, version 3, as every sshd speaks it: only what reading needs.
 //!
-//! https://datatracker.ietf.org/doc/html/draft-ietf-secsh-filexfer-02. Written here because it is small, and because
+//! <https://datatracker.ietf.org/doc/html/draft-ietf-secsh-filexfer-02>. Written here because it is small, and because
 //! the crates that speak it bring a client of ssh of their own, while ours is the user's.
 
 use std::collections::HashMap;
