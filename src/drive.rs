@@ -213,7 +213,9 @@ impl Drive {
         let hasher = || ContentHasher::to_compare(&parcel.digests, Some(parcel.bytes));
         let proven = copying.copy(hasher, &mut |bytes| {
             pass(bytes)?;
-            monitor.event(Event::Advanced { item, bytes });
+            if bytes > 0 {
+                monitor.event(Event::Advanced { item, bytes });
+            }
             Ok(())
         })?;
         let target = proven.persist(&self.root.join(&parcel.to), 0o644, None)?;

@@ -111,8 +111,14 @@ async fn a_token_that_nobody_knows_is_refused() {
 #[tokio::test]
 async fn a_disabled_repository_repeats_the_hubs_words() {
     let hub = hub();
-    insta::assert_snapshot!(open(&hub, "hf:acme/disabled/config.json", Some(GOOD)).await, @r#"hf:acme/disabled may not be read: Access to this resource is disabled"#);
-    insta::assert_snapshot!(list(&hub, "hf:acme/disabled", Some(GOOD)).await, @r#"hf:acme/disabled may not be read: Access to this resource is disabled"#);
+    insta::assert_snapshot!(open(&hub, "hf:acme/disabled/config.json", Some(GOOD)).await, @r#"
+    hf:acme/disabled may not be read: Access to this resource is disabled
+    hint: what arrived is kept: its server does not give it to this machine; name a mirror, or add a machine that has the files
+    "#);
+    insta::assert_snapshot!(list(&hub, "hf:acme/disabled", Some(GOOD)).await, @r#"
+    hf:acme/disabled may not be read: Access to this resource is disabled
+    hint: what arrived is kept: its server does not give it to this machine; name a mirror, or add a machine that has the files
+    "#);
 }
 
 #[tokio::test]
@@ -131,6 +137,7 @@ async fn a_hub_that_is_busy_is_asked_again_when_it_says_so() {
     hub.fail("config.json", Fault::RetryAfter(503, "7"), 2);
     insta::assert_snapshot!(open(&hub, "hf:acme/tiny/config.json", None).await, @r#"
     hf:acme/tiny@main/config.json answered 503
+    hint: what arrived is kept: the server has a problem of its own; run the same command again later, or name a mirror
     (is tried again)
     after 7 s
     "#);
@@ -138,12 +145,14 @@ async fn a_hub_that_is_busy_is_asked_again_when_it_says_so() {
     hub.fail("config.json", Fault::RetryAfter(429, "Wed, 21 Oct 2015 07:28:00 GMT"), 2);
     insta::assert_snapshot!(open(&hub, "hf:acme/tiny/config.json", None).await, @r#"
     hf:acme/tiny@main/config.json asks to slow down
+    hint: what arrived is kept: run the same command again later; fewer [sources] connections ask less at once
     (is tried again)
     after 0 s
     "#);
     hub.fail("tree", Fault::RateLimited { seconds: 172 }, 1);
     insta::assert_snapshot!(list(&hub, "hf:acme/tiny", None).await, @r#"
     hf:acme/tiny@COMMIT asks to slow down
+    hint: what arrived is kept: run the same command again later; fewer [sources] connections ask less at once
     (is tried again)
     after 173 s
     "#);

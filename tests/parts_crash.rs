@@ -577,7 +577,7 @@ fn a_copy_within_the_machine_is_stopped_and_continued() {
     write_atomic(&machine.path("one/model.bin"), &CONTENT, &WriteOptions::default()).unwrap();
     machine.larder(&["lock"]).must_be(0);
     machine.larder(&["verify", "--full", "--only", "here"]);
-    let partial = machine.path("two/.larder").join(format!("{sha256}.partial"));
+    let partial = machine.path("two/.larder").join(format!("{sha256}.copy.partial"));
     let length = || fs_err::metadata(&partial).map_or(0, |found| found.len());
 
     let apply = machine.command(&["apply", "--yes"]);

@@ -2,6 +2,7 @@
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests make fixtures and fail loudly")]
+#![expect(clippy::print_stderr, reason = "what was measured goes into docs/performance.md")]
 
 mod support;
 
@@ -89,7 +90,7 @@ fn run<C: DeserializeOwned, M>(
     let source = rename(Arc::new(Checkpoint::open(path).unwrap()));
     let model = build(name, source, Placement::cpu().streamed(), |weights| new(&config, &weights)).unwrap();
     let peak = peak_of(|| forward(&model).unwrap());
-    println!("{name}: {} tensors, at most {} MiB of anonymous memory", shapes.len(), peak >> 20);
+    eprintln!("{name}: {} tensors, at most {} MiB of anonymous memory", shapes.len(), peak >> 20);
     assert!(peak < MOST, "{name}: {peak}");
 }
 

@@ -188,7 +188,9 @@ impl Run {
             let mut pass = |bytes: u64| {
                 let stopped = || self.means.stop.is_cancelled();
                 let goes_on = if is_paced { self.pacer.pass_blocking(bytes, stopped) } else { !stopped() };
-                self.means.monitor.event(Event::Advanced { item, bytes });
+                if bytes > 0 {
+                    self.means.monitor.event(Event::Advanced { item, bytes });
+                }
                 if goes_on { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }
             };
             match self.copy(&target, &from, &mut pass) {

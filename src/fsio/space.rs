@@ -43,10 +43,15 @@ pub fn free_space(path: &Path) -> io::Result<Space> {
 ///
 /// Known before the first byte: FAT itself says no only once 4 GiB of a file are written.
 pub fn longest_file(path: &Path) -> Option<u64> {
+    let numbers = rustix::fs::statfs(existing_ancestor(path).as_path()).ok()?;
+    longest_of(numbers.f_type as u64)
+}
+
+/// The same of a kind of file system, by its number.
+fn longest_of(kind: u64) -> Option<u64> {
     /// What Linux calls every kind of FAT but exFAT.
     const FAT: u64 = 0x4d44;
-    let numbers = rustix::fs::statfs(existing_ancestor(path).as_path()).ok()?;
-    (numbers.f_type as u64 == FAT).then_some(u64::from(u32::MAX))
+    (kind == FAT).then_some(u64::from(u32::MAX))
 }
 
 /// The highest folder above `path` that lies on the same file system.
@@ -54,4 +59,16 @@ fn mount_point(path: &Path, device: u64) -> PathBuf {
     let absolute = fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let same = |ancestor: &&Path| fs_err::metadata(ancestor).is_ok_and(|metadata| metadata.dev() == device);
     absolute.ancestors().take_while(same).last().unwrap_or(path).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fat_holds_four_gibibytes_less_one_byte() {
+        let (fat, exfat, ext4) = (0x4d44, 0x2011_bab0, 0xef53);
+        assert_eq!([fat, exfat, ext4].map(longest_of), [Some((4 << 30) - 1), None, None]);
+        assert_eq!(longest_file(tempfile::tempdir().unwrap().path()), None);
+    }
 }

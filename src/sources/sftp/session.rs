@@ -1,6 +1,6 @@
 //! One conversation in the SSH file transfer protocol, version 3, as every sshd speaks it: only what reading needs.
 //!
-//! https://datatracker.ietf.org/doc/html/draft-ietf-secsh-filexfer-02. Written here because it is small, and because
+//! <https://datatracker.ietf.org/doc/html/draft-ietf-secsh-filexfer-02>. Written here because it is small, and because
 //! the crates that speak it bring a client of ssh of their own, while ours is the user's.
 
 use std::collections::HashMap;
@@ -72,7 +72,7 @@ pub(super) struct Session {
     _program: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
-    last_words: tokio::task::JoinHandle<String>,
+    last_words: Option<tokio::task::JoinHandle<String>>,
     next: u32,
     /// Answers that came before they were waited for.
     early: HashMap<u32, (u8, Bytes)>,
@@ -94,7 +94,7 @@ impl Session {
         else {
             return Err(Trouble::Broken("its input and output are gone".to_owned()));
         };
-        let last_words = tokio::spawn(async move {
+        let last_words = Some(tokio::spawn(async move {
             let (mut lines, mut last) = (BufReader::new(errors).lines(), String::new());
             while let Ok(Some(line)) = lines.next_line().await {
                 if !line.trim().is_empty() {
@@ -102,7 +102,7 @@ impl Session {
                 }
             }
             last
-        });
+        }));
         let output = BufReader::with_capacity(1 << 18, output);
         let early = HashMap::new();
         let mut session = Self { _program: child, input, output, last_words, next: 0, early, stall };
@@ -114,8 +114,12 @@ impl Session {
         let mut packet = BytesMut::new();
         packet.put_u8(kind::INIT);
         packet.put_u32(VERSION);
-        self.write(&packet).await?;
-        let (answered, mut rest) = self.packet().await?;
+        let written = self.write(&packet).await;
+        // Who is gone already has said something else than sftp before, or nothing.
+        let (answered, mut rest) = match (self.packet().await, written) {
+            (Err(Trouble::Broken(_)), Err(trouble)) => return Err(trouble),
+            (answer, _) => answer?,
+        };
         match (answered, take_u32(&mut rest)) {
             (kind::VERSION, Some(VERSION)) => Ok(()),
             (kind::VERSION, Some(other)) => Err(Trouble::Nonsense(format!("it speaks version {other} of sftp"))),
@@ -245,9 +249,12 @@ impl Session {
 
     /// What the program said when it ended, which is better than that it ended.
     async fn broken(&mut self, otherwise: &str) -> Trouble {
-        let said = tokio::time::timeout(Duration::from_secs(1), &mut self.last_words).await;
+        let otherwise = || Trouble::Broken(otherwise.to_owned());
+        // Words are said once.
+        let Some(last_words) = self.last_words.take() else { return otherwise() };
+        let said = tokio::time::timeout(Duration::from_secs(1), last_words).await;
         let said = said.ok().and_then(Result::ok).filter(|said| !said.is_empty());
-        Trouble::Broken(said.unwrap_or_else(|| otherwise.to_owned()))
+        said.map_or_else(otherwise, Trouble::Broken)
     }
 }
 
