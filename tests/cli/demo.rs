@@ -12,8 +12,12 @@ fn all_four_faults_are_found_and_mended_and_the_lab_can_be_kept() {
     assert_eq!(said.code, 0, "{}{}", said.out, said.err);
     assert!(said.out.contains("4 of 4 faults were found and named, and everything is mended"), "{}", said.out);
     assert!(said.out.contains("(0 requests were made for that)"), "{}", said.out);
-    let status = lab.run(&["status", "--inventory", "kept/lab/inventory.toml"]);
+    let line = "larder status --inventory kept/lab/inventory.toml --state kept/state";
+    assert!(said.out.contains(&format!("to play with: {line}\n")), "{}", said.out);
+    let arguments: Vec<&str> = line.split(' ').skip(1).chain(["--json"]).collect();
+    let status = lab.run(&arguments);
     assert_eq!(status.code, 0, "{}{}", status.out, status.err);
+    assert!(status.out.contains("\"proven_at\":1"), "what the demonstration proved is known: {}", status.out);
     a_kept_lab_can_be_broken_and_mended(&lab, &said);
     let again = lab.run(&["demo", "--keep", "kept"]);
     assert_eq!(again.code, 2, "a lab that was kept is not overwritten");

@@ -43,7 +43,8 @@ impl Sshd {
             "sshd_config",
             format!(
                 "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
-                 StrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n{more}",
+                 StrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n\
+                 LogLevel DEBUG1\n{more}",
                 path("host"),
                 path("user.pub")
             ),
@@ -81,6 +82,21 @@ impl Sshd {
         self.wait_until_it_listens(self.port);
     }
 
+    /// The ciphers by which it sent so far, one for every login.
+    pub(crate) fn ciphers(&self) -> Vec<String> {
+        let said = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
+        let named =
+            |line: &str| line.split_once("kex: server->client cipher: ")?.1.split(' ').next().map(str::to_owned);
+        said.lines().filter_map(named).collect()
+    }
+
+    /// Adds a line to what the client goes by.
+    pub(crate) fn configure_client(&self, line: &str) {
+        let path = self.folder.path().join("ssh_config");
+        let text = std::fs::read_to_string(&path).unwrap() + line;
+        larder::fsio::write_atomic(&path, text.as_bytes(), &larder::fsio::WriteOptions::default()).unwrap();
+    }
+
     /// The client's command line.
     pub(crate) fn client(&self) -> String {
         format!("ssh -F {}", self.folder.path().join("ssh_config").display())
@@ -108,8 +124,9 @@ impl Sshd {
 }
 
 fn serve(folder: &Path) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
     let mut server = Command::new("/usr/sbin/sshd");
-    server.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config")).stderr(Stdio::null()).spawn().unwrap()
+    server.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config")).stderr(log).spawn().unwrap()
 }
 
 /// The numbers of all processes that `parent` began, and those began, and so on.

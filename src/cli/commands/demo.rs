@@ -53,10 +53,12 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     if let Some(folder) = &args.keep {
         let (lab, upstream) = (folder.join("lab/inventory.toml"), folder.join("upstream/inventory.toml"));
         ui.text(&format!(
-            "\nIt is left in {} to play with: larder status --inventory {}\n\
+            "\nIt is left in {} to play with: larder status --inventory {} --state {}\n\
              What it comes from is served, again at http://{address}, by: larder serve --inventory {}\n",
             folder.display(),
             lab.display(),
+            // What was proven is known there, and nothing of this lab gets into the user's own.
+            folder.join("state").display(),
             upstream.display()
         ));
     }

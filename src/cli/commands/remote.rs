@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::cli::error::CliError;
 use crate::cli::lab::Lab;
 
+mod cipher;
 pub(super) mod install;
 
 /// The longest answer that is taken: the lock or the report of a million files. Nobody is trusted to come to an end.
@@ -43,6 +44,15 @@ impl Way {
         let options = ["-T", "-oServerAliveInterval=5", "-oServerAliveCountMax=6"];
         let words = self.ssh.split_whitespace().chain(options).chain(["--", known.unwrap_or(machine)]);
         words.map(OsString::from).collect()
+    }
+
+    /// The same for moving many bytes: by the fastest cipher, where the user leaves that to ssh.
+    pub(super) fn to_move(&self, lab: &Lab, machine: &str) -> Vec<OsString> {
+        let mut words = self.to(lab, machine);
+        if let Some(option) = cipher::option(&words) {
+            words.insert(1, option);
+        }
+        words
     }
 
     /// What the larder on `machine` answers to `arguments`, given `input`; an error where ssh itself failed, or there is none.

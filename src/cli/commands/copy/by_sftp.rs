@@ -17,7 +17,7 @@ use crate::stores::{Stores, places_of};
 /// Takes from `machine` what this one lacks, as far as its stores lie where the inventory says.
 pub(super) fn take(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Result<Exit, CliError> {
     let mut lab = Lab::read(ui, common)?;
-    let mut command = args.way.to(&lab, machine);
+    let mut command = args.way.to_move(&lab, machine);
     // Before the destination: the last word is then a subsystem.
     let at = command.len() - 2;
     command.insert(at, "-s".into());

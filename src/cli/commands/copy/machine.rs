@@ -64,7 +64,7 @@ impl Taking {
         runtime: &Runtime,
     ) -> Result<Result<Self, CliError>, CliError> {
         let mut lab = Lab::read(ui, common)?.within(args.locality);
-        let mut command = way.to(&lab, machine);
+        let mut command = way.to_move(&lab, machine);
         command.push(format!("{} serve --stdio", way.remote_larder).into());
         let tunnel = {
             let _within = runtime.enter();
@@ -162,7 +162,7 @@ impl Remote<'_> {
         let folder = self.here.parent().unwrap_or(self.here);
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let there = format!("/tmp/{name}-{}.socket", how.trim_start_matches('-'));
-        let mut command = self.way.to(self.lab, self.machine);
+        let mut command = self.way.to_move(self.lab, self.machine);
         let forward = OsString::from(format!("{there}:{}", self.here.display()));
         // Before the destination, which is the last word so far.
         let at = command.len() - 2;
