@@ -3,6 +3,9 @@
     copy-ssh     one large file over ssh on loopback, beside rsync -a and scp with the same cipher
     copy-noop    a store of 100,000 files that the other machine has already, beside rsync -a
     serve-rate   one large file from larder serve and from nginx, to hf download and to larder
+    serve-token  one large file from larder serve with a token, to larder and to curl
+    link-copy    copy-ssh through a link of 1 Gbit/s and 20 ms (needs root)
+    link-serve   serve-rate through that link (needs root)
     serve-many   200 clients with ranges at once: the server's memory
 
 larder proves what arrives; rsync and scp do not.
@@ -19,44 +22,44 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 from urllib.parse import urlsplit
 
-from bench_fetch import LOOPBACK, REPOSITORY, free_port, make_files, nginx
-from bench_parts import COMMIT, MIB, Contestant, Lab, Serve, apart, compare, fresh, hf_download, sweep
+from bench_fetch import LOOPBACK, REPOSITORY, Place, free_port, link, make_files, nginx
+from bench_parts import COMMIT, MIB, Contestant, Lab, Serve, apart, children_cpu, compare, fresh, hf_download, sweep
 
 CLIENTS = 200
 
 
 @contextlib.contextmanager
-def sshd(work: Path) -> Iterator[str]:
-    """A server that lets this user in; the value is how to reach it as `bench`."""
+def sshd(work: Path, place: Place = LOOPBACK) -> Iterator[tuple[str, Callable[[], float]]]:
+    """A server that lets this user in: how to reach it as `bench`, and the processor time of its sessions so far."""
     folder, port = work / "sshd", free_port()
     folder.mkdir(parents=True, exist_ok=True)
     for key in ("host", "user"):
         if not (folder / key).exists():
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
     (folder / "sshd_config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
+        f"Port {port}\nListenAddress {place.address}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
         "PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n"
         "Subsystem sftp internal-sftp\nMaxStartups 100\n"
     )
     (folder / "ssh_config").write_text(
-        f"Host *\n HostName 127.0.0.1\n Port {port}\n IdentityFile {folder}/user\n IdentitiesOnly yes\n BatchMode yes\n"
+        f"Host *\n HostName {place.address}\n Port {port}\n IdentityFile {folder}/user\n IdentitiesOnly yes\n BatchMode yes\n"
         f" StrictHostKeyChecking no\n UserKnownHostsFile {folder}/known_hosts\n LogLevel ERROR\n"
     )
     if os.geteuid() == 0:
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
-    server = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", folder / "sshd_config"], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen([*place.server, "/usr/sbin/sshd", "-D", "-e", "-f", folder / "sshd_config"], stderr=subprocess.DEVNULL)
     try:
         client = f"ssh -F {folder}/ssh_config"
         for _ in range(200):
-            if subprocess.run([*client.split(), "bench", "true"], stderr=subprocess.DEVNULL).returncode == 0:
+            if subprocess.run([*place.client, *client.split(), "bench", "true"], stderr=subprocess.DEVNULL).returncode == 0:
                 break
             time.sleep(0.05)
         else:
             sys.exit("sshd does not let this user in")
-        yield client
+        yield client, lambda: children_cpu(server.pid)
     finally:
         server.terminate()
         server.wait()
@@ -75,51 +78,57 @@ def copy_of(here: Lab, there: Lab, client: str) -> list[str]:
 
 
 def copy_ssh(options: argparse.Namespace) -> None:
+    target = "larder ≤ 0.65 × rsync, ≤ 1.05 × scp"
+    copy_one(options, LOOPBACK, options.copy, "over ssh on loopback, arriving; CPU of both ends", target)
+
+
+def link_copy(options: argparse.Namespace) -> None:
+    if needs_root("link-copy"):
+        return
+    with link() as place:
+        where = "over ssh behind 1 Gbit/s, 20 ms, arriving; CPU of both ends"
+        copy_one(options, place, options.large, where, "larder ≤ 1.0 × both")
+
+
+def copy_one(options: argparse.Namespace, place: Place, mib: int, where: str, target: str) -> None:
+    """Who takes one file from another machine, all with the cipher that ssh prefers by itself."""
     work = options.work / "copy"
     there, here = Lab(options.larder, work / "there", "folder"), Lab(options.larder, work / "here", "folder")
-    size = options.copy * MIB
-    [big] = make_files(there.store, {"big.bin": size})
+    size, out = mib * MIB, work / "out"
+    name = f"{mib}.bin"
+    big = make_files(there.store / str(mib), {name: size})[0]
     for lab in (there, here):
-        lab.define(pinned({"big.bin": (size, big.sha256)}, "local"))
+        lab.define(pinned({f"{mib}/{name}": (size, big.sha256)}, "local"))
     there.call("verify", "--full")
-    out = work / "out"
-    again = fresh(options.work, out)
+    again = fresh(options.work, here.store, here.folder / "state", out)
 
     def clean() -> None:
         again()
+        sweep(options.work)
         out.mkdir()
 
-    with sshd(work) as client:
+    with sshd(work, place) as (client, other_end):
+        made, source = {out / name: size}, f"bench:{there.store}/{mib}/{name}"
+        peer = lambda who, argv, made: Contestant(who, [*place.client, *argv], here.env, clean, made, other_end=other_end)
         compare(
-            f"{options.copy} MiB over ssh on loopback, arriving",
+            f"{mib} MiB {where}",
             [
-                Contestant(
-                    "larder copy (proven)",
-                    copy_of(here, there, client),
-                    here.env,
-                    fresh(options.work, here.store, here.folder / "state"),
-                    {here.store / "big.bin": size},
-                ),
-                Contestant(
-                    "rsync -a",
-                    ["rsync", "-a", "-e", client, f"bench:{there.store}/big.bin", f"{out}/"],
-                    {},
-                    clean,
-                    {out / "big.bin": size},
-                ),
-                Contestant(
-                    "scp",
-                    ["scp", "-q", *client.split()[1:], f"bench:{there.store}/big.bin", f"{out}/big.bin"],
-                    {},
-                    clean,
-                    {out / "big.bin": size},
-                ),
+                peer("larder copy (proven)", copy_of(here, there, client), {here.store / str(mib) / name: size}),
+                peer("rsync -a", ["rsync", "-a", "-e", client, source, f"{out}/"], made),
+                peer("scp", ["scp", "-q", *client.split()[1:], source, f"{out}/{name}"], made),
             ],
             options.rounds,
-            "larder ≤ 0.65 × rsync, ≤ 1.05 × scp",
-            options.copy,
+            target,
+            mib,
         )
     sweep(options.work)
+
+
+def needs_root(name: str) -> bool:
+    if os.geteuid() == 0:
+        return False
+    print(f"\n**{name} was left out: its network namespaces need root.**")
+    return True
 
 
 def copy_noop(options: argparse.Namespace) -> None:
@@ -137,7 +146,7 @@ def copy_noop(options: argparse.Namespace) -> None:
     for lab in (there, here):
         lab.define(pinned(files, "local"))
         lab.call("verify", "--full")
-    with sshd(work) as client:
+    with sshd(work) as (client, other_end):
         compare(
             "100,000 files that are there already, over ssh on loopback",
             [
@@ -157,6 +166,18 @@ def write_numbers(store: Path, files: dict[str, tuple[int, str]]) -> None:
 
 
 def serve_rate(options: argparse.Namespace) -> None:
+    serve_one(options, LOOPBACK, "")
+
+
+def link_serve(options: argparse.Namespace) -> None:
+    if needs_root("link-serve"):
+        return
+    with link() as place:
+        serve_one(options, place, " behind 1 Gbit/s, 20 ms")
+
+
+def serve_one(options: argparse.Namespace, place: Place, where: str) -> None:
+    """One file from larder and from nginx, to Python's client and to larder."""
     work = options.work / "serve"
     there, here = Lab(options.larder, work / "there", "folder"), Lab(options.larder, work / "here", "folder")
     size = options.large * MIB
@@ -166,20 +187,24 @@ def serve_rate(options: argparse.Namespace) -> None:
     there.call("verify", "--full")
     clean = fresh(options.work, here.store, here.folder / "state")
     made = {here.store / "big.bin": size}
-    with nginx(work, there.store, remotes, LOOPBACK) as plain, Serve(there) as served:
+    network = ["--allow", "10.77.0.0/24"] if place.server else []
+    with (
+        nginx(work, there.store, remotes, place) as plain,
+        Serve(there, place.server, place.address, network) as served,
+    ):
+        download = lambda who, address: hf_download(options, "hf-latest", address, REPOSITORY, place.client)._replace(
+            name=who
+        )
         compare(
-            f"one file of {options.large} MiB to hf download",
-            [
-                hf_download(options, "hf-latest", served, REPOSITORY)._replace(name="from larder serve"),
-                hf_download(options, "hf-latest", plain, REPOSITORY)._replace(name="from nginx"),
-            ],
+            f"one file of {options.large} MiB to hf download{where}",
+            [download("from larder serve", served), download("from nginx", plain)],
             options.rounds,
             "larder serve ≤ 1.0 × nginx",
             options.large,
         )
-        apply = here.command("apply", "--yes")
+        apply = [*place.client, *here.command("apply", "--yes")]
         compare(
-            f"one file of {options.large} MiB to larder, proven",
+            f"one file of {options.large} MiB to larder, proven{where}",
             [
                 Contestant("from larder serve", apply, here.env | {"HF_ENDPOINT": served}, clean, made),
                 Contestant("from nginx", apply, here.env | {"HF_ENDPOINT": plain}, clean, made),
@@ -187,6 +212,40 @@ def serve_rate(options: argparse.Namespace) -> None:
             options.rounds,
             "larder serve ≤ 1.05 × nginx",
             options.large,
+        )
+    sweep(options.work)
+
+
+def serve_token(options: argparse.Namespace) -> None:
+    work = options.work / "copy"
+    there, here = Lab(options.larder, work / "there", "folder"), Lab(options.larder, work / "here", "folder")
+    size, out, token = options.copy * MIB, work / "out", work / "token"
+    path = f"{options.copy}/{options.copy}.bin"
+    big = make_files(there.store / str(options.copy), {f"{options.copy}.bin": size})[0]
+    there.define(pinned({path: (size, big.sha256)}, "local"))
+    there.call("verify", "--full")
+    token.write_text(secret := os.urandom(24).hex())
+    again = fresh(options.work, here.store, here.folder / "state", out)
+
+    def clean() -> None:
+        again()
+        sweep(options.work)
+        out.mkdir()
+
+    with Serve(there, options=["--token-file", str(token)]) as served:
+        peer = f'peers = [{{ name = "there", url = "{served}", token-file = "{token}" }}]'
+        here.define(pinned({path: (size, big.sha256)}, "local"), peer)
+        curl = ["curl", "-sSf", "-H", f"Authorization: Bearer {secret}", f"{served}/files/bench/{path}", "-o"]
+        compare(
+            f"{options.copy} MiB over http with a token, on loopback",
+            [
+                Contestant("larder apply (proven)", here.command("apply", "--yes"), here.env, clean, {here.store / path: size}),
+                Contestant("curl -o", [*curl, str(out / "big.bin")], {}, clean, {out / "big.bin": size}),
+                Contestant("curl to nowhere: the way itself", [*curl, "/dev/null"]),
+            ],
+            options.rounds,
+            "larder ≥ 1.0 GB/s, which is 954 MiB/s",
+            options.copy,
         )
     sweep(options.work)
 
@@ -227,4 +286,12 @@ def serve_many(options: argparse.Namespace) -> None:
     print(f"{CLIENTS} × 16 MiB in {wall:.2f} s, {CLIENTS * 16 / wall:.0f} MiB/s together.")
 
 
-MEASUREMENTS = {"copy-ssh": copy_ssh, "copy-noop": copy_noop, "serve-rate": serve_rate, "serve-many": serve_many}
+MEASUREMENTS = {
+    "copy-ssh": copy_ssh,
+    "copy-noop": copy_noop,
+    "serve-rate": serve_rate,
+    "serve-token": serve_token,
+    "serve-many": serve_many,
+    "link-copy": link_copy,
+    "link-serve": link_serve,
+}

@@ -43,11 +43,14 @@ class Contestant(NamedTuple):
     before: Callable[[], None] = lambda: None
     made: dict[Path, int] = {}
     good: tuple[int, ...] = (0,)
+    # Processor time that another process has used for it so far, where that is to count too.
+    other_end: Callable[[], float] = lambda: 0.0
 
 
 def run(contestant: Contestant) -> Run:
     """Runs it to its end; its output goes to a file that is shown if it fails."""
     contestant.before()
+    elsewhere = contestant.other_end()
     log = ROOT / "target/bench/output"
     with open(log, "wb") as out:
         start = time.perf_counter()
@@ -71,7 +74,8 @@ def run(contestant: Contestant) -> Run:
     for path, size in contestant.made.items():
         if not path.exists() or path.stat().st_size != size:
             sys.exit(f"{contestant.argv} did not make {path} of {size} bytes:\n{log.read_text()[-2000:]}")
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    elsewhere = contestant.other_end() - elsewhere
+    return Run(wall, usage.ru_utime + usage.ru_stime + elsewhere, usage.ru_maxrss / 1024)
 
 
 def compare(title: str, contestants: list[Contestant], rounds: int, target: str, mib: int = 0) -> None:
@@ -96,6 +100,15 @@ def compare(title: str, contestants: list[Contestant], rounds: int, target: str,
     for contestant in contestants:
         print("| " + " | ".join([contestant.name, *row(runs[contestant.name], larder, mib)]) + " |", flush=True)
     RESULTS.append({"title": title, "target": target, "mib": mib, "runs": as_objects(runs)})
+
+
+def children_cpu(pid: int) -> float:
+    """Processor time of all that this process has started, once the last of them has ended: seconds."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    while Path(f"/proc/{pid}/task/{pid}/children").read_text().strip():
+        time.sleep(0.01)
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[13]) + int(fields[14])) / ticks
 
 
 def row(own: list[Run], larder: list[Run], mib: int) -> list[str]:
@@ -154,10 +167,11 @@ class Lab:
         entry = '[[artifact]]\nname = "{}"\nsource = "hf:{}"\nstore = "models"\n'
         self.define("\n".join(entry.format(name, repo) + more.format(name=name) for name, repo in artifacts))
 
-    def define(self, manifest: str) -> None:
+    def define(self, manifest: str, sources: str = "") -> None:
         """Writes inventory and manifest, and locks what the manifest alone says."""
         store = f'models = {{ layout = "{self.layout}", path = "{self.store}" }}'
-        (self.folder / "inventory.toml").write_text(f'manifests = ["manifest.toml"]\n[stores]\n{store}\n')
+        inventory = f'manifests = ["manifest.toml"]\n[stores]\n{store}\n[sources]\n{sources}\n'
+        (self.folder / "inventory.toml").write_text(inventory)
         (self.folder / "manifest.toml").write_text(manifest)
         (self.folder / "inventory.lock").unlink(missing_ok=True)
         self.call("lock", "--offline")
@@ -200,14 +214,18 @@ def git_sha1(content: bytes) -> str:
 
 
 class Serve:
-    """`larder serve` while a block runs; prints what it took."""
+    """`larder serve` while a block runs; prints what it took.
 
-    def __init__(self, lab: Lab) -> None:
+    `within` is what its command begins with, to run in another network; `options` are of `larder serve`.
+    """
+
+    def __init__(self, lab: Lab, within: list[str] = [], address: str = "127.0.0.1", options: list[str] = []) -> None:
         self.lab = lab
+        self.command = [*within, *lab.command("serve", "--address", f"{address}:0", *options)]
 
     def __enter__(self) -> str:
         self.process = subprocess.Popen(
-            self.lab.command("serve", "--address", "127.0.0.1:0"),
+            self.command,
             stderr=subprocess.PIPE,
             env={**os.environ, **self.lab.env},
         )
@@ -273,7 +291,9 @@ def prove(lab: Lab) -> Lab:
     return lab
 
 
-def hf_download(options: argparse.Namespace, version: str, endpoint: str, repo: str) -> Contestant:
+def hf_download(
+    options: argparse.Namespace, version: str, endpoint: str, repo: str, within: list[str] = []
+) -> Contestant:
     home = options.work / version
     python = Path(os.environ["LARDER_TEST_PARTS"]) / version / "bin"
     env = {
@@ -285,4 +305,4 @@ def hf_download(options: argparse.Namespace, version: str, endpoint: str, repo: 
     }
     what = "from importlib.metadata import version; print(version('huggingface_hub'))"
     number = subprocess.run([python / "python", "-c", what], capture_output=True, text=True, check=True).stdout.strip()
-    return Contestant(f"hf download ({number})", [str(python / "hf"), "download", repo], env, fresh(options.work, home))
+    return Contestant(f"hf download ({number})", [*within, str(python / "hf"), "download", repo], env, fresh(options.work, home))
