@@ -316,13 +316,22 @@ fn a_machine_without_an_inventory_begins_with_what_is_on_the_drive() {
 
 /// At one byte per second, nothing but the first piece ever passes: only a signal ends it.
 fn stop_once_it_says(lab: &Lab, arguments: &[&str], told: impl Fn(&str) -> bool) -> (Option<i32>, String) {
+    signal_once_it_says(lab, rustix::process::Signal::INT, arguments, told)
+}
+
+fn signal_once_it_says(
+    lab: &Lab,
+    signal: rustix::process::Signal,
+    arguments: &[&str],
+    told: impl Fn(&str) -> bool,
+) -> (Option<i32>, String) {
     let mut command = lab.command(arguments);
     let mut running =
         command.args(["--progress", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(running.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(said.by_ref().any(|line| told(&line)), "{arguments:?} ended before");
     let pid = rustix::process::Pid::from_child(&running);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
     said.for_each(drop);
     let output = running.wait_with_output().unwrap();
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
@@ -351,6 +360,56 @@ fn copies_by_a_drive_keep_to_the_rate_and_can_be_stopped_and_continued() {
 }
 
 /// Limits are obeyed by the larder that writes, on whichever machine that is.
+/// What was copied before the signal is not copied again, and nothing of it is visible before it is whole.
+#[test]
+fn a_drive_keeps_what_was_packed_before_a_signal() {
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let (from, drive) = (full_machine(), tempfile::tempdir().unwrap());
+        let folder = drive.path().to_str().unwrap();
+        let is_large = |line: &str, event: &str| line.contains("large.bin") && line.contains(event);
+        let slowly = ["copy", "--to", folder, "--yes", "--max-rate", "2MB/s"];
+        let (code, out) = signal_once_it_says(&from, signal, &slowly, |line| is_large(line, "advanced"));
+        assert_eq!(code, Some(130), "{out}");
+        let name = format!("sha256-{}", Sha256::of(&contents()[2].1));
+        let kept = std::fs::metadata(drive.path().join(format!(".larder/{name}.partial"))).unwrap().len();
+        assert!(kept > 0 && kept < 6 << 20, "{kept} bytes");
+        assert!(!drive.path().join("blobs").join(&name).exists());
+        // Files go by their paths.
+        let first = format!("sha256-{}", Sha256::of(&contents()[0].1));
+        assert!(drive.path().join("blobs").join(first).exists(), "what was whole before stays");
+
+        let mut again = from.command(&["copy", "--to", folder, "--yes", "--progress", "json"]);
+        let said = program::said(&mut again, drive.path());
+        assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+        let begun: Vec<&str> = said.err.lines().filter(|line| is_large(line, "\"started\"")).collect();
+        assert!(begun.len() == 1 && begun[0].contains(&format!("\"resumed\":{kept}")), "{kept}: {begun:#?}");
+        assert_eq!(std::fs::read(drive.path().join("blobs").join(&name)).unwrap(), contents()[2].1);
+    }
+}
+
+/// A slow drive is written to while it is packed: otherwise gigabytes wait for a sync at the end, which no signal ends.
+#[test]
+fn what_is_packed_is_on_its_way_to_the_drive_before_the_end() {
+    if !Path::new("/usr/bin/strace").exists() {
+        return skip::skipped("strace is not installed (apt-get install strace)");
+    }
+    let content: Vec<u8> = (0..20_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    let lab = Lab::new(INVENTORY, &manifest(&[("long.bin", content.clone())]));
+    lab.write("home/plain/long.bin", &content);
+    let drive = tempfile::tempdir().unwrap();
+    let (calls, copy) =
+        (drive.path().join("calls"), lab.command(&["copy", "--to", drive.path().to_str().unwrap(), "--yes"]));
+    let mut strace = Command::new("/usr/bin/strace");
+    strace.args(["-f", "-qq", "--seccomp-bpf", "-e", "trace=sync_file_range", "-o"]).arg(&calls);
+    strace.arg(copy.get_program()).args(copy.get_args()).env_clear();
+    strace.envs(copy.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    strace.current_dir(copy.get_current_dir().unwrap());
+    let said = program::said(&mut strace, drive.path());
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    let begun = std::fs::read_to_string(calls).unwrap().lines().filter(|line| line.ends_with("= 0")).count();
+    assert_eq!(begun, 2, "once for each eight of the twenty megabytes");
+}
+
 #[test]
 fn limits_are_passed_on_to_the_other_machine() {
     let Some(sshd) = Sshd::start() else { return };

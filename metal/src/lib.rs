@@ -3,7 +3,7 @@
 //! [`Sha256`] hashes one stream like any other, and [`update_together`] several of them at once on one processor: SHA
 //! instructions wait for their own results much of the time, so a second, independent stream costs little; and the wide
 //! registers of AVX-512 hold sixteen of them. [`cached_pages`] asks the kernel how much of a file its page cache holds,
-//! and [`read_when_idle`] tells it whose requests may wait.
+//! [`read_when_idle`] tells it whose requests may wait, and [`begin_writing`] what need not wait for a sync.
 
 mod cache;
 mod priority;
@@ -13,8 +13,10 @@ mod sha_ni;
 #[cfg(target_arch = "x86_64")]
 mod sha_wide;
 mod together;
+mod writeback;
 
 pub use cache::cached_pages;
 pub use priority::read_when_idle;
 pub use sha256::{BLOCK, Sha256};
 pub use together::{streams_at_once, update_together};
+pub use writeback::begin_writing;

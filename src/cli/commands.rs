@@ -45,17 +45,16 @@ pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send +
     })
 }
 
-/// Says, from another thread, whether a signal asked this run to stop.
+/// Says, from another thread, whether a signal asked this run to stop: every signal that comes once this has returned.
 pub(super) fn stopped_by_signals() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Not in the thread: a signal that came before it runs would end the program as if nobody listened.
+    let signal = runtime.block_on(async { stop_signal() })?;
     let listen = move || {
-        let heard = runtime.block_on(async {
-            stop_signal()?.await;
-            Ok::<_, std::io::Error>(())
-        });
-        flag.store(heard.is_ok(), Ordering::Relaxed);
+        runtime.block_on(signal);
+        flag.store(true, Ordering::Relaxed);
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
     Ok(stop)

@@ -4,6 +4,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use larder_metal::begin_writing;
+
 use super::journal::{Journal, remove_journal};
 use super::{Owner, create_dir_all, give_to, is_absent, open_own, remove_file};
 use crate::artifact::Found;
@@ -11,6 +13,9 @@ use crate::digest::{ChunkDigests, ContentHasher, DigestMismatch, Digests};
 
 /// How much is read or copied at a time.
 const CHUNK: usize = 1 << 20;
+/// The kernel begins to write after so much of a copy. Otherwise a slow drive would have gigabytes to write at the end,
+/// in a sync that no signal ends.
+const WRITE_EVERY: u64 = 8 << 20;
 
 /// Content that is being written on the file system of its target.
 ///
@@ -150,7 +155,7 @@ impl Partial {
             return Ok(true);
         }
         source.seek(SeekFrom::Start(self.len)).map_err(ProofError::Original)?;
-        let mut buffer = vec![0; CHUNK];
+        let (mut buffer, mut begun) = (vec![0; CHUNK], self.len);
         loop {
             match source.read(&mut buffer).map_err(ProofError::Original)? {
                 0 => return Ok(false),
@@ -158,6 +163,10 @@ impl Partial {
                     pass(n as u64)?;
                     self.append(&buffer[..n])?;
                 }
+            }
+            if self.len - begun >= WRITE_EVERY {
+                begin_writing(self.file.file(), begun, self.len - begun);
+                begun = self.len;
             }
         }
     }

@@ -103,6 +103,7 @@ pub struct Sources {
     buckets: BucketSource,
     offline: bool,
     only_local: bool,
+    metered: Vec<String>,
     allowance: Arc<Allowance>,
     retry: RetryPolicy,
 }
@@ -137,6 +138,7 @@ impl Sources {
             directory: DirectorySource::new(),
             offline,
             only_local,
+            metered: settings.metered.clone(),
             retry: settings.retry,
         })
     }
@@ -159,6 +161,18 @@ impl Sources {
     /// The cap on content that everything downloaded in this run is taken out of.
     pub fn allowance(&self) -> &Arc<Allowance> {
         &self.allowance
+    }
+
+    /// Whether bytes may come from `reference`, and from others beside it, that could also be waited for.
+    ///
+    /// Not where a data cap counts, nor from places that are paid by the byte, nor from a peer that brought the content
+    /// from upstream for us: then it has crossed that line already.
+    pub fn may_be_asked_in_addition(&self, reference: &Reference) -> bool {
+        let was_brought = match reference {
+            Reference::Peer { peer, content } => self.peers.has_brought(peer, content),
+            _ => false,
+        };
+        self.allowance.limit().is_none() && !was_brought && !self.metered.contains(&reference.authority())
     }
 
     /// Reads what a reference means now; passing errors are tried again.

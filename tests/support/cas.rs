@@ -63,6 +63,8 @@ struct Faults {
     uses: Option<usize>,
     /// The middle byte of content is another one.
     wrong_byte: bool,
+    /// The same, for one answer only.
+    lies_once: bool,
     /// The store is gone once so many bytes of content were sent.
     dies_at: Option<u64>,
     /// No more content once so many bytes of it were sent; connections stay.
@@ -173,6 +175,11 @@ impl Cas {
     /// One byte of every answer with content is wrong from now on.
     pub(crate) fn send_wrong_bytes(&self) {
         self.shared.faults.lock().unwrap().wrong_byte = true;
+    }
+
+    /// One byte in the middle of the next answer with content is wrong, and everything else is right.
+    pub(crate) fn lie_once(&self) {
+        self.shared.faults.lock().unwrap().lies_once = true;
     }
 
     /// The store goes, listener and connections, once so many bytes of content were sent.
@@ -302,10 +309,10 @@ fn is_good(shared: &Shared, authorization: Option<&str>) -> bool {
 
 /// Content on its way, with whatever fault is switched on.
 fn content(shared: &Arc<Shared>, bytes: Bytes, entry: usize) -> Body {
-    let faults = shared.faults.lock().unwrap();
+    let mut faults = shared.faults.lock().unwrap();
     let (dies_at, stalls_at, pause) = (faults.dies_at, faults.stalls_at, faults.pause);
     let mut bytes = bytes.to_vec();
-    if faults.wrong_byte {
+    if std::mem::take(&mut faults.lies_once) || faults.wrong_byte {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0x20;
     }

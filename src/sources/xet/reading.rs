@@ -21,9 +21,9 @@ use crate::sources::hub::Announced;
 use crate::sources::{ByteRange, Source as _, SourceError};
 
 /// Decoded bytes of all stretches together.
-pub(super) const BUDGET: u64 = 24 << 20;
+pub(super) const BUDGET: u64 = 12 << 20;
 /// The longest stretch: more would not be faster, and fewer questions hardly matter then.
-pub(super) const LONGEST_STRETCH: u64 = 16 << 20;
+pub(super) const LONGEST_STRETCH: u64 = 8 << 20;
 /// The length of the first stretch of a run.
 pub(super) const FIRST_STRETCH: u64 = 1 << 20;
 /// A chunk has up to 128 KiB: stretches much shorter than this would fetch much that is thrown away.
