@@ -1,6 +1,6 @@
 //! SHA-256 as a stream, with a state that can be kept and continued.
 
-use sha2::block_api::compress256;
+use crate::one::Way;
 
 /// Bytes of one block.
 pub const BLOCK: usize = 64;
@@ -37,6 +37,9 @@ pub struct Sha256 {
     len: u64,
     /// The beginning of a block that is not full yet.
     rest: [u8; BLOCK],
+    way: Way,
+    /// Whether it is never hashed together with others.
+    is_alone: bool,
 }
 
 impl Default for Sha256 {
@@ -48,14 +51,19 @@ impl Default for Sha256 {
 impl Sha256 {
     /// The state before the first byte.
     pub fn new() -> Self {
-        Self { state: START, len: 0, rest: [0; BLOCK] }
+        Self { state: START, len: 0, rest: [0; BLOCK], way: Way::best(), is_alone: false }
+    }
+
+    /// The same, hashed in this way whatever the processor can; `None` where larder is built without it.
+    pub fn by(way: Way) -> Option<Self> {
+        way.is_here().then(|| Self { way, is_alone: true, ..Self::new() })
     }
 
     /// Continues after `len` bytes, which left `state`: see [`Sha256::midstate`].
     ///
     /// `None` where `len` does not end a block.
     pub fn resume(state: [u32; 8], len: u64) -> Option<Self> {
-        len.is_multiple_of(BLOCK as u64).then_some(Self { state, len, rest: [0; BLOCK] })
+        len.is_multiple_of(BLOCK as u64).then(|| Self { state, len, ..Self::new() })
     }
 
     /// The state to continue from, and the bytes taken so far; `None` in the middle of a block.
@@ -77,7 +85,7 @@ impl Sha256 {
     pub fn update(&mut self, bytes: &[u8]) {
         let bytes = self.fill_up(bytes);
         let (blocks, tail) = bytes.as_chunks::<BLOCK>();
-        compress256(&mut self.state, blocks);
+        self.way.compress(&mut self.state, blocks);
         self.len += (blocks.len() * BLOCK) as u64;
         self.keep(tail);
     }
@@ -89,16 +97,20 @@ impl Sha256 {
         self.rest[filled] = 0x80;
         self.rest[filled + 1..].fill(0);
         if filled + 1 > BLOCK - 8 {
-            compress256(&mut self.state, &[self.rest]);
+            self.way.compress(&mut self.state, &[self.rest]);
             self.rest = [0; BLOCK];
         }
         self.rest[BLOCK - 8..].copy_from_slice(&bits.to_be_bytes());
-        compress256(&mut self.state, &[self.rest]);
+        self.way.compress(&mut self.state, &[self.rest]);
         let mut digest = [0; 32];
         for (bytes, word) in digest.as_chunks_mut::<4>().0.iter_mut().zip(self.state) {
             *bytes = word.to_be_bytes();
         }
         digest
+    }
+
+    pub(crate) fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     pub(crate) fn state(&mut self) -> &mut [u32; 8] {
@@ -124,7 +136,7 @@ impl Sha256 {
         self.rest[filled..filled + now.len()].copy_from_slice(now);
         self.len += now.len() as u64;
         if self.filled() == 0 {
-            compress256(&mut self.state, &[self.rest]);
+            self.way.compress(&mut self.state, &[self.rest]);
         }
         later
     }

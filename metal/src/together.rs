@@ -12,6 +12,9 @@ type Stream<'a, 'b> = (&'a mut Sha256, &'b [u8]);
 pub fn update_together(streams: &mut [Stream<'_, '_>]) {
     for (stream, bytes) in streams.iter_mut() {
         *bytes = stream.fill_up(bytes);
+        if stream.is_alone() {
+            all_blocks(stream, bytes);
+        }
     }
     loop {
         let mut whole: Vec<_> = streams.iter_mut().filter(|(_, bytes)| bytes.len() >= BLOCK).collect();

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use larder_metal::{BLOCK, Sha256, streams_at_once, update_together};
+use larder_metal::{BLOCK, Sha256, Way, streams_at_once, update_together};
 use proptest::collection::vec;
 use proptest::prelude::{any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use sha2::Digest as _;
@@ -124,6 +124,64 @@ fn no_state_is_taken_from_the_middle_of_a_block() {
     assert!(hasher.midstate().is_none() && !hasher.is_empty());
 }
 
+const WAYS: [Way; 2] = [Way::Sha2, Way::AwsLc];
+
+/// Each way that this build has, whatever the processor can.
+fn by(way: Way) -> Option<Sha256> {
+    let hasher = Sha256::by(way);
+    assert_eq!(hasher.is_some(), way.is_here());
+    assert!(way.is_here() || way != Way::best());
+    hasher
+}
+
+#[test]
+fn every_way_to_hash_one_stream_says_the_same() {
+    for hasher in WAYS.into_iter().filter_map(by) {
+        for len in (0..6).flat_map(|n| (n * BLOCK).saturating_sub(9)..=n * BLOCK + 2).chain([100_000, 1 << 20]) {
+            let content = noise(len, len as u64);
+            for step in [1, 63, 64, 65, 4096, usize::MAX].into_iter().filter(|step| *step > 60 || len < 1000) {
+                let mut hasher = hasher.clone();
+                content.chunks(step).for_each(|piece| hasher.update(piece));
+                assert_eq!(hex(hasher.finish()), reference(&content), "{len} bytes in steps of {step}");
+            }
+        }
+    }
+}
+
+/// Streams of all ways side by side: each goes its own.
+#[test]
+fn streams_of_one_way_are_not_mixed_with_others() {
+    let contents: Vec<Vec<u8>> = (0..40).map(|n| noise(n * 37 + 5 * BLOCK, n as u64)).collect();
+    let fresh = |n: usize| [Some(Sha256::new()), by(WAYS[0]), by(WAYS[1])][n % 3].clone().unwrap_or_default();
+    let mut hashers: Vec<Sha256> = (0..contents.len()).map(fresh).collect();
+    for half in [0, 1] {
+        let streams = hashers.iter_mut().zip(&contents).map(|(hasher, content)| {
+            let middle = content.len() / 2;
+            (hasher, if half == 0 { &content[..middle] } else { &content[middle..] })
+        });
+        update_together(&mut streams.collect::<Vec<_>>());
+    }
+    for (hasher, content) in hashers.into_iter().zip(&contents) {
+        assert_eq!(hex(hasher.finish()), reference(content));
+    }
+}
+
+/// The same in a process where AWS-LC is told that the processor has no SHA instructions, and none of AVX either.
+#[test]
+fn the_library_is_right_without_sha_instructions() {
+    if !Way::AwsLc.is_here() {
+        return;
+    }
+    // Its own variable: the bits of CPUID that it is to ignore, of leaf 1 and of leaf 7.
+    for ignored in [":~0x20000000", "~0x1000000000000000:~0x20000020"] {
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "every_way_to_hash_one_stream_says_the_same"]).env("OPENSSL_ia32cap", ignored);
+        let said = again.output().unwrap();
+        let text = String::from_utf8_lossy(&said.stdout);
+        assert!(said.status.success() && text.contains("1 passed"), "{ignored}: {text}");
+    }
+}
+
 #[test]
 fn openssl_says_the_same() {
     let Ok(mut child) =
@@ -135,9 +193,16 @@ fn openssl_says_the_same() {
     let bytes = noise(3_000_001, 7);
     let (mut first, mut second) = (Sha256::new(), Sha256::new());
     update_together(&mut [(&mut first, &bytes), (&mut second, &noise(2_999_999, 8))]);
+    let alone = WAYS.into_iter().filter_map(by).map(|mut hasher| {
+        hasher.update(&bytes);
+        hex(hasher.finish())
+    });
+    let alone: Vec<String> = alone.collect();
     child.stdin.take().unwrap().write_all(&bytes).unwrap();
     let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
-    assert_eq!(said.split_whitespace().next().unwrap(), hex(first.finish()));
+    let said = said.split_whitespace().next().unwrap();
+    assert_eq!(said, hex(first.finish()));
+    assert!(alone.iter().all(|digest| digest == said), "{alone:?}");
 }
 
 /// From one stream to more than the processor takes at once, with every length around the borders of blocks among them.
@@ -179,6 +244,26 @@ fn more_streams_take_little_longer_than_one() {
         eprintln!("{count:2} streams: {:.2} GB/s, {:.2} x", rate(count), rate(count) / single);
     }
     eprintln!("at once at best: {}", streams_at_once());
+}
+
+/// What one stream costs in each way; with `OPENSSL_ia32cap=:~0x20000000` AWS-LC goes without SHA instructions, and with
+/// `RUSTFLAGS='--cfg sha2_backend="soft"'` so does `sha2`.
+#[test]
+#[ignore = "a measurement: run it alone, optimised"]
+fn one_stream_in_each_way() {
+    let content = noise(1 << 20, 1);
+    for hasher in WAYS.into_iter().filter_map(by) {
+        let times = (0..60).map(|_| {
+            let mut hasher = hasher.clone();
+            let begin = std::time::Instant::now();
+            hasher.update(&content);
+            let took = begin.elapsed().as_secs_f64();
+            std::hint::black_box(hasher);
+            took
+        });
+        let rate = content.len() as f64 / 1e6 / times.fold(f64::INFINITY, f64::min);
+        eprintln!("{rate:.0} MB/s: {hasher:?}");
+    }
 }
 
 fn in_ci() -> bool {
