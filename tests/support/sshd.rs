@@ -1,14 +1,18 @@
 //! A real sshd on loopback, with keys of its own, that lets nobody in but the test.
 
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A running server, ended when dropped.
 pub(crate) struct Sshd {
     folder: tempfile::TempDir,
     port: u16,
     server: Child,
+    logins: Arc<AtomicUsize>,
 }
 
 impl Sshd {
@@ -22,7 +26,20 @@ impl Sshd {
         Self::start_with(&format!("SetEnv HOME={} PATH={path}\n", home.display()))
     }
 
+    /// The same on another host: `there` makes of a program one that runs on that host, which has this address.
+    pub(crate) fn start_on(there: impl Fn(&Command) -> Command, address: &str) -> Option<Self> {
+        Self::start_somewhere("", address, there)
+    }
+
     fn start_with(more: &str) -> Option<Self> {
+        Self::start_somewhere(more, "127.0.0.1", |command| {
+            let mut same = Command::new(command.get_program());
+            same.args(command.get_args());
+            same
+        })
+    }
+
+    fn start_somewhere(more: &str, address: &str, there: impl Fn(&Command) -> Command) -> Option<Self> {
         let program = Path::new("/usr/sbin/sshd");
         if !program.exists() {
             crate::skip::skipped("sshd is missing; install it with scripts/test-parts");
@@ -42,7 +59,7 @@ impl Sshd {
         write(
             "sshd_config",
             format!(
-                "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+                "Port {port}\nListenAddress {address}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
                  StrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n{more}",
                 path("host"),
                 path("user.pub")
@@ -51,7 +68,7 @@ impl Sshd {
         write(
             "ssh_config",
             format!(
-                "Host *\n  HostName 127.0.0.1\n  Port {port}\n  IdentityFile {}\n  IdentitiesOnly yes\n  BatchMode yes\n\
+                "Host *\n  HostName {address}\n  Port {port}\n  IdentityFile {}\n  IdentitiesOnly yes\n  BatchMode yes\n\
                  \x20 StrictHostKeyChecking no\n  UserKnownHostsFile {}\n  LogLevel ERROR\n",
                 path("user"),
                 path("known_hosts")
@@ -59,10 +76,17 @@ impl Sshd {
         );
         // As root, sshd wants the folder that its package's service makes.
         let _ = Command::new("mkdir").args(["-p", "-m", "0755", "/run/sshd"]).status();
-        let server = serve(folder.path());
-        let sshd = Self { folder, port, server };
-        sshd.wait_until_it_listens(port);
-        Some(sshd)
+        let mut server = there(&program_for(folder.path())).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(server.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(said.by_ref().any(|line| line.contains("Server listening")), "sshd does not listen");
+        let logins = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&logins);
+        std::thread::spawn(move || {
+            said.filter(|line| line.starts_with("Accepted ")).for_each(|_| {
+                counted.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+        Some(Self { folder, port, server, logins })
     }
 
     /// Ends the server and all its sessions, at once.
@@ -77,13 +101,18 @@ impl Sshd {
 
     /// Starts it again where it was.
     pub(crate) fn start_again(&mut self) {
-        self.server = serve(self.folder.path());
+        self.server = program_for(self.folder.path()).stderr(Stdio::null()).spawn().unwrap();
         self.wait_until_it_listens(self.port);
     }
 
     /// The client's command line.
     pub(crate) fn client(&self) -> String {
         format!("ssh -F {}", self.folder.path().join("ssh_config").display())
+    }
+
+    /// How often somebody has logged in, until it was killed.
+    pub(crate) fn logins(&self) -> usize {
+        self.logins.load(Ordering::Relaxed)
     }
 
     /// Where it listens.
@@ -107,9 +136,10 @@ impl Sshd {
     }
 }
 
-fn serve(folder: &Path) -> Child {
+fn program_for(folder: &Path) -> Command {
     let mut server = Command::new("/usr/sbin/sshd");
-    server.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config")).stderr(Stdio::null()).spawn().unwrap()
+    server.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config"));
+    server
 }
 
 /// The numbers of all processes that `parent` began, and those began, and so on.
