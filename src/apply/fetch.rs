@@ -9,6 +9,7 @@ use crate::plan::WORTH_PARTS;
 use crate::sources::Body;
 
 pub(super) use blocks::Blocks;
+pub(super) use spans::Spans;
 
 mod blocks;
 mod doubt;

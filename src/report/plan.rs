@@ -89,8 +89,11 @@ fn work(entry: &ArtifactPlan, now: i64) -> (String, String, String) {
     };
     let to_do = if let Some(defect) = first_defect(entry) {
         ("repair".to_owned(), defect)
-    } else if moving.iter().any(|step| matches!(step, Step::Install { .. })) {
-        ("install".to_owned(), "through the running Ollama server".to_owned())
+    } else if let Some(Step::Install { from, .. }) = moving.iter().find(|step| matches!(step, Step::Install { .. })) {
+        let through = "through the running Ollama server";
+        let from = from.iter().find_map(|places| places.first());
+        let whole = from.map(|remote| format!("{}, {through}", place(&remote.reference)));
+        ("install".to_owned(), whole.unwrap_or_else(|| through.to_owned()))
     } else if !moving.is_empty() {
         ("fetch".to_owned(), places(entry))
     } else if let Some(reuse) = entry.steps.iter().find_map(reused) {
@@ -170,7 +173,10 @@ pub fn moves(step: &Step) -> Option<(String, Option<u64>)> {
             let first = from.first().map(|remote| scheme(&remote.reference.authority()));
             Some((first.unwrap_or_else(|| "?".to_owned()), *bytes))
         }
-        Step::Install { bytes } => Some((scheme("ollama:"), *bytes)),
+        Step::Install { bytes, from } => {
+            let first = from.iter().find_map(|places| places.first());
+            Some((first.map_or_else(|| scheme("ollama:"), |remote| scheme(&remote.reference.authority())), *bytes))
+        }
         Step::Reuse { from: Origin::Drive { .. }, bytes, .. } => Some(("drives".to_owned(), Some(*bytes))),
         Step::Reuse { .. } | Step::Publish { .. } => None,
     }
