@@ -32,7 +32,7 @@ fn config(mirror: &Mirror, token: Option<&str>, certificate: Option<Sha256>) -> 
         url: url.parse().unwrap(),
         token: token.map(str::to_owned),
         certificate,
-        socket: None,
+        sockets: Vec::new(),
     }
 }
 

@@ -343,7 +343,7 @@ impl Lab {
                 url: peer.url,
                 token,
                 certificate: peer.certificate,
-                socket: peer.socket,
+                sockets: peer.sockets,
             })
         };
         config.peers.into_iter().map(peer).collect()
