@@ -10,6 +10,9 @@ use larder::sources::{PeerConfig, Source, SourceError, SourceSettings, Sources};
 
 #[path = "contract/source.rs"]
 mod contract;
+#[path = "support/fake_server.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod fake_server;
 #[path = "support/mirror.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod mirror;
@@ -17,6 +20,7 @@ mod mirror;
 mod program;
 
 use contract::{Case, suite};
+use fake_server::{FakeServer, Seen, answer};
 use mirror::{COMMIT, Mirror, put, served};
 use program::{INVENTORY, Lab, Said};
 
@@ -117,6 +121,33 @@ async fn a_peer_with_another_certificate_or_token_gives_nothing() {
     assert!(held.here.contains(&by_sha256(&bytes)));
 }
 
+/// Whoever asks a peer shows a token; nobody who reads what larder says sees it, however much that is, and whatever fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_for_a_peer_is_in_nothing_that_larder_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let guests = Guests { networks: Vec::new(), token: Token::new("s3cret-of-the-lab") };
+    let mirror = Mirror::open_for(Index::of(vec![holding(dir.path())], ["/"]), guests, |server| server).await;
+    let lab = lab(&mirror, "[\"peer\"]", "hf:acme/tiny");
+    let inventory = std::fs::read_to_string(lab.path("inventory.toml")).unwrap();
+    lab.write("inventory.toml", inventory.replace("name = \"pc2\",", "name = \"pc2\", token-file = \"~/token\","));
+    for (token, code) in [("s3cret-guessed", 4), ("s3cret-of-the-lab", 0)] {
+        lab.write("home/token", token);
+        for arguments in
+            [&["-vv", "plan", "--json"][..], &["-vv", "apply", "--yes"], &["-vv", "apply", "--yes", "--json"]]
+        {
+            let mut command = lab.command(arguments);
+            command.env("LARDER_LOG", "trace");
+            let said = tokio::task::block_in_place(|| program::said(&mut command, &lab.path("")));
+            let all = format!("{}{}", said.out, said.err);
+            assert!(all.contains("TRACE") || all.contains("DEBUG"), "everything is told: {all}");
+            assert!(!all.contains("s3cret"), "{arguments:?}: {all}");
+        }
+        let applied = run(&lab, &["apply", "--yes"]).await;
+        assert_eq!(applied.code, code, "{}{}", applied.out, applied.err);
+    }
+    assert!(has_both(&lab));
+}
+
 const LARGE: &[u8] = b"weights, named by their sha256";
 const SMALL: &[u8] = b"{\"small\": \"and named by git\"}";
 
@@ -198,6 +229,58 @@ async fn a_lying_peer_is_named_and_nothing_of_it_is_kept() {
     assert!(applied.err.contains("peer:pc2"), "{}", applied.err);
     assert!(!lab.path("home/plain/large.bin").exists());
     assert!(lab.path("home/plain/small.json").exists(), "the other file is not to blame");
+}
+
+/// A peer whose lock names contents of its own for the files that are wanted, and who has just these.
+fn answer_with_another_lock(seen: &Seen) -> axum::response::Response {
+    let (ours, theirs) = (Sha256::of(LARGE), Sha256::of(b"what mallory wants to be run"));
+    let path = seen.line.split(' ').nth(1).unwrap();
+    match path.rsplit('/').next().unwrap() {
+        "have" => {
+            let names = format!("{{\"sha256\": [\"{ours}\", \"{theirs}\"], \"git-sha1\": [\"{}\"]}}", git_name(SMALL));
+            answer(200, &[("content-type", "application/json")], names)
+        }
+        "lock" => {
+            let file = format!("{{\"path\": \"large.bin\", \"size\": 28, \"sha256\": \"{theirs}\"}}");
+            let artifact =
+                format!("{{\"name\": \"tiny\", \"store\": \"plain\", \"source\": \"local\", \"files\": [{file}]}}");
+            answer(200, &[], format!("{{\"version\": 99, \"artifacts\": [{artifact}]}}"))
+        }
+        name if name == ours.to_string() || name == theirs.to_string() => {
+            answer(200, &[], "what mallory wants to be run".repeat(2)[..LARGE.len()].to_owned())
+        }
+        name if name == git_name(SMALL).to_string() => answer(200, &[], SMALL),
+        _ => answer(404, &[], ""),
+    }
+}
+
+/// What is wanted is said by this machine's own lock and manifests; a peer is not even asked what it thinks of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_with_another_lock_changes_nothing_of_what_is_wanted() {
+    let evil = FakeServer::start(answer_with_another_lock).await;
+    let dir = tempfile::tempdir().unwrap();
+    let good = Mirror::open(vec![holding(dir.path())], Some("{}")).await;
+    let lab = lab(&good, "[\"peer\"]", "hf:acme/tiny");
+    let inventory = std::fs::read_to_string(lab.path("inventory.toml")).unwrap();
+    let alone = inventory.replace(&good.url, &format!("http://{}", evil.host));
+    lab.write("inventory.toml", &alone);
+    for arguments in [&["plan"][..], &["apply", "--yes"], &["status"], &["repair", "--yes"]] {
+        let said = run(&lab, arguments).await;
+        assert!(!said.out.contains("mallory"), "{}", said.out);
+    }
+    assert!(evil.seen().len() > 2, "it was asked for what it says it has");
+    assert!(!evil.lines().iter().any(|line| line.ends_with("/lock")), "{:?}", evil.lines());
+    assert!(!lab.path("home/plain/large.bin").exists(), "the digest that is wanted is this machine's");
+    let lock = std::fs::read_to_string(lab.path("inventory.lock")).unwrap_or_default();
+    assert!(!lock.contains(&Sha256::of(b"what mallory wants to be run").to_string()), "{lock}");
+    // With an honest one beside it everything comes.
+    let honest = format!("{{ name = \"pc3\", url = \"{}\" }}", good.url);
+    let both = alone.replace("{ name = \"pc1\", url = \"http://127.0.0.1:9\" }", &honest);
+    assert_ne!(both, alone);
+    lab.write("inventory.toml", &both);
+    let applied = run(&lab, &["apply", "--yes"]).await;
+    assert_eq!(applied.code, 0, "{}{}", applied.out, applied.err);
+    assert!(has_both(&lab));
 }
 
 #[tokio::test(flavor = "multi_thread")]
