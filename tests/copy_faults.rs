@@ -24,12 +24,15 @@ mod relay;
 #[path = "support/sshd.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod sshd;
+#[path = "support/stick.rs"]
+mod stick;
 
 use disk::{Disk, Kind};
 use parts::skip;
 use program::{INVENTORY, Lab, Said};
 use relay::Relay;
 use sshd::{Sshd, remote_words};
+use stick::Stick;
 
 const MIB: usize = 1 << 20;
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -423,19 +426,42 @@ fn a_drive_that_holds_no_long_files_is_told_before_the_first_byte() {
 #[test]
 fn a_drive_without_links_carries_a_cache_with_links() {
     let Some(drive) = exfat::Exfat::make() else { return };
-    let folder = drive.path().display().to_string();
-    let link = Command::new("ln").args(["-s", "x"]).arg(drive.path().join("link")).output().unwrap();
-    assert!(!link.status.success(), "this drive knows no links");
+    assert!(!knows_links(&drive.path()));
+    carries_a_cache(&drive.path());
+}
+
+/// As Windows leaves it: links could be made, and are no use to whoever plugs it in there.
+#[test]
+fn a_drive_of_ntfs_carries_a_cache_as_plain_files() {
+    let Some(drive) = Stick::make() else { return };
+    assert!(knows_links(&drive.path()));
+    carries_a_cache(&drive.path());
+    let entries = std::fs::read_dir(drive.path().join("blobs")).unwrap();
+    assert!(entries.map(|entry| entry.unwrap().file_type().unwrap()).all(|kind| kind.is_file()));
+}
+
+fn knows_links(drive: &Path) -> bool {
+    let link = drive.join("link");
+    let made = Command::new("ln").args(["-s", "x"]).arg(&link).output().unwrap().status.success();
+    if made {
+        larder::fsio::remove_file(&link).unwrap();
+    }
+    made
+}
+
+/// A cache of two hops goes on the drive, from there to a machine that has nothing, and is loaded there.
+fn carries_a_cache(drive: &Path) {
+    let folder = drive.display().to_string();
     let weights = noise(9 * MIB);
     let (from, to) = (Lab::new(INVENTORY, &hand(&weights)), Lab::new(INVENTORY, &hand(&weights)));
     from.write("home/weights", &weights);
     two_hop_cache(&from.path("home"), &weights);
     let packed = from.run(&["copy", "--to", &folder, "--yes"]);
     assert_eq!(packed.code, 0, "{}{}", packed.out, packed.err);
-    let readme = std::fs::read_to_string(drive.path().join("README.txt")).unwrap();
+    let readme = std::fs::read_to_string(drive.join("README.txt")).unwrap();
     assert!(readme.contains("larder copy --from") && readme.contains("sha256sum"), "{readme}");
     let sums = format!("sha256sum -b sha256-{0} | grep -q {0}", Sha256::of(&weights));
-    assert!(Command::new("sh").args(["-c", &sums]).current_dir(drive.path().join("blobs")).status().unwrap().success());
+    assert!(Command::new("sh").args(["-c", &sums]).current_dir(drive.join("blobs")).status().unwrap().success());
     let again = from.run(&["copy", "--to", &folder, "--yes"]);
     assert!(again.code == 0 && again.out.contains("2 there already"), "{}{}", again.out, again.err);
     let taken = to.run(&["copy", "--from", &folder, "--yes"]);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::table::{self, count};
 use crate::artifact::Reference;
 use crate::facts::Rates;
+use crate::fsio::Space;
 use crate::plan::{ArtifactPlan, Download, Need, Obstacle, Origin, Plan, Room, Step};
 use crate::size::Bytes;
 
@@ -243,6 +244,9 @@ fn limit_line(download: &Download) -> String {
 }
 
 fn room_line(room: &Room) -> String {
+    if room.free == Space::UNKNOWN {
+        return format!("{} ({}): how much is free is not known", room.path.display(), room.stores.join(", "));
+    }
     let after = Bytes(room.free.saturating_sub(room.needed));
     let inodes = room.free_inodes.map(|free| format!(", {free} inodes → {}", free.saturating_sub(room.new_files)));
     let (place, stores, free) = (room.path.display(), room.stores.join(", "), Bytes(room.free));
