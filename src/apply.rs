@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::artifact::{Artifact, File, Found};
+use crate::artifact::{Artifact, File, Found, Remote};
 use crate::digest::{ChunkDigests, Digests};
 use crate::facts::Facts;
 use crate::lock::Lock;
@@ -29,6 +29,7 @@ mod bring;
 mod error;
 mod fetch;
 mod finish;
+mod handover;
 mod install;
 mod left_out;
 mod lines;
@@ -137,7 +138,7 @@ struct Job {
 struct Run {
     means: Means,
     works: Vec<Work>,
-    pacer: Pacer,
+    pacer: Arc<Pacer>,
     lines: lines::Lines,
     /// The memory that content passes through on its way to the disk.
     blocks: Arc<fetch::Blocks>,
@@ -148,7 +149,7 @@ struct Run {
 /// Carries out `plan`, whose artifacts are those of `lock`.
 pub async fn apply(plan: &Plan, lock: &Lock, means: Means) -> Outcome {
     let (works, jobs, installs) = prepare(plan, lock);
-    let pacer = Pacer::new(means.max_rate);
+    let pacer = Arc::new(Pacer::new(means.max_rate));
     let lines = lines::Lines::new(means.connections);
     let blocks = fetch::Blocks::new();
     let (distrusted, outcome) = (left_out::Distrusted::default(), Mutex::default());
@@ -159,8 +160,8 @@ pub async fn apply(plan: &Plan, lock: &Lock, means: Means) -> Outcome {
     run.clone().bring_all(early).await;
     // What these reuse has arrived by now, or failed and is fetched on its own.
     run.clone().bring_all(late).await;
-    for work in installs {
-        run.install(work).await;
+    for (work, from) in installs {
+        run.install(work, from).await;
     }
     run.finish_all().await;
     let run = Arc::into_inner(run).expect("every job has ended");
@@ -169,7 +170,10 @@ pub async fn apply(plan: &Plan, lock: &Lock, means: Means) -> Outcome {
     outcome
 }
 
-fn prepare(plan: &Plan, lock: &Lock) -> (Vec<Work>, Vec<Job>, Vec<usize>) {
+/// What a server is to install: the artifact's work, and where its files come from where larder hands them over.
+type Installation = (usize, Vec<Vec<Remote>>);
+
+fn prepare(plan: &Plan, lock: &Lock) -> (Vec<Work>, Vec<Job>, Vec<Installation>) {
     let (mut works, mut jobs, mut installs) = (Vec::new(), Vec::new(), Vec::new());
     for entry in plan.artifacts.iter().filter(|entry| !entry.steps.is_empty()) {
         let Some(artifact) = lock.artifact(&entry.artifact) else { continue };
@@ -179,7 +183,7 @@ fn prepare(plan: &Plan, lock: &Lock) -> (Vec<Work>, Vec<Job>, Vec<usize>) {
                 Step::Fetch { file, .. } | Step::Reuse { file, .. } => {
                     jobs.push(Job { work, file: *file, step: step.clone() });
                 }
-                Step::Install { .. } => installs.push(work),
+                Step::Install { from, .. } => installs.push((work, from.clone())),
                 Step::Publish { .. } => {}
             }
         }

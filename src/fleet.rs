@@ -25,6 +25,9 @@ pub struct State {
     pub at: i64,
     /// The lock that it goes by: the digest of its text.
     pub lock: Option<Sha256>,
+    /// The signature of that text, where somebody signed it: what would lie in `inventory.lock.sig`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_signature: Option<String>,
     /// The manifests that it goes by.
     #[serde(default)]
     pub manifests: Vec<KeptManifest>,
@@ -39,6 +42,9 @@ pub struct KeptManifest {
     pub path: String,
     /// The digest of its text.
     pub sha256: Sha256,
+    /// The signature of its text, where somebody signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 /// Why a document cannot be used.

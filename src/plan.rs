@@ -18,6 +18,7 @@ use crate::stores::{Defect, FileState};
 
 mod content;
 mod download;
+mod install;
 mod obstacles;
 mod refusals;
 mod room;
@@ -25,10 +26,8 @@ mod steps;
 
 use content::ContentIndex;
 pub use download::Download;
-use obstacles::{
-    may_not_be_read, no_upstream, not_there, one_name_for_two, server_keeps_it, server_pulls_itself, server_would_pull,
-    upstream_is_off, whole_artifact_obstacle,
-};
+use install::plan_install;
+use obstacles::{may_not_be_read, no_upstream, not_there, one_name_for_two, upstream_is_off, whole_artifact_obstacle};
 pub use refusals::Refusals;
 use room::Rooms;
 pub use steps::{ArtifactPlan, Need, Obstacle, Origin, Plan, Room, Step};
@@ -73,6 +72,8 @@ pub struct Outlook {
     pub metered: Vec<String>,
     /// Stores into which a running server installs, by store.
     pub served_stores: Vec<String>,
+    /// Of these, the ones whose server runs on this machine: it can pull from a mirror on the loopback.
+    pub near_servers: Vec<String>,
     /// Of these, the ones whose server does not answer or may not be asked, by store.
     pub silent_servers: HashMap<String, Refusal>,
 }
@@ -98,6 +99,7 @@ impl Default for Outlook {
             max_download: None,
             metered: Vec::new(),
             served_stores: Vec::new(),
+            near_servers: Vec::new(),
             silent_servers: HashMap::new(),
         }
     }
@@ -227,27 +229,6 @@ fn wrong_matches(sighting: &Sighting<'_>, outlook: &Outlook) -> impl Iterator<It
         let reason = format!("{}; {reason}", wrong.detail);
         Obstacle { path, refusal: Refusal { reason, hint } }
     })
-}
-
-fn plan_install(sighting: &Sighting<'_>, outlook: &Outlook, entry: &mut ArtifactPlan) {
-    let is_here = |state: &FileState| matches!(state, FileState::Present(_) | FileState::Held);
-    let files = sighting.artifact.files.iter().zip(&sighting.proofs);
-    let mut refuted = files.filter(|(_, proof)| matches!(proof, Proof::Refuted(_)));
-    if let Some((file, _)) = refuted.next() {
-        let path = Some(file.path.clone());
-        entry.obstacles.push(Obstacle { path, refusal: server_keeps_it(&sighting.artifact.name) });
-    } else if sighting.observed.published.is_ok() && sighting.observed.files.iter().all(is_here) {
-        // Nothing to do, so nobody is asked either.
-    } else if let Some(place) = &outlook.only_from {
-        entry.obstacles.push(Obstacle { path: None, refusal: server_pulls_itself(place) });
-    } else if let Some(refusal) = outlook.silent_servers.get(&entry.store) {
-        entry.obstacles.push(Obstacle { path: None, refusal: refusal.clone() });
-    } else if !outlook.upstream {
-        entry.obstacles.push(Obstacle { path: None, refusal: server_would_pull(outlook) });
-    } else {
-        let missing = entry.size.map(|size| size.saturating_sub(entry.here_bytes));
-        entry.steps.push(Step::Install { bytes: missing });
-    }
 }
 
 fn plan_file(

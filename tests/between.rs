@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder::digest::Sha256;
 
@@ -16,9 +16,13 @@ mod net;
 mod program;
 #[path = "support/skip.rs"]
 mod skip;
+#[path = "support/sshd.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod sshd;
 
 use net::Net;
 use program::Lab;
+use sshd::Sshd;
 
 /// Longer than anything here takes; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -248,23 +252,84 @@ fn what_a_peer_would_bring_is_upstream_s_too() {
     assert_has_all(&fresh, &said);
 }
 
-#[test]
-fn a_cable_that_is_pulled_costs_only_what_was_on_it() {
+/// Pulls a host's cable, and puts it in again once `running` has noticed and so much time has passed.
+///
+/// That it notices again and again is what tells the time: nothing sleeps here.
+fn pull_the_cable(net: &Net, host: usize, running: &mut Running, least: Duration) {
+    net.unplug(host);
+    let begin = Instant::now();
+    running.wait_for("again");
+    while begin.elapsed() < least {
+        running.wait_for("again");
+    }
+    net.plug(host);
+}
+
+/// A machine that is patient enough for a cable that is out for a while.
+fn patient(net: &Net, name: &str) -> Lab {
+    let lab = machine(net, name, "[\"peer\"]", &[0]);
+    let inventory = std::fs::read_to_string(lab.path("inventory.toml")).unwrap();
+    lab.write("inventory.toml", inventory.replace("retries = 8", "retries = 60"));
+    lab
+}
+
+fn over_http(least: Duration) {
     let Some(net) = Net::of(2) else { return };
-    let (peer, fresh) = (machine(&net, "peer0", "[\"peer\"]", &[]), machine(&net, "fresh", "[\"peer\"]", &[0]));
+    let (peer, fresh) = (machine(&net, "peer0", "[\"peer\"]", &[]), patient(&net, "fresh"));
     put_all(&peer);
     let _serving = serve(&net, 0, &peer, &[]);
     net.slow_down(0, "40mbit");
     let mut running = apply(&net, 1, &fresh);
     wait_until_sent(&net, 0, 6 * MIB as u64);
-    net.unplug(0);
-    running.wait_for("again");
-    net.plug(0);
+    pull_the_cable(&net, 0, &mut running, least);
     let (code, said) = running.end();
     assert_eq!(code, Some(0), "{said}");
     assert_has_all(&fresh, &said);
     let sent = sent(&net, 0);
     assert!(sent < one_copy() + 8 * MIB as u64, "{sent} bytes instead of {}", one_copy());
+}
+
+fn over_ssh(least: Duration) {
+    let Some(net) = Net::of(2) else { return };
+    let Some(sshd) = Sshd::start_on(|command| net.on(0, command), &net.address(0)) else { return };
+    let (there, here) = (machine(&net, "there", "[\"peer\"]", &[]), patient(&net, "here"));
+    put_all(&there);
+    net.slow_down(0, "40mbit");
+    let words = sshd::remote_words(std::path::Path::new(env!("CARGO_BIN_EXE_larder")), &there.path(""));
+    let client = sshd.client();
+    let arguments = ["copy", "--ssh", &client, "--remote-larder", &words, "pc9:", "--yes", "--progress", "lines"];
+    let mut copy = here.command(&arguments);
+    copy.env("PATH", "/usr/bin:/bin");
+    let before = net.sent(0);
+    let mut running = Running::start(net.on(1, &copy));
+    let begin = Instant::now();
+    while net.sent(0) - before < 6 * MIB as u64 {
+        assert!(begin.elapsed() < PATIENCE, "nothing comes");
+    }
+    pull_the_cable(&net, 0, &mut running, least);
+    let (code, said) = running.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert_has_all(&here, &said);
+    let sent = net.sent(0) - before;
+    assert!(sent < one_copy() + 10 * MIB as u64, "{sent} bytes instead of {}", one_copy());
+}
+
+#[test]
+fn a_cable_that_is_pulled_costs_only_what_was_on_it() {
+    over_http(Duration::ZERO);
+}
+
+#[test]
+fn a_cable_that_is_pulled_from_a_copy_by_ssh_costs_only_what_was_on_it() {
+    over_ssh(Duration::ZERO);
+}
+
+/// Longer than ssh believes in a connection that says nothing: every one of them is made anew.
+#[test]
+#[ignore = "takes a minute: scripts/cables"]
+fn a_cable_that_is_out_for_longer_than_half_a_minute_costs_only_what_was_on_it() {
+    over_http(Duration::from_secs(30));
+    over_ssh(Duration::from_secs(35));
 }
 
 #[test]

@@ -24,12 +24,15 @@ mod relay;
 #[path = "support/sshd.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod sshd;
+#[path = "support/stick.rs"]
+mod stick;
 
 use disk::{Disk, Kind};
 use parts::skip;
 use program::{INVENTORY, Lab, Said};
 use relay::Relay;
 use sshd::{Sshd, remote_words};
+use stick::Stick;
 
 const MIB: usize = 1 << 20;
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -106,6 +109,70 @@ fn connections_that_break_again_and_again_cost_only_what_was_on_them() {
 }
 
 /// All connections end in the middle, and none is made any more; then the second run takes what is missing.
+/// Gives from `here` by `client`.
+fn give(here: &Lab, client: &str, there: &Lab, how: &str) -> Said {
+    let words = remote_words(Path::new(env!("CARGO_BIN_EXE_larder")), &there.path(""));
+    let mut command = here.command(&["copy", "--ssh", client, "--remote-larder", &words, "--to", "pc9:", how]);
+    program::said(command.env("PATH", "/usr/bin:/bin"), &here.path(""))
+}
+
+/// An ssh that does `script` where it is a login that only carries, and is the usual one else.
+fn ssh_with(lab: &Lab, sshd: &Sshd, script: &str) -> String {
+    let usual = sshd.client();
+    let text = format!("case \"$*\" in *-oBatchMode=yes*) {script};; esac\nexec {usual} \"$@\"\n");
+    lab.write("ssh.sh", text);
+    format!("sh {}", lab.path("ssh.sh").display())
+}
+
+/// Each login has a cipher of its own, and so a core: what is given goes over several, as what is taken does.
+#[test]
+fn what_is_given_goes_over_several_logins_and_over_one_where_there_may_be_no_more() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (here, there) = (full_machine(), empty_machine(""));
+    let shown = give(&here, &sshd.client(), &there, "--dry-run");
+    assert_eq!((shown.code, sshd.logins()), (0, 1), "to look needs one: {}{}", shown.out, shown.err);
+    let given = give(&here, &sshd.client(), &there, "--yes");
+    assert_eq!((given.code, sshd.logins()), (0, 5), "{}{}", given.out, given.err);
+    assert_has_all(&there);
+    let there = empty_machine("");
+    let given = give(&here, &ssh_with(&here, &sshd, "exit 255"), &there, "--yes");
+    assert_eq!((given.code, sshd.logins()), (0, 6), "{}{}", given.out, given.err);
+    assert_has_all(&there);
+}
+
+/// Logins that die on the way: the others go on.
+#[test]
+fn logins_that_die_while_something_is_given_cost_only_what_was_on_them() {
+    let Some(sshd) = Sshd::start() else { return };
+    let relay = Relay::to(sshd.port());
+    let (here, there) = (full_machine(), empty_machine(""));
+    let by_relay = format!("exec {} \"$@\"", sshd.client_by(relay.port()));
+    let client = ssh_with(&here, &sshd, &by_relay);
+    let words = remote_words(Path::new(env!("CARGO_BIN_EXE_larder")), &there.path(""));
+    let mut give = here.command(&["copy", "--ssh", &client, "--remote-larder", &words, "--to", "pc9:", "--yes"]);
+    // So slowly that there is something to break.
+    give.args(["--max-rate", "8MB/s", "--json"])
+        .env("PATH", "/usr/bin:/bin")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let giving = give.spawn().unwrap();
+    let (greeted, begin) = (relay.passed(), std::time::Instant::now());
+    // All logins are there once the larder over there has begun to write.
+    while !there.path("home/plain/.larder").exists() || relay.passed() == greeted {
+        assert!(begin.elapsed() < std::time::Duration::from_secs(120), "nothing begins");
+        std::thread::yield_now();
+    }
+    relay.cut_now();
+    let output = giving.wait_with_output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+    assert_has_all(&there);
+    let outcome: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let all: u64 = contents().iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    let moved = outcome["moved_bytes"].as_u64().unwrap();
+    assert!(moved >= all && moved < all + 6 * MIB as u64, "{moved} of {all}");
+}
+
 #[test]
 fn a_connection_that_is_gone_for_good_leaves_a_state_to_go_on_from() {
     let Some(sshd) = Sshd::start() else { return };
@@ -359,19 +426,42 @@ fn a_drive_that_holds_no_long_files_is_told_before_the_first_byte() {
 #[test]
 fn a_drive_without_links_carries_a_cache_with_links() {
     let Some(drive) = exfat::Exfat::make() else { return };
-    let folder = drive.path().display().to_string();
-    let link = Command::new("ln").args(["-s", "x"]).arg(drive.path().join("link")).output().unwrap();
-    assert!(!link.status.success(), "this drive knows no links");
+    assert!(!knows_links(&drive.path()));
+    carries_a_cache(&drive.path());
+}
+
+/// As Windows leaves it: links could be made, and are no use to whoever plugs it in there.
+#[test]
+fn a_drive_of_ntfs_carries_a_cache_as_plain_files() {
+    let Some(drive) = Stick::make() else { return };
+    assert!(knows_links(&drive.path()));
+    carries_a_cache(&drive.path());
+    let entries = std::fs::read_dir(drive.path().join("blobs")).unwrap();
+    assert!(entries.map(|entry| entry.unwrap().file_type().unwrap()).all(|kind| kind.is_file()));
+}
+
+fn knows_links(drive: &Path) -> bool {
+    let link = drive.join("link");
+    let made = Command::new("ln").args(["-s", "x"]).arg(&link).output().unwrap().status.success();
+    if made {
+        larder::fsio::remove_file(&link).unwrap();
+    }
+    made
+}
+
+/// A cache of two hops goes on the drive, from there to a machine that has nothing, and is loaded there.
+fn carries_a_cache(drive: &Path) {
+    let folder = drive.display().to_string();
     let weights = noise(9 * MIB);
     let (from, to) = (Lab::new(INVENTORY, &hand(&weights)), Lab::new(INVENTORY, &hand(&weights)));
     from.write("home/weights", &weights);
     two_hop_cache(&from.path("home"), &weights);
     let packed = from.run(&["copy", "--to", &folder, "--yes"]);
     assert_eq!(packed.code, 0, "{}{}", packed.out, packed.err);
-    let readme = std::fs::read_to_string(drive.path().join("README.txt")).unwrap();
+    let readme = std::fs::read_to_string(drive.join("README.txt")).unwrap();
     assert!(readme.contains("larder copy --from") && readme.contains("sha256sum"), "{readme}");
     let sums = format!("sha256sum -b sha256-{0} | grep -q {0}", Sha256::of(&weights));
-    assert!(Command::new("sh").args(["-c", &sums]).current_dir(drive.path().join("blobs")).status().unwrap().success());
+    assert!(Command::new("sh").args(["-c", &sums]).current_dir(drive.join("blobs")).status().unwrap().success());
     let again = from.run(&["copy", "--to", &folder, "--yes"]);
     assert!(again.code == 0 && again.out.contains("2 there already"), "{}{}", again.out, again.err);
     let taken = to.run(&["copy", "--from", &folder, "--yes"]);

@@ -10,6 +10,9 @@ use larder::sources::{PeerConfig, Source, SourceError, SourceSettings, Sources};
 
 #[path = "contract/source.rs"]
 mod contract;
+#[path = "support/fake_server.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod fake_server;
 #[path = "support/mirror.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod mirror;
@@ -17,6 +20,7 @@ mod mirror;
 mod program;
 
 use contract::{Case, suite};
+use fake_server::{FakeServer, Seen, answer};
 use mirror::{COMMIT, Mirror, put, served};
 use program::{INVENTORY, Lab, Said};
 
@@ -32,7 +36,7 @@ fn config(mirror: &Mirror, token: Option<&str>, certificate: Option<Sha256>) -> 
         url: url.parse().unwrap(),
         token: token.map(str::to_owned),
         certificate,
-        socket: None,
+        sockets: Vec::new(),
     }
 }
 
@@ -115,6 +119,33 @@ async fn a_peer_with_another_certificate_or_token_gives_nothing() {
     assert!(matches!(error, SourceError::TokenRefused { .. }) && !error.to_string().contains("guess"), "{error}");
     let held = sources(config(&mirror, Some("s3cret"), Some(right))).peers().holdings("pc2").await.unwrap();
     assert!(held.here.contains(&by_sha256(&bytes)));
+}
+
+/// Whoever asks a peer shows a token; nobody who reads what larder says sees it, however much that is, and whatever fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_for_a_peer_is_in_nothing_that_larder_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let guests = Guests { networks: Vec::new(), token: Token::new("s3cret-of-the-lab") };
+    let mirror = Mirror::open_for(Index::of(vec![holding(dir.path())], ["/"]), guests, |server| server).await;
+    let lab = lab(&mirror, "[\"peer\"]", "hf:acme/tiny");
+    let inventory = std::fs::read_to_string(lab.path("inventory.toml")).unwrap();
+    lab.write("inventory.toml", inventory.replace("name = \"pc2\",", "name = \"pc2\", token-file = \"~/token\","));
+    for (token, code) in [("s3cret-guessed", 4), ("s3cret-of-the-lab", 0)] {
+        lab.write("home/token", token);
+        for arguments in
+            [&["-vv", "plan", "--json"][..], &["-vv", "apply", "--yes"], &["-vv", "apply", "--yes", "--json"]]
+        {
+            let mut command = lab.command(arguments);
+            command.env("LARDER_LOG", "trace");
+            let said = tokio::task::block_in_place(|| program::said(&mut command, &lab.path("")));
+            let all = format!("{}{}", said.out, said.err);
+            assert!(all.contains("TRACE") || all.contains("DEBUG"), "everything is told: {all}");
+            assert!(!all.contains("s3cret"), "{arguments:?}: {all}");
+        }
+        let applied = run(&lab, &["apply", "--yes"]).await;
+        assert_eq!(applied.code, code, "{}{}", applied.out, applied.err);
+    }
+    assert!(has_both(&lab));
 }
 
 const LARGE: &[u8] = b"weights, named by their sha256";
@@ -200,6 +231,58 @@ async fn a_lying_peer_is_named_and_nothing_of_it_is_kept() {
     assert!(lab.path("home/plain/small.json").exists(), "the other file is not to blame");
 }
 
+/// A peer whose lock names contents of its own for the files that are wanted, and who has just these.
+fn answer_with_another_lock(seen: &Seen) -> axum::response::Response {
+    let (ours, theirs) = (Sha256::of(LARGE), Sha256::of(b"what mallory wants to be run"));
+    let path = seen.line.split(' ').nth(1).unwrap();
+    match path.rsplit('/').next().unwrap() {
+        "have" => {
+            let names = format!("{{\"sha256\": [\"{ours}\", \"{theirs}\"], \"git-sha1\": [\"{}\"]}}", git_name(SMALL));
+            answer(200, &[("content-type", "application/json")], names)
+        }
+        "lock" => {
+            let file = format!("{{\"path\": \"large.bin\", \"size\": 28, \"sha256\": \"{theirs}\"}}");
+            let artifact =
+                format!("{{\"name\": \"tiny\", \"store\": \"plain\", \"source\": \"local\", \"files\": [{file}]}}");
+            answer(200, &[], format!("{{\"version\": 99, \"artifacts\": [{artifact}]}}"))
+        }
+        name if name == ours.to_string() || name == theirs.to_string() => {
+            answer(200, &[], "what mallory wants to be run".repeat(2)[..LARGE.len()].to_owned())
+        }
+        name if name == git_name(SMALL).to_string() => answer(200, &[], SMALL),
+        _ => answer(404, &[], ""),
+    }
+}
+
+/// What is wanted is said by this machine's own lock and manifests; a peer is not even asked what it thinks of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_with_another_lock_changes_nothing_of_what_is_wanted() {
+    let evil = FakeServer::start(answer_with_another_lock).await;
+    let dir = tempfile::tempdir().unwrap();
+    let good = Mirror::open(vec![holding(dir.path())], Some("{}")).await;
+    let lab = lab(&good, "[\"peer\"]", "hf:acme/tiny");
+    let inventory = std::fs::read_to_string(lab.path("inventory.toml")).unwrap();
+    let alone = inventory.replace(&good.url, &format!("http://{}", evil.host));
+    lab.write("inventory.toml", &alone);
+    for arguments in [&["plan"][..], &["apply", "--yes"], &["status"], &["repair", "--yes"]] {
+        let said = run(&lab, arguments).await;
+        assert!(!said.out.contains("mallory"), "{}", said.out);
+    }
+    assert!(evil.seen().len() > 2, "it was asked for what it says it has");
+    assert!(!evil.lines().iter().any(|line| line.ends_with("/lock")), "{:?}", evil.lines());
+    assert!(!lab.path("home/plain/large.bin").exists(), "the digest that is wanted is this machine's");
+    let lock = std::fs::read_to_string(lab.path("inventory.lock")).unwrap_or_default();
+    assert!(!lock.contains(&Sha256::of(b"what mallory wants to be run").to_string()), "{lock}");
+    // With an honest one beside it everything comes.
+    let honest = format!("{{ name = \"pc3\", url = \"{}\" }}", good.url);
+    let both = alone.replace("{ name = \"pc1\", url = \"http://127.0.0.1:9\" }", &honest);
+    assert_ne!(both, alone);
+    lab.write("inventory.toml", &both);
+    let applied = run(&lab, &["apply", "--yes"]).await;
+    assert_eq!(applied.code, 0, "{}{}", applied.out, applied.err);
+    assert!(has_both(&lab));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_peer_a_machine_goes_on_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -267,9 +350,9 @@ async fn the_download_limit_is_about_upstream_and_not_about_peers() {
     let planned = run(&lab, &["plan", "--max-download", "0B"]).await;
     assert!(planned.out.contains("everything fits"), "{}{}", planned.out, planned.err);
     let applied = run(&lab, &["apply", "--yes", "--max-download", "0B"]).await;
-    // The hub was asked whether it would answer; not one byte of its content could have come.
     assert_eq!(applied.code, 0, "{}{}", applied.out, applied.err);
     assert!(has_both(&lab));
+    assert_eq!(hub.traffic.requests(), 0, "the peer has everything: a lab without an internet waits for nobody");
     drop(hub);
     // A peer behind a line that is paid by the byte says so.
     larder::fsio::remove_file(&lab.path("home/plain/large.bin")).unwrap();

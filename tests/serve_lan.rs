@@ -185,6 +185,15 @@ async fn smuggled_requests_are_not_answered() {
             "GET / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: identity\r\ntransfer-encoding: chunked, x\r\n\r\n{hidden}"
         ),
         format!("GET / HTTP/1.1\r\nhost : x\r\n\r\n{hidden}"),
+        // A line that goes on in the next one: some join them, some see two headers, some end the head there.
+        format!("POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding:\r\n chunked\r\n\r\n0\r\n\r\n{hidden}"),
+        format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n {}\r\n\r\n{hidden}", hidden.len()),
+        format!("POST / HTTP/1.1\r\nhost: x\r\nx-one: a\r\n\tcontent-length: 0\r\n\r\n{hidden}"),
+        // Chunks are nothing that HTTP/1.0 has.
+        format!("POST / HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}"),
+        // Numbers that are none.
+        format!("POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0x0\r\n\r\n{hidden}"),
+        format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: +0\r\n\r\n{hidden}"),
     ] {
         let answer = say(&mirror, ambiguous.as_bytes()).await;
         assert!(!answer.contains("weights that"), "{ambiguous}: {answer}");

@@ -297,8 +297,13 @@ fn two_hundred_clients_at_once_fit_into_the_memory() {
 }
 
 fn peer(url: &str) -> Sources {
-    let peer =
-        PeerConfig { name: "evil".to_owned(), url: url.parse().unwrap(), token: None, certificate: None, socket: None };
+    let peer = PeerConfig {
+        name: "evil".to_owned(),
+        url: url.parse().unwrap(),
+        token: None,
+        certificate: None,
+        sockets: Vec::new(),
+    };
     Sources::new(&SourceSettings { peers: vec![peer], ..SourceSettings::default() }).unwrap()
 }
 

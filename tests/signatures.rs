@@ -7,11 +7,18 @@ use std::process::{Command, Stdio};
 
 use larder::digest::Sha256;
 
+#[path = "support/bucket_lab.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod bucket_lab;
 #[path = "support/program.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod program;
+#[path = "support/s3s.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod s3s;
 
 use program::{INVENTORY, Lab, Said};
+use s3s::S3;
 
 const CONTENT: &[u8] = b"weights that somebody vouched for";
 
@@ -144,6 +151,114 @@ fn nothing_else_is_carried_out_by_any_command() {
             assert!(said.err.contains(expected), "{name} {arguments:?}: {}", said.err);
         }
     }
+}
+
+/// A machine with nothing but an inventory, which trusts the same keys as `lab`, and what a person took from the drive.
+fn fresh(lab: &Lab, drive: &Path) -> Lab {
+    let fresh = Lab::new(&std::fs::read_to_string(lab.path("inventory.toml")).unwrap(), "");
+    let script = format!("rm -r manifests; cp -r {0}/inventory.lock* {0}/manifests .", drive.display());
+    assert!(Command::new("sh").args(["-ec", &script]).current_dir(fresh.path("")).status().unwrap().success());
+    fresh
+}
+
+/// Whoever gets lock and manifests by a drive can tell whose word they have: the signatures travel with them.
+#[test]
+fn signatures_travel_on_a_drive_with_what_they_are_on() {
+    let lab = lab(&["anna"]);
+    assert_eq!((run(&lab, &["lock"]).code, sign(&lab, "anna").code, run(&lab, &["apply", "--yes"]).code), (0, 0, 0));
+    let drive = tempfile::tempdir().unwrap();
+    let folder = drive.path().to_str().unwrap();
+    let packed = run(&lab, &["copy", "--to", folder, "--yes"]);
+    assert_eq!(packed.code, 0, "{}{}", packed.out, packed.err);
+    let machine = fresh(&lab, drive.path());
+    assert_eq!(run(&machine, &["sign", "--check"]).code, 0);
+    let taken = run(&machine, &["copy", "--from", folder, "--yes"]);
+    assert_eq!((taken.code, has_it(&machine)), (0, true), "{}{}", taken.out, taken.err);
+    // By the drive's own inventory, on a machine that has none.
+    let bare = tempfile::tempdir().unwrap();
+    let mut command = program::program(bare.path());
+    command.args(["copy", "--from", folder, "--yes"]).env("PATH", "/usr/bin:/bin").current_dir(bare.path());
+    let taken = program::said(&mut command, bare.path());
+    assert_eq!(taken.code, 0, "{}{}", taken.out, taken.err);
+    // On the way somebody writes another content into the manifest, or into the lock, or a signature is lost.
+    let other = Sha256::of(b"what mallory wants to be run").to_string();
+    let digest = Sha256::of(CONTENT).to_string();
+    for (place, expected) in [
+        ("manifests/lab.toml", "manifests/lab.toml is not what anna signed"),
+        ("inventory.lock", "inventory.lock is not what anna signed"),
+        ("manifests/lab.toml.sig", "manifests/lab.toml is not signed"),
+        ("inventory.lock.sig", "inventory.lock is not signed"),
+    ] {
+        let path = drive.path().join(place);
+        let before = std::fs::read_to_string(&path).unwrap();
+        larder::fsio::remove_file(&path).unwrap();
+        if !place.ends_with(".sig") {
+            let changed = before.replace(&digest, &other);
+            assert_ne!(changed, before);
+            larder::fsio::write_atomic(&path, changed.as_bytes(), &Default::default()).unwrap();
+        }
+        let machine = fresh(&lab, drive.path());
+        let refused = run(&machine, &["copy", "--from", folder, "--yes"]);
+        assert!(refused.code != 0 && !has_it(&machine), "{place}: {}{}", refused.out, refused.err);
+        assert!(
+            refused.err.contains(expected) || refused.out.contains("does not have it"),
+            "{place}: {}{}",
+            refused.out,
+            refused.err
+        );
+        larder::fsio::write_atomic(&path, before.as_bytes(), &Default::default()).unwrap();
+    }
+}
+
+/// A machine whose people took lock, manifests and signatures out of the bucket, as `state` names them.
+fn from_bucket(s3: &S3, state: &serde_json::Value, inventory: &str) -> Lab {
+    let lab = Lab::new(&inventory.replace("pc1", "pc2"), "");
+    larder::fsio::remove_file(&lab.path("manifests/lab.toml")).unwrap();
+    let take = |place: &str, kind: &str, digest: &serde_json::Value, signature: &serde_json::Value| {
+        let object = s3.on_disk("fleet", &format!("lab/{kind}/sha256/{}", digest.as_str().unwrap()));
+        lab.write(place, std::fs::read(object).unwrap());
+        lab.write(&format!("{place}.sig"), signature.as_str().unwrap());
+    };
+    take("inventory.lock", "locks", &state["lock"], &state["lock_signature"]);
+    for kept in state["manifests"].as_array().unwrap() {
+        take(kept["path"].as_str().unwrap(), "manifests", &kept["sha256"], &kept["signature"]);
+    }
+    lab
+}
+
+#[test]
+fn signatures_lie_in_a_bucket_with_what_they_are_on() {
+    let Some(s3) = S3::start(&["fleet"]) else { return };
+    let files = [("tiny.bin", CONTENT.to_vec())];
+    let lab = bucket_lab::machine("pc1", &s3, &["fleet"], &bucket_lab::artifact("tiny", "local", "", &files));
+    bucket_lab::fill(&lab, &files);
+    let inventory = std::fs::read_to_string(lab.path("inventory.toml")).unwrap();
+    let inventory = format!("{inventory}\n[trust]\nrequire-signature = true\nkeys = [{:?}]\n", key(&lab, "anna"));
+    lab.write("inventory.toml", &inventory);
+    let run = |lab: &Lab, arguments: &[&str]| {
+        program::said(bucket_lab::command(lab, arguments).env("PATH", "/usr/bin:/bin"), &lab.path(""))
+    };
+    for arguments in [&["lock"][..], &["sign", "--key", "keys/anna"], &["push", "--yes"]] {
+        let said = run(&lab, arguments);
+        assert_eq!(said.code, 0, "{arguments:?}: {}{}", said.out, said.err);
+    }
+    let state = s3.keys("fleet").into_iter().find(|key| key.ends_with("/state.json")).unwrap();
+    let state: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(s3.on_disk("fleet", &state)).unwrap()).unwrap();
+    let fresh = from_bucket(&s3, &state, &inventory);
+    assert_eq!(run(&fresh, &["sign", "--check"]).code, 0);
+    let applied = run(&fresh, &["apply", "--yes"]);
+    assert_eq!(applied.code, 0, "{}{}", applied.out, applied.err);
+    assert!(bucket_lab::has_all(&fresh, &files));
+    // Who may write into the bucket may not say what is wanted.
+    let manifest = state["manifests"][0]["sha256"].as_str().unwrap();
+    let object = s3.on_disk("fleet", &format!("lab/manifests/sha256/{manifest}"));
+    let changed = std::fs::read_to_string(&object).unwrap() + "# and more\n";
+    larder::fsio::write_atomic(&object, changed.as_bytes(), &Default::default()).unwrap();
+    let fresh = from_bucket(&s3, &state, &inventory);
+    let refused = run(&fresh, &["apply", "--yes"]);
+    assert!(refused.code == 1 && refused.err.contains("is not what anna signed"), "{}{}", refused.out, refused.err);
+    assert!(!bucket_lab::has_all(&fresh, &files));
 }
 
 /// A lock that is another one when it is read than when its signature is looked at.

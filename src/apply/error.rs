@@ -41,6 +41,12 @@ pub enum JobError {
     /// The running Ollama server refused.
     #[error("It cannot be installed")]
     Install(#[source] Box<OllamaApiError>),
+    /// The server has it now, and nobody has compared all of it.
+    #[error("It is installed, but not proven: {path} was there before, and only the server can read it")]
+    Unproven {
+        /// The file.
+        path: String,
+    },
     /// Placed and published, and still not found by the layout's own rules.
     #[error("It was placed, but is not found afterwards: {state}")]
     NotFoundAfterwards {
@@ -77,6 +83,7 @@ impl JobError {
             ),
             JobError::Io { source, .. } | JobError::Store(StoreError::Io { source, .. }) => io_hint(source),
             JobError::Install(error) => install_hint(error).map(str::to_owned),
+            JobError::Unproven { .. } => Some("run larder as a user who may read the store's folder".to_owned()),
             _ => None,
         }
     }
@@ -84,6 +91,13 @@ impl JobError {
 
 fn install_hint(error: &OllamaApiError) -> Option<&'static str> {
     Some(match error {
+        OllamaApiError::Refused { message, .. } if message.contains("digest mismatch") => {
+            "what it was given is not the image: run larder verify on the machine or drive that it came from"
+        }
+        OllamaApiError::Refused { message, .. } if message.contains("127.0.0.1") => {
+            "a server in a container does not reach this machine's loopback: share the network with it (--network host), or \
+             name a mirror that it reaches in [sources] ollama"
+        }
         OllamaApiError::Unreachable { .. } | OllamaApiError::BrokeOff { .. } => {
             "see that the server runs, then run larder apply again"
         }

@@ -10,6 +10,7 @@ use crate::sources::Body;
 
 pub(super) use blocks::Blocks;
 pub use joining::TooSlow;
+pub(super) use spans::Spans;
 
 mod blocks;
 mod doubt;

@@ -300,6 +300,13 @@ impl Lab {
         let mut spaces = observe::spaces(&self.stores);
         spaces.retain(|name, _| !is_elsewhere(name));
         let order = self.inventory.sources_of(&self.machine).order;
+        let is_near = |server: &Url| match server.host() {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        let near = self.stores.iter().filter(|(_, open)| open.config.api.as_ref().is_some_and(is_near));
         Ok(Outlook {
             upstream: order.contains(&SourceKind::Upstream),
             only_from: self.only_from.clone(),
@@ -311,6 +318,7 @@ impl Lab {
             denied: denied.collect(),
             reuse: self.inventory.policy.reuse == crate::inventory::Reuse::Copy,
             served_stores: served.map(|(name, _)| name.to_owned()).collect(),
+            near_servers: near.map(|(name, _)| name.to_owned()).collect(),
             ..Outlook::default()
         })
     }
@@ -330,7 +338,13 @@ impl Lab {
         let peer = |peer: Peer| {
             let of_file = peer.token_file.map(|path| read_token(&expand_home(&path, &self.home))).transpose()?;
             let token = peer.token.or(of_file);
-            Ok(PeerConfig { name: peer.name, url: peer.url, token, certificate: peer.certificate, socket: peer.socket })
+            Ok(PeerConfig {
+                name: peer.name,
+                url: peer.url,
+                token,
+                certificate: peer.certificate,
+                sockets: peer.sockets,
+            })
         };
         config.peers.into_iter().map(peer).collect()
     }

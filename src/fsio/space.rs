@@ -13,10 +13,15 @@ pub struct Space {
     pub device: u64,
     /// Where it is mounted, as far as the folders above tell.
     pub path: PathBuf,
-    /// Bytes that this user may still write.
+    /// Bytes that this user may still write; [`Space::UNKNOWN`] where the file system does not say.
     pub bytes: u64,
     /// Files that may still be created; `None` where the file system has no fixed number.
     pub inodes: Option<u64>,
+}
+
+impl Space {
+    /// The room of a file system that does not tell its size, as some by FUSE do not: only writing shows whether it is full.
+    pub const UNKNOWN: u64 = u64::MAX;
 }
 
 /// Asks the file system that holds, or will hold, `path`.
@@ -33,7 +38,10 @@ pub fn free_space(path: &Path) -> io::Result<Space> {
     Ok(Space {
         device,
         path,
-        bytes: numbers.f_bavail.saturating_mul(numbers.f_frsize),
+        bytes: match numbers.f_blocks {
+            0 => Space::UNKNOWN,
+            _ => numbers.f_bavail.saturating_mul(numbers.f_frsize),
+        },
         // btrfs and others report no inodes at all, which does not mean that none is left.
         inodes: (numbers.f_files > 0).then_some(numbers.f_favail),
     })
@@ -64,6 +72,12 @@ fn mount_point(path: &Path, device: u64) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_system_that_tells_no_size_is_not_full() {
+        assert_eq!(free_space(Path::new("/proc")).unwrap().bytes, Space::UNKNOWN);
+        assert_ne!(free_space(tempfile::tempdir().unwrap().path()).unwrap().bytes, Space::UNKNOWN);
+    }
 
     #[test]
     fn fat_holds_four_gibibytes_less_one_byte() {

@@ -65,9 +65,9 @@ pub struct Peer {
     /// Whether what comes from there counts as downloaded, for `max-download`; no unless said.
     #[serde(default)]
     pub metered: bool,
-    /// A socket that leads there. Never written in an inventory: `larder copy` opens one for its run.
+    /// Sockets that lead there, each by a way of its own. Never written in an inventory: `larder copy` opens them for its run.
     #[serde(skip)]
-    pub socket: Option<PathBuf>,
+    pub sockets: Vec<PathBuf>,
     /// The token itself, where it is made for one run. Never logged, never written.
     #[serde(skip)]
     pub token: Option<String>,
@@ -81,14 +81,14 @@ impl std::fmt::Debug for Peer {
 }
 
 impl Peer {
-    /// One that is reached through something of this machine's own: see [`Peer::socket`].
+    /// One that is reached through something of this machine's own: see [`Peer::sockets`].
     pub fn on_this_machine(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             url: "http://peer".parse().expect("a constant address"),
             token_file: None,
             certificate: None,
-            socket: None,
+            sockets: Vec::new(),
             token: None,
             metered: false,
         }

@@ -67,6 +67,15 @@ fn counted(step: &Step, outlook: &Outlook) -> Option<u64> {
         Step::Fetch { from, .. } if from.first().is_some_and(|remote| !outlook.is_metered(&remote.reference)) => {
             Some(0)
         }
+        Step::Install { from, .. }
+            if from.iter().any(|places| !places.is_empty())
+                && from
+                    .iter()
+                    .filter_map(|places| places.first())
+                    .all(|remote| !outlook.is_metered(&remote.reference)) =>
+        {
+            Some(0)
+        }
         _ => step.bytes_to_move(),
     }
 }

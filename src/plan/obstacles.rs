@@ -8,7 +8,8 @@ pub(super) fn server_pulls_itself(place: &str) -> Refusal {
     Refusal {
         reason: "a running server keeps this store, and takes in only what it pulls itself".to_owned(),
         hint: Some(format!(
-            "serve the models where they are ({place}) with `larder serve`, name that in [sources] ollama, and run larder \
+            "larder hands models over only to a server on this machine, and only those whose manifest is locked (larder lock); \
+             else serve them where they are ({place}) with `larder serve`, name that in [sources] ollama, and run larder \
              apply; or copy without `api` in the store's entry, with the server stopped"
         )),
     }

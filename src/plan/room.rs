@@ -29,7 +29,7 @@ impl Rooms {
             room.stores.push(entry.store.clone());
         }
         let (needed, new_files) = need(entry, sighting);
-        let bytes_fit = needed == 0 || room.needed + needed + MARGIN <= room.free;
+        let bytes_fit = needed == 0 || room.needed.saturating_add(needed).saturating_add(MARGIN) <= room.free;
         let files_fit = space.inodes.is_none_or(|left| room.new_files + new_files <= left);
         if bytes_fit && files_fit {
             room.needed += needed;
@@ -64,7 +64,7 @@ fn need(entry: &ArtifactPlan, sighting: &Sighting<'_>) -> (u64, u64) {
                 (bytes.unwrap_or(0).saturating_sub(reserved), u64::from(*need == Need::Missing))
             }
             Step::Reuse { bytes, need, .. } => (*bytes, u64::from(*need == Need::Missing)),
-            Step::Install { bytes } => (bytes.unwrap_or(0), sighting.artifact.files.len() as u64 + 1),
+            Step::Install { bytes, .. } => (bytes.unwrap_or(0), sighting.artifact.files.len() as u64 + 1),
             Step::Publish { .. } => (0, sighting.artifact.files.len() as u64),
         };
         needed += bytes;

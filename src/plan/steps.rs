@@ -86,6 +86,10 @@ pub enum Step {
     Install {
         /// Bytes of layers that are not known to be here.
         bytes: Option<u64>,
+        /// Where larder takes them from to hand them over, the preferred place first, by the numbers of the artifact's
+        /// files; empty where the server pulls from upstream.
+        #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "names_of_all")]
+        from: Vec<Vec<Remote>>,
     },
     /// Make the artifact visible under its name.
     Publish {
@@ -174,14 +178,22 @@ impl Plan {
         self.steps().filter_map(Step::bytes_to_move).sum()
     }
 
-    /// Everything that will be asked over the network, each place once, with one file to try it by.
+    /// Everything that is to be asked over the network, each place once, with one file to try it by.
+    ///
+    /// That is the first place of each file, and the others of its kind, which give parts of it at the same time. Who would
+    /// only stand in for them is not asked before that happens: upstream may be far away, or nowhere at all.
     pub fn remotes_to_check(&self) -> Vec<&Remote> {
         let mut seen = std::collections::HashSet::new();
-        let first_choices = self.steps().flat_map(|step| match step {
-            Step::Fetch { from, .. } => from.as_slice(),
+        let files = self.steps().flat_map(|step| match step {
+            Step::Fetch { from, .. } => std::slice::from_ref(from),
+            Step::Install { from, .. } => from.as_slice(),
             _ => &[],
         });
-        first_choices.filter(|remote| seen.insert(remote.reference.place())).collect()
+        let choices = files.flat_map(|from| {
+            let first = from.first().map(|remote| std::mem::discriminant(&remote.reference));
+            from.iter().take_while(move |remote| Some(std::mem::discriminant(&remote.reference)) == first)
+        });
+        choices.filter(|remote| seen.insert(remote.reference.place())).collect()
     }
 
     fn steps(&self) -> impl Iterator<Item = &Step> {
@@ -193,7 +205,7 @@ impl Step {
     /// Bytes that come from elsewhere for this step.
     pub fn bytes_to_move(&self) -> Option<u64> {
         match self {
-            Step::Fetch { bytes, .. } | Step::Install { bytes } => *bytes,
+            Step::Fetch { bytes, .. } | Step::Install { bytes, .. } => *bytes,
             Step::Reuse { .. } | Step::Publish { .. } => Some(0),
         }
     }
@@ -201,4 +213,8 @@ impl Step {
 
 fn remote_names<S: serde::Serializer>(remotes: &[Remote], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(remotes.iter().map(|remote| remote.reference.to_string()))
+}
+
+fn names_of_all<S: serde::Serializer>(from: &[Vec<Remote>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(from.iter().flatten().map(|remote| remote.reference.to_string()))
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::table::{self, count};
 use crate::artifact::Reference;
 use crate::facts::Rates;
+use crate::fsio::Space;
 use crate::plan::{ArtifactPlan, Download, Need, Obstacle, Origin, Plan, Room, Step};
 use crate::size::Bytes;
 
@@ -89,8 +90,11 @@ fn work(entry: &ArtifactPlan, now: i64) -> (String, String, String) {
     };
     let to_do = if let Some(defect) = first_defect(entry) {
         ("repair".to_owned(), defect)
-    } else if moving.iter().any(|step| matches!(step, Step::Install { .. })) {
-        ("install".to_owned(), "through the running Ollama server".to_owned())
+    } else if let Some(Step::Install { from, .. }) = moving.iter().find(|step| matches!(step, Step::Install { .. })) {
+        let through = "through the running Ollama server";
+        let from = from.iter().find_map(|places| places.first());
+        let whole = from.map(|remote| format!("{}, {through}", place(&remote.reference)));
+        ("install".to_owned(), whole.unwrap_or_else(|| through.to_owned()))
     } else if !moving.is_empty() {
         ("fetch".to_owned(), places(entry))
     } else if let Some(reuse) = entry.steps.iter().find_map(reused) {
@@ -170,7 +174,10 @@ pub fn moves(step: &Step) -> Option<(String, Option<u64>)> {
             let first = from.first().map(|remote| scheme(&remote.reference.authority()));
             Some((first.unwrap_or_else(|| "?".to_owned()), *bytes))
         }
-        Step::Install { bytes } => Some((scheme("ollama:"), *bytes)),
+        Step::Install { bytes, from } => {
+            let first = from.iter().find_map(|places| places.first());
+            Some((first.map_or_else(|| scheme("ollama:"), |remote| scheme(&remote.reference.authority())), *bytes))
+        }
         Step::Reuse { from: Origin::Drive { .. }, bytes, .. } => Some(("drives".to_owned(), Some(*bytes))),
         Step::Reuse { .. } | Step::Publish { .. } => None,
     }
@@ -237,6 +244,9 @@ fn limit_line(download: &Download) -> String {
 }
 
 fn room_line(room: &Room) -> String {
+    if room.free == Space::UNKNOWN {
+        return format!("{} ({}): how much is free is not known", room.path.display(), room.stores.join(", "));
+    }
     let after = Bytes(room.free.saturating_sub(room.needed));
     let inodes = room.free_inodes.map(|free| format!(", {free} inodes → {}", free.saturating_sub(room.new_files)));
     let (place, stores, free) = (room.path.display(), room.stores.join(", "), Bytes(room.free));

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,8 +53,9 @@ pub struct PeerConfig {
     pub token: Option<String>,
     /// The SHA-256 of its certificate, where nobody else vouches for it.
     pub certificate: Option<Sha256>,
-    /// A socket on this machine that leads there, such as [`crate::sources::Tunnel::socket`].
-    pub socket: Option<PathBuf>,
+    /// Sockets on this machine that lead there, such as [`crate::sources::Tunnel::socket`]. Where there are several, each is
+    /// a way of its own, and they are taken in turn.
+    pub sockets: Vec<PathBuf>,
 }
 
 /// Never prints the token.
@@ -64,7 +66,7 @@ impl std::fmt::Debug for PeerConfig {
             .field("url", &self.url.as_str())
             .field("token", &self.token.as_ref().map(|_| "(secret)"))
             .field("certificate", &self.certificate)
-            .field("socket", &self.socket)
+            .field("sockets", &self.sockets)
             .finish()
     }
 }
@@ -98,7 +100,9 @@ fn through(socket: &Path, timeouts: Timeouts) -> Result<Client, SourceError> {
 #[derive(Debug)]
 struct Peer {
     config: PeerConfig,
-    network: Network,
+    /// At least one; all of them share manners, limits and turns.
+    ways: Vec<Network>,
+    turn: AtomicUsize,
     is_metered: bool,
     /// What it fetched from upstream for us: that is upstream's content, by another way.
     brought: Mutex<HashSet<ContentName>>,
@@ -109,13 +113,17 @@ impl PeerSource {
     pub fn new(peers: &[PeerConfig], terms: PeerTerms<'_>, network: &Network) -> Result<Self, SourceError> {
         let prepared = peers.iter().map(|config| {
             let timeouts = network.timeouts();
-            let network = match (&config.socket, &config.certificate) {
-                (Some(socket), _) => network.by(through(socket, timeouts)?),
-                (None, Some(certificate)) => network.by(pinned(*certificate, timeouts)?),
-                (None, None) => network.clone(),
+            let ways = match (config.sockets.as_slice(), &config.certificate) {
+                ([], Some(certificate)) => vec![network.by(pinned(*certificate, timeouts)?)],
+                ([], None) => vec![network.clone()],
+                (sockets, _) => {
+                    let ways = sockets.iter().map(|socket| Ok(network.by(through(socket, timeouts)?)));
+                    ways.collect::<Result<_, SourceError>>()?
+                }
             };
             let is_metered = terms.metered.contains(&format!("peer:{}", config.name));
-            let peer = Peer { config: config.clone(), network, is_metered, brought: Mutex::default() };
+            let peer =
+                Peer { config: config.clone(), ways, turn: AtomicUsize::new(0), is_metered, brought: Mutex::default() };
             Ok((config.name.clone(), peer))
         });
         let PeerTerms { may_bring, offline, .. } = terms;
@@ -208,7 +216,7 @@ impl Source for PeerSource {
         }
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
-                let lane = peer.network.lane(&[&peer.config.name, peer.config.url.host_str().unwrap_or("")]);
+                let lane = peer.ways[0].lane(&[&peer.config.name, peer.config.url.host_str().unwrap_or("")]);
                 into_body(response.within(allowed, lane), &peer.what(), allowed.range, remote.size)
             }
             _ => Err(peer.refusal(&response)),
@@ -217,9 +225,14 @@ impl Source for PeerSource {
 }
 
 impl Peer {
+    /// The way whose turn it is.
+    fn next_way(&self) -> &Network {
+        &self.ways[self.turn.fetch_add(1, Ordering::Relaxed) % self.ways.len()]
+    }
+
     /// How messages name it.
     fn what(&self) -> String {
-        if self.config.socket.is_some() {
+        if !self.config.sockets.is_empty() {
             return self.config.name.clone();
         }
         format!("peer {} ({})", self.config.name, plain(&self.config.url))
@@ -253,7 +266,7 @@ impl Peer {
         size: Option<u64>,
     ) -> Result<(Allowed, Answer), SourceError> {
         let is_counted = self.is_metered || self.brought().contains(content);
-        let allowed = if is_counted { self.network.allowed(range, size, &self.what())? } else { Allowed::free(range) };
+        let allowed = if is_counted { self.ways[0].allowed(range, size, &self.what())? } else { Allowed::free(range) };
         let headers = range_header(allowed.range).map(|range| (RANGE, range)).into_iter().collect();
         Ok((allowed, self.ask(Method::GET, &self.blob(content)?, headers).await?))
     }
@@ -281,12 +294,27 @@ impl Peer {
         }
     }
 
-    /// Redirects are answers like others here: a larder never redirects.
+    /// Redirects are answers like others here: a larder never redirects. Where one way to the peer is gone, another one
+    /// is taken at once.
     async fn ask(&self, method: Method, url: &Url, mut headers: HeaderMap) -> Result<Answer, SourceError> {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let request = self.network.request(method, url.clone()).headers(headers);
+        for _ in 1..self.ways.len() {
+            match self.ask_by(self.next_way(), (&method, url, &headers)).await {
+                Err(SourceError::Unreachable { .. }) => {}
+                answered => return answered,
+            }
+        }
+        self.ask_by(self.next_way(), (&method, url, &headers)).await
+    }
+
+    async fn ask_by(
+        &self,
+        way: &Network,
+        (method, url, headers): (&Method, &Url, &HeaderMap),
+    ) -> Result<Answer, SourceError> {
+        let request = way.request(method.clone(), url.clone()).headers(headers.clone());
         let request = self.config.token.iter().fold(request, |request, token| request.bearer_auth(token));
-        self.network.send(request, Budget::Other, &self.what()).await
+        way.send(request, Budget::Other, &self.what()).await
     }
 
     async fn object<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<T, SourceError> {

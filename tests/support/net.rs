@@ -96,6 +96,13 @@ impl Net {
         ip(&["-n", &self.switch(), "link", "set", &format!("p{host}"), "up"]);
     }
 
+    /// Bytes that a host has sent, with everything that carries them.
+    pub(crate) fn sent(&self, host: usize) -> u64 {
+        let output =
+            self.command(host, "/usr/bin/cat").arg("/sys/class/net/eth0/statistics/tx_bytes").output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+    }
+
     /// What a server on a host answers to GET, head and content, as asked from the same host.
     pub(crate) fn get(&self, host: usize, port: u16, path: &str) -> String {
         let script = format!(

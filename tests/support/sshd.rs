@@ -1,14 +1,19 @@
 //! A real sshd on loopback, with keys of its own, that lets nobody in but the test.
 
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A running server, ended when dropped.
 pub(crate) struct Sshd {
     folder: tempfile::TempDir,
     port: u16,
     server: Child,
+    logins: Arc<AtomicUsize>,
+    ciphers: Arc<Mutex<Vec<String>>>,
 }
 
 impl Sshd {
@@ -22,7 +27,20 @@ impl Sshd {
         Self::start_with(&format!("SetEnv HOME={} PATH={path}\n", home.display()))
     }
 
+    /// The same on another host: `there` makes of a program one that runs on that host, which has this address.
+    pub(crate) fn start_on(there: impl Fn(&Command) -> Command, address: &str) -> Option<Self> {
+        Self::start_somewhere("", address, there)
+    }
+
     fn start_with(more: &str) -> Option<Self> {
+        Self::start_somewhere(more, "127.0.0.1", |command| {
+            let mut same = Command::new(command.get_program());
+            same.args(command.get_args());
+            same
+        })
+    }
+
+    fn start_somewhere(more: &str, address: &str, there: impl Fn(&Command) -> Command) -> Option<Self> {
         let program = Path::new("/usr/sbin/sshd");
         if !program.exists() {
             crate::skip::skipped("sshd is missing; install it with scripts/test-parts");
@@ -42,7 +60,7 @@ impl Sshd {
         write(
             "sshd_config",
             format!(
-                "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+                "Port {port}\nListenAddress {address}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
                  StrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n\
                  LogLevel DEBUG1\n{more}",
                 path("host"),
@@ -52,7 +70,7 @@ impl Sshd {
         write(
             "ssh_config",
             format!(
-                "Host *\n  HostName 127.0.0.1\n  Port {port}\n  IdentityFile {}\n  IdentitiesOnly yes\n  BatchMode yes\n\
+                "Host *\n  HostName {address}\n  Port {port}\n  IdentityFile {}\n  IdentitiesOnly yes\n  BatchMode yes\n\
                  \x20 StrictHostKeyChecking no\n  UserKnownHostsFile {}\n  LogLevel ERROR\n",
                 path("user"),
                 path("known_hosts")
@@ -60,10 +78,16 @@ impl Sshd {
         );
         // As root, sshd wants the folder that its package's service makes.
         let _ = Command::new("mkdir").args(["-p", "-m", "0755", "/run/sshd"]).status();
-        let server = serve(folder.path());
-        let sshd = Self { folder, port, server };
-        sshd.wait_until_it_listens(port);
-        Some(sshd)
+        let mut server = there(&program_for(folder.path())).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(server.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(said.by_ref().any(|line| line.contains("Server listening")), "sshd does not listen");
+        let logins = Arc::new(AtomicUsize::new(0));
+        let ciphers = Arc::default();
+        std::thread::spawn({
+            let (logins, ciphers) = (Arc::clone(&logins), Arc::clone(&ciphers));
+            move || said.for_each(|line| note(&line, &logins, &ciphers))
+        });
+        Some(Self { folder, port, server, logins, ciphers })
     }
 
     /// Ends the server and all its sessions, at once.
@@ -78,16 +102,13 @@ impl Sshd {
 
     /// Starts it again where it was.
     pub(crate) fn start_again(&mut self) {
-        self.server = serve(self.folder.path());
+        self.server = program_for(self.folder.path()).stderr(Stdio::null()).spawn().unwrap();
         self.wait_until_it_listens(self.port);
     }
 
     /// The ciphers by which it sent so far, one for every login.
     pub(crate) fn ciphers(&self) -> Vec<String> {
-        let said = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
-        let named =
-            |line: &str| line.split_once("kex: server->client cipher: ")?.1.split(' ').next().map(str::to_owned);
-        said.lines().filter_map(named).collect()
+        self.ciphers.lock().unwrap().clone()
     }
 
     /// Adds a line to what the client goes by.
@@ -100,6 +121,11 @@ impl Sshd {
     /// The client's command line.
     pub(crate) fn client(&self) -> String {
         format!("ssh -F {}", self.folder.path().join("ssh_config").display())
+    }
+
+    /// How often somebody has logged in, until it was killed.
+    pub(crate) fn logins(&self) -> usize {
+        self.logins.load(Ordering::Relaxed)
     }
 
     /// Where it listens.
@@ -123,10 +149,19 @@ impl Sshd {
     }
 }
 
-fn serve(folder: &Path) -> Child {
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
+fn note(line: &str, logins: &AtomicUsize, ciphers: &Mutex<Vec<String>>) {
+    if line.starts_with("Accepted ") {
+        logins.fetch_add(1, Ordering::Relaxed);
+    }
+    if let Some((_, cipher)) = line.split_once("kex: server->client cipher: ") {
+        ciphers.lock().unwrap().extend(cipher.split(' ').next().map(str::to_owned));
+    }
+}
+
+fn program_for(folder: &Path) -> Command {
     let mut server = Command::new("/usr/sbin/sshd");
-    server.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config")).stderr(log).spawn().unwrap()
+    server.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config"));
+    server
 }
 
 /// The numbers of all processes that `parent` began, and those began, and so on.

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 /// Disjoint ranges; neighbours are joined.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Spans(BTreeMap<u64, u64>);
+pub(in crate::apply) struct Spans(BTreeMap<u64, u64>);
 
 impl Spans {
     /// Adds a range.
-    pub(super) fn insert(&mut self, range: Range<u64>) {
+    pub(in crate::apply) fn insert(&mut self, range: Range<u64>) {
         let Range { mut start, mut end } = range;
         if start >= end {
             return;
@@ -26,7 +26,7 @@ impl Spans {
     }
 
     /// Takes a range out.
-    pub(super) fn remove(&mut self, range: &Range<u64>) {
+    pub(in crate::apply) fn remove(&mut self, range: &Range<u64>) {
         let touched: Vec<(u64, u64)> = self
             .0
             .range(..range.end)
@@ -41,7 +41,7 @@ impl Spans {
     }
 
     /// First byte at or after `at` that is not in here.
-    pub(super) fn reach(&self, at: u64) -> u64 {
+    pub(in crate::apply) fn reach(&self, at: u64) -> u64 {
         self.0.range(..=at).next_back().map_or(at, |(_, end)| at.max(*end))
     }
 }

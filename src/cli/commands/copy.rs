@@ -62,15 +62,15 @@ pub(in crate::cli) struct Args {
     #[arg(long, conflicts_with_all = ["to", "send_larder", "remote_larder"])]
     sftp: bool,
 
-    /// Take through this socket: how `copy --to` runs on the other machine
+    /// Take through this socket: how `copy --to` runs on the other machine. Several are ways to the same server
     #[arg(long, value_name = "PATH", hide = true, conflicts_with_all = ["from", "to"])]
-    from_socket: Option<PathBuf>,
+    from_socket: Vec<PathBuf>,
 }
 
 impl Args {
     /// What to type to do the same; not known where another machine asked for it.
     fn again(&self) -> Option<String> {
-        if self.from_socket.is_some() {
+        if !self.from_socket.is_empty() {
             return None;
         }
         let from = self.from.iter().map(|from| format!(" --from {from}"));
@@ -112,9 +112,9 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         return Err(CliError::usage("--offline forbids to copy between machines").hint(hint));
     }
     let mut common = common.clone();
-    if let Some(socket) = &args.from_socket {
+    if !args.from_socket.is_empty() {
         common.only.extend(args.what.iter().cloned());
-        return through_socket(ui, &common, args, socket);
+        return through_sockets(ui, &common, args);
     }
     let (from, to, names) = match (&args.from, &args.to, args.what.split_first()) {
         (Some(from), _, _) => (Some(from), None, args.what.as_slice()),
@@ -166,21 +166,22 @@ fn read_from_drive(ui: &Ui, common: &Common, folder: &Path) -> Result<Lab, CliEr
     Ok(lab)
 }
 
-/// Takes through `socket`, with the secret that comes by the standard input.
-fn through_socket(ui: &Ui, common: &Common, args: &Args, socket: &Path) -> Result<Exit, CliError> {
+/// Takes through the sockets, with the secret that comes by the standard input.
+fn through_sockets(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let mut secret = String::new();
     std::io::stdin().read_line(&mut secret)?;
     let mut lab = Lab::read(ui, common)?.within(args.locality);
-    take_only_from_peer(&mut lab, args, "the other machine", socket, Some(secret.trim().to_owned()));
+    let secret = Some(secret.trim().to_owned());
+    take_only_from_peer(&mut lab, args, "the other machine", args.from_socket.clone(), secret);
     carry_out(ui, common, args, &lab)
 }
 
-/// Makes the server behind `socket` the only source.
-fn take_only_from_peer(lab: &mut Lab, args: &Args, name: &str, socket: &Path, token: Option<String>) {
+/// Makes the server behind `sockets` the only source.
+fn take_only_from_peer(lab: &mut Lab, args: &Args, name: &str, sockets: Vec<PathBuf>, token: Option<String>) {
     let sources = lab.inventory.sources_of(&lab.machine);
     // Who limits a copy means what the copy takes; the inventory's limit is about upstream.
     let metered = args.limits.max_download.is_some();
-    let peer = Peer { socket: Some(socket.to_owned()), token, metered, ..Peer::on_this_machine(name) };
+    let peer = Peer { sockets, token, metered, ..Peer::on_this_machine(name) };
     lab.take_only_from(name, SourceConfig { order: vec![SourceKind::Peer], peers: vec![peer], ..sources });
 }
 

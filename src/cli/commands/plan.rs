@@ -1,9 +1,10 @@
 //! `larder plan`: what would be done; changes nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use url::Url;
 
 use crate::apply;
 use crate::artifact::File;
@@ -106,7 +107,15 @@ fn make_for(ui: &Ui, lab: &Lab, common: &Common, limits: &Limits, mut outlook: O
             (outlook.on_peers, outlook.brought) = on_peers(ui, lab, &sources, &outlook.on_buckets).await;
         }
         if may_ask_peers || may_ask_buckets {
+            let before = servers_to_ask(lab, &sightings, &draft);
             draft = plan::plan(&sightings, &outlook);
+            // Some have something to install only now that somebody has it.
+            let mut late = servers_to_ask(lab, &sightings, &draft);
+            late.retain(|store, _| !before.contains_key(store));
+            if !late.is_empty() {
+                outlook.silent_servers.extend(apply::silent_servers(late).await);
+                draft = plan::plan(&sightings, &outlook);
+            }
         }
         Ok(asked(&sightings, outlook, draft, &sources).await)
     })
@@ -138,7 +147,7 @@ fn lacking(lab: &Lab, entry: &ArtifactPlan) -> Vec<ContentName> {
 
 /// Whether anything is to be fetched, or cannot be had so far.
 fn wants_content(draft: &Plan) -> bool {
-    let lacks = |step: &plan::Step| matches!(step, plan::Step::Fetch { .. } | plan::Step::Reuse { .. });
+    let lacks = |step: &plan::Step| !matches!(step, plan::Step::Publish { .. });
     draft.artifacts.iter().any(|entry| !entry.obstacles.is_empty() || entry.steps.iter().any(lacks))
 }
 
@@ -229,20 +238,26 @@ fn silent_servers(
     sightings: &[Sighting<'_>],
     draft: &Plan,
 ) -> Result<HashMap<String, Refusal>, CliError> {
-    let mut servers = apply::servers_of(draft, &lab.stores);
     if common.offline {
+        let servers = apply::servers_of(draft, &lab.stores);
         let refuse = |(store, server)| {
             let reason = format!("--offline forbids to ask the Ollama server at {server}");
             (store, Refusal { reason, hint: Some("run it again without --offline".to_owned()) })
         };
         return Ok(servers.into_iter().map(refuse).collect());
     }
-    let was_heard = |store: &str| sightings.iter().any(|s| s.artifact.store == store && s.access == Access::Told);
-    servers.retain(|store, _| !was_heard(store));
+    let servers = servers_to_ask(lab, sightings, draft);
     if servers.is_empty() {
         return Ok(HashMap::new());
     }
     Ok(tokio::runtime::Runtime::new()?.block_on(apply::silent_servers(servers)))
+}
+
+fn servers_to_ask(lab: &Lab, sightings: &[Sighting<'_>], draft: &Plan) -> BTreeMap<String, Url> {
+    let was_heard = |store: &str| sightings.iter().any(|s| s.artifact.store == store && s.access == Access::Told);
+    let mut servers = apply::servers_of(draft, &lab.stores);
+    servers.retain(|store, _| !was_heard(store));
+    servers
 }
 
 async fn asked(sightings: &[Sighting<'_>], mut outlook: Outlook, draft: Plan, sources: &Sources) -> Plan {

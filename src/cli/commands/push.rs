@@ -23,6 +23,7 @@ use crate::push::{self, Load, Means, Message, Parcel, PushError};
 use crate::report::table::count;
 use crate::size::Bytes;
 use crate::text::chain;
+use crate::trust::signature_of;
 
 /// How long another push of this machine is waited for.
 const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -205,7 +206,12 @@ fn message(ui: &Ui, common: &Common, lab: &Lab) -> Result<Message, CliError> {
     let everything = Common { only: Vec::new(), ..common.clone() };
     // What was fetched meanwhile may have been learnt: the lock is read anew.
     let mut whole = Lab::read(ui, &everything)?;
-    let lock = whole.stored.take().unwrap_or_else(|| whole.wanted.clone()).to_text();
+    let lock_signature = signature(&lab.lock_path)?;
+    let lock = match &lock_signature {
+        // Not one byte of it may differ from what was signed.
+        Some(_) => fs_err::read_to_string(&lab.lock_path)?,
+        None => whole.stored.take().unwrap_or_else(|| whole.wanted.clone()).to_text(),
+    };
     let report = overview(ui, &everything, &whole)?;
     let root = lab.inventory_path.parent().unwrap_or(Path::new("."));
     let mut manifests = Vec::new();
@@ -213,7 +219,8 @@ fn message(ui: &Ui, common: &Common, lab: &Lab) -> Result<Message, CliError> {
     for path in manifest_files(&lab.inventory_path, &lab.inventory)? {
         let text = fs_err::read_to_string(&path)?;
         let relative = path.strip_prefix(root).unwrap_or(&path);
-        kept.push(KeptManifest { path: relative.display().to_string(), sha256: Sha256::of(text.as_bytes()) });
+        let (place, sha256) = (relative.display().to_string(), Sha256::of(text.as_bytes()));
+        kept.push(KeptManifest { path: place, sha256, signature: signature(&path)? });
         manifests.push(text);
     }
     let state = State {
@@ -221,10 +228,20 @@ fn message(ui: &Ui, common: &Common, lab: &Lab) -> Result<Message, CliError> {
         machine: lab.machine.clone(),
         at: now(),
         lock: Some(Sha256::of(lock.as_bytes())),
+        lock_signature,
         manifests: kept,
         report: serde_json::to_value(&report).map_err(|error| CliError::failed(&error))?,
     };
     Ok(Message { state, lock: Some(lock), manifests })
+}
+
+/// What somebody signed goes with its signature: who takes it from the bucket can tell whose word it has.
+fn signature(file: &Path) -> Result<Option<String>, CliError> {
+    match fs_err::read_to_string(signature_of(file)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn plan_text(load: &Load, bucket: &Bucket) -> String {

@@ -18,7 +18,7 @@ use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
 use crate::drive::{self, Drive, Load};
 use crate::facts::Moved;
-use crate::fsio::{Pass, ProofError, free_space};
+use crate::fsio::{Pass, ProofError, Space, free_space};
 use crate::monitor::{Event, Monitor};
 use crate::pace::Pacer;
 use crate::report::plan::duration;
@@ -133,15 +133,17 @@ fn place(folder: &Path) -> String {
 }
 
 fn text(load: &Load, folder: &Path, free: u64, seconds: Option<f64>) -> String {
-    let after = Bytes(free.saturating_sub(load.bytes()));
+    let room = match free {
+        Space::UNKNOWN => "how much is free there is not known".to_owned(),
+        free => format!("{} free → {}", Bytes(free), Bytes(free.saturating_sub(load.bytes()))),
+    };
     let mut out = format!(
-        "to {}: {} ({}), {} there already{}\n{} free → {after}\n",
+        "to {}: {} ({}), {} there already{}\n{room}\n",
         folder.display(),
         count(load.parcels.len(), "file"),
         Bytes(load.bytes()),
         load.there + load.unread.len(),
         duration(load.bytes(), seconds),
-        Bytes(free),
     );
     if !load.unread.is_empty() {
         let (files, bytes) = (count(load.unread.len(), "file"), Bytes(load.unread_bytes()));

@@ -1,10 +1,10 @@
 //! Copies over ssh: the user's own keys, configuration and jump hosts; nothing listens on any network.
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use tokio::net::UnixListener;
@@ -70,7 +70,7 @@ impl Taking {
             let _within = runtime.enter();
             Tunnel::open(command)?
         };
-        take_only_from_peer(&mut lab, args, machine, tunnel.socket(), None);
+        take_only_from_peer(&mut lab, args, machine, vec![tunnel.socket().to_owned()], None);
         cap_logins(&mut lab);
         let greeting = lab.sources(common, &args.limits)?;
         Ok(match runtime.block_on(greeting.peers().holdings(machine)) {
@@ -114,8 +114,8 @@ pub(super) fn give(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Resu
         let router = router(index, guests, Arc::new(Traffic::default()));
         runtime.spawn(answer_at(UnixListener::bind(&here)?, router));
     }
-    let way = args.way.clone();
-    let mut there = Remote { args, common, lab: &lab, machine, here: &here, secret: &secret, way };
+    let (way, ssh) = (args.way.clone(), args.way.to_move(&lab, machine));
+    let mut there = Remote { args, common, machine, here: &here, secret: &secret, way, ssh };
     let first = if args.yes { "--yes" } else { "--dry-run" };
     let mut ended = there.run(first)?;
     if install::means_lacking(ended.code())
@@ -148,26 +148,30 @@ fn secret() -> String {
 struct Remote<'a> {
     args: &'a Args,
     common: &'a Common,
-    lab: &'a Lab,
     machine: &'a str,
     /// The socket on this machine.
     here: &'a Path,
     secret: &'a str,
     way: Way,
+    /// What every login begins with.
+    ssh: Vec<OsString>,
 }
 
 impl Remote<'_> {
+    /// Has the other machine do it; what is large comes to it over several logins, as many as there may be.
     fn run(&self, how: &str) -> Result<ExitStatus, CliError> {
-        // The same random name as on this machine: it is ours on that one too.
-        let folder = self.here.parent().unwrap_or(self.here);
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let there = format!("/tmp/{name}-{}.socket", how.trim_start_matches('-'));
-        let mut command = self.way.to_move(self.lab, self.machine);
-        let forward = OsString::from(format!("{there}:{}", self.here.display()));
-        // Before the destination, which is the last word so far.
-        let at = command.len() - 2;
-        command.splice(at..at, ["-oExitOnForwardFailure=yes".into(), "-R".into(), forward]);
-        command.push(self.script(how, &there).into());
+        let main = self.socket_there(how.trim_start_matches('-'));
+        let logins = if how == "--yes" { 1..CONNECTIONS } else { 0..0 };
+        let more = Login::begin_all(logins.filter_map(|number| {
+            let there = self.socket_there(&number.to_string());
+            // Who is asked for a password is asked once, and a machine that is away is waited for by the main login only.
+            let mut command = self.forwarding(&there, &["-oBatchMode=yes", "-oConnectTimeout=15"]);
+            command.push(Login::script(&there).into());
+            Login::begin(command, there)
+        }));
+        let sockets = std::iter::once(main.as_str()).chain(more.iter().map(|login| login.there.as_str()));
+        let mut command = self.forwarding(&main, &[]);
+        command.push(self.script(how, &sockets.collect::<Vec<_>>()).into());
         let program = command.remove(0);
         let started = Command::new(&program).args(command).stdin(Stdio::piped()).spawn();
         let mut running = started.map_err(|error| {
@@ -180,21 +184,78 @@ impl Remote<'_> {
         Ok(running.wait()?)
     }
 
+    /// A place on the other machine. The same random name as on this one: it is ours there too.
+    fn socket_there(&self, which: &str) -> String {
+        let folder = self.here.parent().unwrap_or(self.here);
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        format!("/tmp/{name}-{which}.socket")
+    }
+
+    /// ssh to the other machine, where `there` leads to the socket here; the remote command is still to be added.
+    fn forwarding(&self, there: &str, options: &[&str]) -> Vec<OsString> {
+        let mut command = self.ssh.clone();
+        let forward = OsString::from(format!("{there}:{}", self.here.display()));
+        let options =
+            options.iter().map(OsString::from).chain(["-oExitOnForwardFailure=yes".into(), "-R".into(), forward]);
+        // Before the destination, which is the last word so far.
+        let at = command.len() - 2;
+        command.splice(at..at, options.collect::<Vec<_>>());
+        command
+    }
+
     /// What the other machine's shell does.
     ///
     /// sshd makes the socket for the user who logs in. The larder there may run as the user who owns the store, so
     /// everybody there may connect; who does not know the secret gets nothing.
-    fn script(&self, how: &str, socket: &str) -> String {
+    fn script(&self, how: &str, sockets: &[&str]) -> String {
         let mut words = vec![self.way.remote_larder.clone(), "copy".to_owned(), how.to_owned()];
-        words.extend(["--from-socket".to_owned(), socket.to_owned()]);
+        words.extend(sockets.iter().flat_map(|socket| ["--from-socket".to_owned(), (*socket).to_owned()]));
         words.extend(self.common.only.iter().flat_map(|only| ["--only".to_owned(), quoted(only)]));
         words.extend(self.common.json.then(|| "--json".to_owned()));
         words.extend(self.common.quiet.then(|| "--quiet".to_owned()));
         words.extend(self.args.max_rate.map(|rate| format!("--max-rate {}B/s", rate.0)));
         words.extend(self.args.limits.max_download.map(|limit| format!("--max-download {}", limit.0)));
-        let larder = words.join(" ");
+        let (larder, socket) = (words.join(" "), sockets[0]);
         let script = format!("chmod 0666 {socket} && {larder}; code=$?; rm -f {socket}; exit $code");
         format!("sh -c {}", quoted(&script))
+    }
+}
+
+/// One more login, which does nothing but lead from a socket on the other machine to the one here. Ended when dropped.
+struct Login {
+    there: String,
+    running: Child,
+}
+
+impl Login {
+    fn begin(mut command: Vec<OsString>, there: String) -> Option<Self> {
+        let program = command.remove(0);
+        let (input, output) = (Stdio::piped(), Stdio::piped());
+        let started = Command::new(program).args(command).stdin(input).stdout(output).stderr(Stdio::null()).spawn();
+        Some(Self { there, running: started.ok()? })
+    }
+
+    /// Those of `logins` that lead somewhere: servers may refuse several at once, and then fewer do it.
+    fn begin_all(logins: impl Iterator<Item = Self>) -> Vec<Self> {
+        let mut begun: Vec<Self> = logins.collect();
+        begun.retain_mut(|login| {
+            let mut said = [0; 1];
+            login.running.stdout.as_mut().is_some_and(|said_by| said_by.read_exact(&mut said).is_ok())
+        });
+        begun
+    }
+
+    /// Says that the socket is there, and stays until it is told to go.
+    fn script(there: &str) -> String {
+        format!("sh -c {}", quoted(&format!("chmod 0666 {there} && echo && cat >/dev/null; rm -f {there}")))
+    }
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        // The end of its input ends it over there, where it removes its socket.
+        drop(self.running.stdin.take());
+        let _ = self.running.wait();
     }
 }
 
