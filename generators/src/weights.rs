@@ -331,14 +331,31 @@ impl Param {
         }
         self.shared.placement.stop.check()?;
         if self.packed.get().is_none() {
-            let found = self.shared.source.packed(&self.name, &self.shared.placement.device);
-            let _ = self.packed.set(found.transpose()?.map(QMatMul::from_qtensor).transpose()?);
+            let found = self.shared.source.packed(&self.name, &self.shared.placement.device).transpose()?;
+            if found.is_some() {
+                self.look()?;
+            }
+            let _ = self.packed.set(found.map(QMatMul::from_qtensor).transpose()?);
         }
         Ok(self.packed.get().and_then(Option::as_ref))
     }
 
+    /// Shows the inspection a matrix that is multiplied in its packed form, and so is never decoded.
+    fn look(&self) -> Result<()> {
+        if self.shared.placement.inspection.is_none() {
+            return Ok(());
+        }
+        self.pieces().into_iter().try_for_each(|rows| self.read(rows).map(drop))
+    }
+
     fn decode(&self, rows: Range<usize>) -> Result<Tensor> {
         let Placement { device, dtype, .. } = &self.shared.placement;
+        let (shape, numbers) = self.read(rows)?;
+        Tensor::from_vec(numbers, shape, device)?.to_dtype(*dtype)
+    }
+
+    /// The shape and the numbers of some rows, which the inspection sees.
+    fn read(&self, rows: Range<usize>) -> Result<(Vec<usize>, Vec<f32>)> {
         let mut shape = self.shape.clone();
         match shape.first_mut() {
             Some(first) => *first = rows.len(),
@@ -349,6 +366,6 @@ impl Param {
         if let Some(inspection) = &self.shared.placement.inspection {
             inspection.note(format!("{}: {}", self.shared.model, self.name), &self.shape, &numbers);
         }
-        Tensor::from_vec(numbers, shape, device)?.to_dtype(*dtype)
+        Ok((shape, numbers))
     }
 }

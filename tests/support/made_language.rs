@@ -19,6 +19,9 @@ pub(crate) struct Mind {
     pub(crate) noticed: Vec<(&'static str, &'static str)>,
 }
 
+/// A tensor's name, shape and numbers.
+pub(crate) type Tensor = (&'static str, Vec<usize>, Vec<f32>);
+
 /// Counting, as every language model knows it.
 pub(crate) const COUNTING: [&str; 12] =
     ["one", "Ġtwo", "Ġthree", "Ġfour", "Ġfive", "Ġsix", "Ġseven", "Ġeight", "Ġnine", "Ġten", "Ġeleven", "Ġtwelve"];
@@ -46,13 +49,24 @@ impl Mind {
 
     /// The file.
     pub(crate) fn gguf(&self) -> Vec<u8> {
+        let (metadata, tensors) = self.parts();
+        let list: Vec<Stored<'_>> = tensors
+            .iter()
+            .map(|(name, shape, numbers)| Stored { name, shape, kind: F32, bytes: bytes_of(numbers) })
+            .collect();
+        written(&metadata, &list)
+    }
+
+    /// The metadata, and names, shapes (fastest first) and numbers of the tensors.
+    pub(crate) fn parts(&self) -> (BTreeMap<String, Vec<u8>>, Vec<Tensor>) {
         let (tokens, merges) = self.vocabulary();
         let width = (tokens.len() + self.noticed.len()).next_multiple_of(32);
         let place = |token: &str| tokens.iter().position(|known| known == token).unwrap();
         let mut table = vec![0.0; tokens.len() * width];
         (0..tokens.len()).for_each(|i| table[i * width + i] = 1.0);
-        let (mut out, mut values, mut moved) =
-            (vec![0.0; tokens.len() * width], vec![0.0; width * width], vec![0.0; width * width]);
+        // So little that what is noticed stays all that is told.
+        let whisper = || noise(width * width).into_iter().map(|number| number * 1e-3).collect::<Vec<f32>>();
+        let (mut out, mut values, mut moved) = (vec![0.0; tokens.len() * width], whisper(), whisper());
         for (from, to, surely) in &self.next {
             out[place(to) * width + place(from)] += surely;
         }
@@ -68,20 +82,21 @@ impl Mind {
             ("output_norm.weight", vec![width], vec![1.0; width]),
             ("blk.0.attn_norm.weight", vec![width], vec![1.0; width]),
             ("blk.0.ffn_norm.weight", vec![width], vec![1.0; width]),
-            ("blk.0.attn_q.weight", vec![width, width], vec![0.0; width * width]),
-            ("blk.0.attn_k.weight", vec![width, width], vec![0.0; width * width]),
+            ("blk.0.attn_q.weight", vec![width, width], noise(width * width)),
+            ("blk.0.attn_k.weight", vec![width, width], noise(width * width)),
             ("blk.0.attn_v.weight", vec![width, width], values),
             ("blk.0.attn_output.weight", vec![width, width], moved),
-            ("blk.0.ffn_gate.weight", vec![width, 32], vec![0.0; width * 32]),
-            ("blk.0.ffn_up.weight", vec![width, 32], vec![0.0; width * 32]),
-            ("blk.0.ffn_down.weight", vec![32, width], vec![0.0; width * 32]),
+            ("blk.0.ffn_gate.weight", vec![width, 32], noise(width * 32)),
+            ("blk.0.ffn_up.weight", vec![width, 32], noise(width * 32)),
+            ("blk.0.ffn_down.weight", vec![32, width], noise(width * 32)),
         ];
         if self.architecture == "qwen3" {
             for name in ["blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"] {
-                tensors.push((name, vec![width], vec![1.0; width]));
+                // Little, so that attention stays the same everywhere: what is normed here is noise.
+                tensors.push((name, vec![width], vec![1e-3; width]));
             }
         }
-        written(&self.metadata(width, &tokens, &merges), &tensors)
+        (self.metadata(width, &tokens, &merges), tensors)
     }
 
     /// Bytes of ASCII, then the words with what leads to them, then control tokens; and the pairs that are merged.
@@ -162,8 +177,35 @@ fn number(number: u32) -> Vec<u8> {
     [4_u32.to_le_bytes(), number.to_le_bytes()].concat()
 }
 
-/// A file of F32 tensors, their sizes fastest first.
-fn written(metadata: &BTreeMap<String, Vec<u8>>, tensors: &[(&str, Vec<usize>, Vec<f32>)]) -> Vec<u8> {
+/// Numbers that do next to nothing; but no matrix of a trained model is all zeros.
+fn noise(count: usize) -> Vec<f32> {
+    let mut state = 7_u32;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        ((state >> 16) as f32 / 65_536.0 - 0.5) * 1e-3
+    };
+    (0..count).map(next).collect()
+}
+
+/// The bytes of numbers in single precision.
+pub(crate) fn bytes_of(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// The code of single precision.
+pub(crate) const F32: u32 = 0;
+
+/// A tensor of the file, its sizes fastest first.
+pub(crate) struct Stored<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) shape: &'a [usize],
+    /// The code of its number format.
+    pub(crate) kind: u32,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// A file of these tensors.
+pub(crate) fn written(metadata: &BTreeMap<String, Vec<u8>>, tensors: &[Stored<'_>]) -> Vec<u8> {
     let mut file = b"GGUF\x03\0\0\0".to_vec();
     file.extend((tensors.len() as u64).to_le_bytes());
     file.extend((metadata.len() as u64).to_le_bytes());
@@ -171,17 +213,17 @@ fn written(metadata: &BTreeMap<String, Vec<u8>>, tensors: &[(&str, Vec<usize>, V
         file.extend([text(key), value.clone()].concat());
     }
     let mut offset = 0_u64;
-    for (name, shape, _) in tensors {
-        file.extend(text(name));
-        file.extend((shape.len() as u32).to_le_bytes());
-        file.extend(shape.iter().flat_map(|size| (*size as u64).to_le_bytes()));
-        file.extend(0_u32.to_le_bytes());
+    for tensor in tensors {
+        file.extend(text(tensor.name));
+        file.extend((tensor.shape.len() as u32).to_le_bytes());
+        file.extend(tensor.shape.iter().flat_map(|size| (*size as u64).to_le_bytes()));
+        file.extend(tensor.kind.to_le_bytes());
         file.extend(offset.to_le_bytes());
-        offset = (offset + 4 * shape.iter().product::<usize>() as u64).next_multiple_of(32);
+        offset = (offset + tensor.bytes.len() as u64).next_multiple_of(32);
     }
-    for (_, _, numbers) in tensors {
+    for tensor in tensors {
         file.resize(file.len().next_multiple_of(32), 0);
-        file.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        file.extend(&tensor.bytes);
     }
     file
 }

@@ -86,6 +86,17 @@ impl Tiny {
         Self { weights: BTreeMap::from([("bigvgan_generator.safetensors".to_owned(), tensors)]), settings }
     }
 
+    /// A BERT for sentences as if trained: words of one subject have nearly one direction.
+    pub(crate) fn sentences() -> Self {
+        let mut tensors = filled_list("bert/tensors.json");
+        teach_sentences(&mut tensors);
+        let settings = BTreeMap::from([
+            ("config.json".to_owned(), golden("bert/config.json")),
+            ("tokenizer.json".to_owned(), word_pieces().to_string().into_bytes()),
+        ]);
+        Self { weights: BTreeMap::from([("model.safetensors".to_owned(), tensors)]), settings }
+    }
+
     fn laid(family: &str, tokenizers: &[(&str, &str)], index: &Value) -> Self {
         let config: Value = json_of("pipeline_texts/config.json");
         let mut tiny = Self { weights: BTreeMap::new(), settings: BTreeMap::new() };
@@ -324,6 +335,58 @@ fn teach_vocoder(tensors: &mut Tensors) {
         tensors.get_mut(&format!("activation_post.act.{parameter}")).unwrap().numbers.fill(0.0);
     }
     set(tensors, "conv_post", |at| [0.5, -0.5, 0.0][at[1]] * f32::from(at[2] == 3));
+}
+
+/// The words of the smoke test's sentences: of the weather, of a journey, and of neither.
+const SUBJECTS: [&[&str]; 3] = [
+    &["weather", "is", "lovely", "today", "it", "so", "sunny", "outside"],
+    &["he", "drove", "to", "stadium"],
+    &["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "'", "s", ".", "!"],
+];
+
+/// Every subject has a third of the numbers of a state, whatever the layers add.
+fn teach_sentences(tensors: &mut Tensors) {
+    for (name, tensor) in tensors.iter_mut().filter(|(name, _)| name.contains("LayerNorm.")) {
+        tensor.numbers.fill(f32::from(name.ends_with(".weight")));
+    }
+    hush(tensors, &["dense.", "position_embeddings", "token_type_embeddings"], 0.3);
+    let words = tensors.get_mut("embeddings.word_embeddings.weight").unwrap();
+    let (width, mut token) = (words.shape[1], 0);
+    for (subject, known) in SUBJECTS.iter().enumerate() {
+        for _ in *known {
+            for (i, number) in words.numbers[token * width..(token + 1) * width].iter_mut().enumerate() {
+                *number = 0.3 * *number + f32::from(i / (width / 3) == subject);
+            }
+            token += 1;
+        }
+    }
+}
+
+/// The tokenizer of these words.
+fn word_pieces() -> Value {
+    let vocabulary: serde_json::Map<String, Value> =
+        SUBJECTS.concat().iter().enumerate().map(|(i, word)| ((*word).to_owned(), json!(i))).collect();
+    let [start, end] =
+        ["[CLS]", "[SEP]"].map(|token| json!({"id": token, "ids": [vocabulary[token]], "tokens": [token]}));
+    let framed = json!([
+        {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+    ]);
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [],
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+            "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "TemplateProcessing", "single": framed, "pair": framed,
+            "special_tokens": {"[CLS]": start, "[SEP]": end}},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocabulary},
+    })
 }
 
 fn filled_list(list: &str) -> Tensors {

@@ -1,6 +1,11 @@
 """What all records share: weights by rule, inputs by rule, and how a record is written."""
+import atexit
+import filecmp
 import json
 import os
+import shutil
+import sys
+import tempfile
 
 import numpy as np
 import torch
@@ -8,7 +13,12 @@ from safetensors.torch import save_file
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
-ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
+GOLDEN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
+# With --check, records are made aside, and compared with those that are kept.
+CHECKING = "--check" in sys.argv
+ROOT = tempfile.mkdtemp() if CHECKING else GOLDEN
+if CHECKING:
+    atexit.register(shutil.rmtree, ROOT)
 MASK = (1 << 64) - 1
 RECORDS = {}
 
@@ -76,3 +86,19 @@ def record(name, tensors, config=None, shapes=None, **extra):
 def public(config):
     """A diffusers configuration without the keys that tell where it came from."""
     return {k: (list(v) if isinstance(v, tuple) else v) for k, v in dict(config).items() if not k.startswith("_")}
+
+
+def files_of(root):
+    """Paths below a folder, relative to it."""
+    return {os.path.relpath(os.path.join(folder, name), root) for folder, _, names in os.walk(root) for name in names}
+
+
+def differences(whole):
+    """What is not, byte for byte, as it is kept; `whole`: all records were made, so what was not made is one too."""
+    made, kept = files_of(ROOT), files_of(GOLDEN)
+    found = [f"{path}: not kept" for path in sorted(made - kept)]
+    found += [f"{path}: no record makes it" for path in sorted(kept - made) if whole]
+    same = lambda path: filecmp.cmp(os.path.join(ROOT, path), os.path.join(GOLDEN, path), shallow=False)
+    found += [f"{path}: other bytes" for path in sorted(made & kept) if not same(path)]
+    print(f"{len(made & kept)} files compared, {len(found)} differ")
+    return found

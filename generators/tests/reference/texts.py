@@ -429,6 +429,7 @@ def tokenizers_t5():
     import io
 
     import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
     from transformers import T5Tokenizer
 
     folder = os.path.join(ROOT, "tokenizers", "t5")
@@ -447,8 +448,11 @@ def tokenizers_t5():
             sentence_iterator=iter(sentences), model_writer=model, model_type="unigram", vocab_size=140, pad_id=0, eos_id=1,
             unk_id=2, bos_id=-1, normalization_rule_tsv=rules, num_threads=1, minloglevel=2, hard_vocab_limit=False,
         )
+        made = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+        # The path of the rules, which is another each time; the rules themselves are in the model.
+        made.normalizer_spec.ClearField("normalization_rule_tsv")
         with open(os.path.join(folder, "spiece.model"), "wb") as out:
-            out.write(model.getvalue())
+            out.write(made.SerializeToString())
     tokenizer = T5Tokenizer.from_pretrained(folder)
     found = {"spiece": asked(lambda text: tokenizer(text).input_ids)}
     found["padded"] = asked(lambda text: tokenizer(text, padding="max_length", max_length=9, truncation=True).input_ids)

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use larder_generators::pipelines::language::LanguageModel;
 use larder_generators::pipelines::{Progress, RunError};
 use larder_generators::text::chat::{Format, Reply, Verdict};
-use larder_generators::weights::{Placement, Residency};
+use larder_generators::weights::{Inspection, Placement, Residency};
 
 use crate::fsio::{self, WriteOptions};
-use crate::smoke::runners::judging::{lacking, not_run, repeatable, unopened, unwritten, weight_bytes};
+use crate::smoke::runners::judging::{lacking, not_run, read_weights, repeatable, unopened, unwritten, weight_bytes};
 use crate::smoke::runners::watching::stoppable;
 use crate::smoke::runners::{available_memory, placement};
 use crate::smoke::{Check, Device, Job, Level, Need, Output, Run, Runner, Summary};
@@ -96,7 +96,12 @@ impl Runner for Languages {
     fn run(&self, job: &Job<'_>) -> Run {
         let one = |check: Check| Run { checks: vec![check], ..Run::default() };
         let placement = match placement(job, &self.need(job)) {
-            Ok(placement) => Placement { residency: held(job, available_memory()).0, ..placement },
+            Ok(placement) => Placement {
+                residency: held(job, available_memory()).0,
+                // Once is enough: each token of an answer reads all weights again.
+                inspection: (job.level == Level::Component).then(Inspection::default),
+                ..placement
+            },
             Err(check) => return one(*check),
         };
         (job.told)("reading headers", 0, 1);
@@ -111,7 +116,7 @@ impl Runner for Languages {
         };
         let tried = stoppable(job, &placement.stop, || match job.level {
             Level::Generate => answers(job, &model),
-            _ => expects(job, &model),
+            _ => expects(job, &model, placement.inspection.as_ref()),
         });
         tried.unwrap_or_else(|error| not_run(job, &error))
     }
@@ -136,7 +141,7 @@ fn gguf<'a>(job: &Job<'a>) -> Option<&'a PathBuf> {
 }
 
 /// Whether the model knows words in order from the same in disorder.
-fn expects(job: &Job<'_>, model: &LanguageModel) -> Result<Run, RunError> {
+fn expects(job: &Job<'_>, model: &LanguageModel, inspection: Option<&Inspection>) -> Result<Run, RunError> {
     let mut watch = |progress: Progress| {
         (job.told)("reading two texts", progress.done as u64, progress.of as u64);
         if (job.stopped)() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -150,10 +155,11 @@ fn expects(job: &Job<'_>, model: &LanguageModel) -> Result<Run, RunError> {
     let measured = format!("{ordered:.2} nats a word for counting, {mixed:.2} for the same in disorder");
     let wanted = format!("counting by {EXPECTED} less");
     let basis = "larder's choice: to random weights both are alike; not yet compared with a trusted machine's run";
-    let checks = vec![
+    let mut checks = vec![
         Check::of("expects language", measured, [&wanted, basis], wrong).at(job.level),
         repeatable(job, counted == again),
     ];
+    checks.extend(inspection.map(|inspection| read_weights(job, inspection)));
     let summaries =
         vec![Summary::of("surprise at counting", &counted), Summary::of("surprise at disorder", &disordered)];
     Ok(Run { checks, summaries, ..Run::default() })

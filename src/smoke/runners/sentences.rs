@@ -4,9 +4,12 @@ use std::ops::ControlFlow;
 
 use larder_generators::pipelines::Progress;
 use larder_generators::pipelines::sentence_embedding::Embedder;
+use larder_generators::weights::Inspection;
 
 use crate::fsio::{self, WriteOptions};
-use crate::smoke::runners::judging::{folder_of, not_run, repeatable, sane, unopened, unwritten, weight_bytes};
+use crate::smoke::runners::judging::{
+    folder_of, not_run, read_weights, repeatable, sane, unopened, unwritten, weight_bytes,
+};
 use crate::smoke::runners::placement;
 use crate::smoke::runners::watching::stoppable;
 use crate::smoke::{Check, Job, Level, Need, Output, Run, Runner, Summary};
@@ -38,7 +41,7 @@ impl Runner for Sentences {
     fn run(&self, job: &Job<'_>) -> Run {
         let one = |check: Check| Run { checks: vec![check], ..Run::default() };
         let placement = match placement(job, &self.need(job)) {
-            Ok(placement) => placement,
+            Ok(placement) => placement.inspected(Inspection::default()),
             Err(check) => return one(*check),
         };
         let folder = match folder_of(job, "config.json") {
@@ -56,15 +59,19 @@ impl Runner for Sentences {
         };
         let work = || Ok((embedder.embed(&SENTENCES, &mut watch)?, embedder.embed(&SENTENCES[..1], &mut watch)?));
         match stoppable(job, &placement.stop, work) {
-            Ok((found, again)) => judged(job, &found, found[0] == again[0]),
+            Ok((found, again)) => {
+                let read = placement.inspection.as_ref().map(|inspection| read_weights(job, inspection));
+                judged(job, &found, found[0] == again[0], read)
+            }
             Err(error) => not_run(job, &error),
         }
     }
 }
 
-fn judged(job: &Job<'_>, found: &[Vec<f32>], same: bool) -> Run {
+fn judged(job: &Job<'_>, found: &[Vec<f32>], same: bool, read: Option<Check>) -> Run {
     let mut checks = sane(job, "embedding", &found.concat());
     checks.push(repeatable(job, same));
+    checks.extend(read);
     let [alike, first, second] = [(0, 1), (0, 2), (1, 2)].map(|(a, b)| cosine(&found[a], &found[b]));
     checks.push(is_nearer(job, alike, first.max(second), [first, second]));
     let summaries = vec![Summary::of("embeddings of three sentences", &found.concat())];

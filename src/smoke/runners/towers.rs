@@ -6,9 +6,9 @@ use candle_core::Tensor;
 use larder_generators::pipelines::RunError;
 use larder_generators::pipelines::matching::{Files, Matcher};
 use larder_generators::text::Padded;
-use larder_generators::weights::Placement;
+use larder_generators::weights::{Inspection, Placement};
 
-use crate::smoke::runners::judging::{causes, folder_of, lacking, not_run, numbers, sane, unopened};
+use crate::smoke::runners::judging::{causes, folder_of, lacking, not_run, numbers, read_weights, sane, unopened};
 use crate::smoke::runners::placement;
 use crate::smoke::runners::watching::stoppable;
 use crate::smoke::{Check, Device, Job, Level, Need, Run, Runner, Summary};
@@ -75,7 +75,7 @@ impl Runner for Towers {
     fn run(&self, job: &Job<'_>) -> Run {
         let one = |check: Check| Run { checks: vec![check], ..Run::default() };
         let placement = match placement(job, &self.need(job)) {
-            Ok(placement) => placement.streamed(),
+            Ok(placement) => placement.streamed().inspected(Inspection::default()),
             Err(check) => return one(*check),
         };
         (job.told)("reading headers", 0, 3);
@@ -146,6 +146,7 @@ fn compared(job: &Job<'_>, matcher: &Matcher, ids: &Tensor, placement: &Placemen
     let [pictures, texts] = [numbers(&pictures)?, numbers(&texts)?];
     let mut checks = sane(job, "direction of pictures", &pictures);
     checks.extend(sane(job, "direction of captions", &texts));
+    checks.extend(placement.inspection.as_ref().map(|inspection| read_weights(job, inspection)));
     checks.push(ranked(job, &fit));
     let summaries = vec![Summary::of("four pictures", &pictures), Summary::of("four captions", &texts)];
     Ok(Run { checks, summaries, ..Run::default() })
