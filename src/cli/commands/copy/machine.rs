@@ -115,7 +115,7 @@ pub(super) fn give(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Resu
         runtime.spawn(answer_at(UnixListener::bind(&here)?, router));
     }
     let (way, ssh) = (args.way.clone(), args.way.to_move(&lab, machine));
-    let mut there = Remote { args, common, machine, here: &here, secret: &secret, way, ssh };
+    let mut there = Remote { args, common, here: &here, secret: &secret, way, ssh };
     let first = if args.yes { "--yes" } else { "--dry-run" };
     let mut ended = there.run(first)?;
     if install::means_lacking(ended.code())
@@ -148,7 +148,6 @@ fn secret() -> String {
 struct Remote<'a> {
     args: &'a Args,
     common: &'a Common,
-    machine: &'a str,
     /// The socket on this machine.
     here: &'a Path,
     secret: &'a str,
