@@ -14,6 +14,7 @@ use rustix::fs::{FileType, Stat};
 
 mod access;
 mod assembly;
+mod cached;
 mod direct;
 mod fold;
 mod holes;
@@ -30,6 +31,7 @@ mod twin;
 
 pub use access::{default_file_mode, is_read_only, may_read, may_write};
 pub use assembly::{Assembly, Earlier, Prefix, Unfit};
+pub use cached::PageCache;
 pub use fold::folds_names;
 pub use holes::holes;
 pub use journal::journaled_bytes;

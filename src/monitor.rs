@@ -74,6 +74,17 @@ pub enum Event<'a> {
         /// Bytes from the beginning.
         bytes: u64,
     },
+    /// Something is computed with the item: so many steps of a stage are done.
+    Stage {
+        /// The item.
+        item: &'a str,
+        /// The stage, and the block it is at where that is known.
+        stage: &'a str,
+        /// Steps that are done.
+        done: u64,
+        /// Steps of the stage.
+        of: u64,
+    },
     /// The item is finished and proven.
     Finished {
         /// The item.

@@ -15,16 +15,21 @@ mod folder;
 mod gguf_model;
 mod last;
 mod lora;
+mod memory;
+mod quantised;
 mod record;
 #[cfg(feature = "smoke")]
 mod runners;
 mod structure;
+mod summary;
 mod tokenizer;
 mod units;
 
 pub use last::{LastTests, Made, ShownTest, Smoked};
-pub use record::{Compared, Key, Record, RecordError, Records, Summary};
+pub use memory::available_memory;
+pub use record::{Compared, Content, Key, Record, RecordError, Records};
 pub use structure::{structure, structure_of_all};
+pub use summary::Summary;
 
 /// How much is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -130,6 +135,25 @@ pub struct Output {
     pub path: PathBuf,
 }
 
+/// What a generator took from another artifact, because its own files do not have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// What it is, such as `text encoders`.
+    pub what: String,
+    /// The artifact.
+    pub artifact: String,
+    /// The files, as [`Job::others`] calls them.
+    pub files: Vec<String>,
+}
+
+impl Taken {
+    /// All of them in words: `text encoders of clip-l, settings and tokenizers of sd35-large`.
+    pub fn words(all: &[Self]) -> String {
+        let words: Vec<String> = all.iter().map(|taken| format!("{} of {}", taken.what, taken.artifact)).collect();
+        words.join(", ")
+    }
+}
+
 /// What is known of one artifact after its smoke test.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -138,7 +162,7 @@ pub struct Verdict {
     /// What its manifest names as smoke test.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoke: Option<String>,
-    /// The level that was asked for.
+    /// The level that was asked for; where the highest was, the highest that was tried.
     pub level: Level,
     /// The worst outcome of all checks.
     pub outcome: Outcome,
@@ -146,6 +170,9 @@ pub struct Verdict {
     pub checks: Vec<Check>,
     /// What was made.
     pub outputs: Vec<Output>,
+    /// What took part and is of other artifacts: the verdict is about these, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken: Vec<Taken>,
     /// How long it took, in seconds.
     pub seconds: f64,
 }
@@ -160,14 +187,17 @@ impl Verdict {
             outcome: worst(&checks),
             checks,
             outputs: Vec::new(),
+            taken: Vec::new(),
             seconds: 0.0,
         }
     }
 
     /// Adds what a runner found.
     pub fn add(&mut self, run: Run) {
+        let known = self.taken.clone();
         self.checks.extend(run.checks);
         self.outputs.extend(run.outputs);
+        self.taken.extend(run.taken.into_iter().filter(|taken| !known.contains(taken)));
         self.outcome = worst(&self.checks);
     }
 }
@@ -224,6 +254,8 @@ pub struct Run {
     pub outputs: Vec<Output>,
     /// What was computed, in few numbers, to be compared with what a trusted machine recorded.
     pub summaries: Vec<Summary>,
+    /// What it took from files of other artifacts.
+    pub taken: Vec<Taken>,
 }
 
 /// Tries one family of generators with real weights.
@@ -236,6 +268,10 @@ pub trait Runner: Send + Sync {
 
     /// Whether it can try this level.
     fn can(&self, level: Level) -> bool;
+
+    /// What it makes at this level for people to look at or to listen to, such as `a picture`; none where it only
+    /// measures.
+    fn makes(&self, level: Level) -> Option<&'static str>;
 
     /// What `job` will take.
     fn need(&self, job: &Job<'_>) -> Need;
@@ -309,6 +345,10 @@ mod tests {
 
         fn can(&self, _: Level) -> bool {
             true
+        }
+
+        fn makes(&self, _: Level) -> Option<&'static str> {
+            None
         }
 
         fn need(&self, _: &Job<'_>) -> Need {

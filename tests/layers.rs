@@ -153,6 +153,19 @@ fn only_the_command_line_prints() {
     assert!(talkative.is_empty(), "these print or read the environment: {talkative:?}");
 }
 
+#[test]
+fn unsafe_is_written_in_metal_and_where_weights_are_mapped() {
+    let uses = |text: &str| text.lines().filter(|line| line.split("//").next().unwrap().contains("unsafe {")).count();
+    let of = |folder: &str| -> Vec<(String, usize)> {
+        let files = rust_files(Path::new(folder)).into_iter().map(|(file, text)| (file, uses(&text)));
+        files.filter(|(_, count)| *count > 0).collect()
+    };
+    assert_eq!(of("src"), [], "the root has none");
+    let mapped = ["weights/checkpoint.rs", "weights/gguf.rs"].map(|file| (file.to_owned(), 1));
+    assert_eq!(of("generators/src"), mapped, "generators maps files, and nothing else");
+    assert!(!of("metal/src").is_empty(), "the word is found");
+}
+
 /// What changes a disk; clippy forbids the commonest of these to everybody, and tests may use the rest.
 const WRITES: &[&str] = &[
     "OpenOptions",

@@ -14,7 +14,7 @@ mod program;
 mod sparse;
 
 use program::{INVENTORY, Lab};
-use sparse::{Tensors, expected, prefixed};
+use sparse::{Tensors, expected, prefixed, scaled};
 
 /// A lab with one artifact, of which nothing is known but the names of its files.
 fn lab(smoke: &str, files: &[&str]) -> Lab {
@@ -37,7 +37,8 @@ struct Smoked {
 impl Smoked {
     #[track_caller]
     fn of(lab: &Lab, arguments: &[&str]) -> Self {
-        let said = lab.run(&[&["smoke", "--json"], arguments].concat());
+        let level: &[&str] = if arguments.contains(&"--level") { &[] } else { &["--level", "structure"] };
+        let said = lab.run(&[&["smoke", "--json"], level, arguments].concat());
         let json: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let verdict = &json["artifacts"][0];
@@ -73,6 +74,11 @@ fn a_whole_model_passes_and_each_level_without_a_runner_says_so() {
         assert_eq!((smoked.code, smoked.outcome.as_str()), (4, "not-possible"), "{level}");
         assert_eq!(smoked.checks[level].1, "no runner yet for flux2-vae");
     }
+    // Where no level was asked for, structure is as far as it can be tried, and that is no fault.
+    let smoked = Smoked::of(&lab, &["--level", "highest"]);
+    assert_eq!((smoked.code, smoked.outcome.as_str(), smoked.checks.contains_key("generate")), (0, "passed", false));
+    let said = lab.run(&["smoke"]);
+    assert!(said.out.contains("1 passed (1 by structure alone: larder has no runner for them)"), "{}", said.out);
     assert!(!lab.path("smoke").exists(), "nothing was made");
 }
 
@@ -112,7 +118,7 @@ fn everything_that_differs_is_named() {
     let smoked = Smoked::of(&lab, &[]);
     assert_eq!((smoked.code, smoked.details(name).len()), (3, 923));
     assert!(smoked.details(name).contains(&"wrong dtype: context_embedder.bias is I32".to_owned()));
-    let said = lab.run(&["smoke"]);
+    let said = lab.run(&["smoke", "--level", "structure"]);
     assert!(said.out.contains("and 918 more; all of them with --json"), "{}", said.out);
 }
 
@@ -126,6 +132,52 @@ fn an_8_bit_file_without_its_scales_is_told() {
     assert!(
         smoked.details(&format!("scales of {file}")).contains(&"without its scale: blocks.0.ffn.0.weight".to_owned())
     );
+}
+
+#[test]
+fn each_form_of_8_bit_files_is_whole_or_told() {
+    let of = |file: &'static str, typed: &sparse::Typed, metadata: &[(&str, String)]| {
+        let lab = lab("wan2.2-i2v", &[file]);
+        sparse::write_typed(&lab.path(&format!("home/plain/{file}")), typed, metadata);
+        let smoked = Smoked::of(&lab, &[]);
+        let scales = smoked.details(&format!("scales of {file}")).to_vec();
+        let failed: Vec<String> = smoked.failed().into_iter().map(|name| name.replace(file, "FILE")).collect();
+        (scales, failed)
+    };
+    let wan = expected("wan22_i2v_14b.single");
+    let holes = vec!["written".to_owned()];
+    let faulty = vec!["scales of FILE".to_owned(), "written".to_owned()];
+
+    let mut whole = scaled(&wan, "scale_weight");
+    whole.insert("scaled_fp8".to_owned(), ("F8_E4M3", vec![2]));
+    assert_eq!(of("low_noise_14B_fp8_scaled.safetensors", &whole, &[]), (vec![], holes.clone()));
+    // Without words in its name: the mark tells that scales must be there.
+    whole.remove("blocks.7.cross_attn.k.scale_weight");
+    let without = vec!["without its scale: blocks.7.cross_attn.k.weight".to_owned()];
+    assert_eq!(of("renamed.safetensors", &whole, &[]), (without.clone(), faulty.clone()));
+    whole.retain(|name, _| !name.ends_with(".scale_weight"));
+    assert!(of("renamed.safetensors", &whole, &[]).0.len() > 400, "all of them");
+
+    let layers = |format: &str| {
+        let layer = serde_json::json!({ "format": format });
+        let layers = serde_json::json!({ "layers": { "blocks.7.cross_attn.k": layer } });
+        [("_quantization_metadata", layers.to_string())]
+    };
+    let mut mixed = scaled(&wan, "weight_scale");
+    assert_eq!(of("i2v_fp8mixed.safetensors", &mixed, &layers("float8_e4m3fn")), (vec![], holes.clone()));
+    let format = vec!["of a format that is not read, nvfp4: blocks.7.cross_attn.k".to_owned()];
+    assert_eq!(of("i2v_fp8mixed.safetensors", &mixed, &layers("nvfp4")), (format, faulty.clone()));
+    mixed.retain(|name, _| !name.ends_with(".weight_scale"));
+    let (scales, failed) = of("renamed.safetensors", &mixed, &layers("float8_e4m3fn"));
+    assert_eq!((scales, failed), (without, faulty.clone()), "what the header declares must be there");
+    mixed.insert("blocks.7.cross_attn.k.comfy_quant".to_owned(), ("U8", vec![27]));
+    let (scales, _) = of("renamed.safetensors", &mixed, &[]);
+    assert_eq!(scales, ["not a format: blocks.7.cross_attn.k.comfy_quant"], "it is a hole");
+
+    let plain: sparse::Typed = wan.iter().map(|(name, shape)| (name.clone(), ("F8_E4M3", shape.clone()))).collect();
+    assert_eq!(of("i2v_fp8_e4m3fn.safetensors", &plain, &[]), (vec![], holes));
+    let named = vec!["element type of FILE".to_owned(), "written".to_owned()];
+    assert_eq!(of("i2v_bf16.safetensors", &plain, &[]).1, named, "another edition under this name");
 }
 
 /// Everything that a diffusers folder of SD 3.5 has; weights are holes.

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 
 use larder::digest::Sha256;
 use serde_json::Value;
@@ -135,4 +136,33 @@ fn weights_that_expect_nothing_are_told_before_anything_is_asked() {
     blank.next.iter_mut().for_each(|(_, _, surely)| *surely *= 1e-3);
     let (code, wrong) = smoke(&lab(&blank, "llama-guard"), "generate");
     assert_eq!((code, names(&wrong)), (3, vec!["expects language"]));
+}
+
+#[test]
+fn answers_are_recorded_token_by_token_and_others_are_told() {
+    let lab = lab(&qwen(), "qwen3");
+    let said = lab.run(&["smoke", "--level", "generate", "--record"]);
+    assert_eq!((said.code, said.err.matches("recorded as reference").count()), (0, 2), "{said:?}");
+    let records: Value = serde_json::from_slice(&fs_err::read(lab.path("inventory.smoke.json")).unwrap()).unwrap();
+    let records = records["records"].as_array().unwrap();
+    let generated = records.iter().find(|record| record["level"] == "generate").unwrap();
+    let answers = generated["summaries"].as_array().unwrap();
+    let is_told = |answer: &&Value| answer["exact"] == true && !answer["numbers"].as_array().unwrap().is_empty();
+    assert_eq!((answers.len(), answers.iter().filter(is_told).count()), (4, 4), "{generated}");
+    assert_eq!(smoke(&lab, "generate"), (0, BTreeMap::new()), "the same tokens again");
+
+    // Other weights under the same digest, whose answers are right as well, in more words: the file rots while nobody
+    // looks, so that it still counts as proven.
+    let mut wordy = qwen();
+    wordy.next.push(("Paris", "Rome", 90.0));
+    let blob = lab.path(&format!("home/ollama/blobs/sha256-{}", Sha256::of(&qwen().gguf())));
+    assert_eq!(wordy.gguf().len(), qwen().gguf().len());
+    let mut file = fs_err::OpenOptions::new().write(true).open(&blob).unwrap();
+    let modified = file.metadata().unwrap().modified().unwrap();
+    file.write_all(&wordy.gguf()).unwrap();
+    file.file().set_modified(modified).unwrap();
+    let (code, wrong) = smoke(&lab, "generate");
+    assert_eq!((code, names(&wrong)), (3, vec!["reference"]));
+    assert!(wrong["reference"].starts_with("3 of 4 answers are those that "), "{wrong:?}");
+    assert!(wrong["reference"].contains("knows the capital of France: other tokens from number 2 on"), "{wrong:?}");
 }

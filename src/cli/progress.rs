@@ -56,6 +56,7 @@ fn line(event: &Event<'_>) -> Option<String> {
             format!("again: {item} in {:.1} s: {reason}", *pause_ms as f64 / 1000.0)
         }
         Event::Waiting { item } => format!("waiting: another program works on {item}"),
+        Event::Stage { item, stage, done, of } => format!("{item}: {stage} {done}/{of}"),
         Event::LeftOut { item, from, reason } => format!("without {from}: {item}: {reason}"),
         Event::Started { .. }
         | Event::Advanced { .. }
@@ -104,6 +105,10 @@ impl Bars {
 
 /// The line about all files.
 fn sum(whole: &Whole) -> String {
+    if whole.to_move == 0 && whole.moved == 0 {
+        let failed = if whole.failed > 0 { format!("  {} failed", whole.failed) } else { String::new() };
+        return format!("{} done{failed}", whole.finished);
+    }
     let mut text = format!("{} of {}  {}/s", Bytes(whole.moved), Bytes(whole.to_move), Bytes(whole.rate));
     if let Some(eta) = whole.eta.filter(|_| whole.moved < whole.to_move) {
         text.push_str(&format!("  {} left", indicatif::HumanDuration(Duration::from_secs(eta))));
@@ -148,6 +153,13 @@ impl Monitor for Bars {
                     bar.set_message(label(item, &of));
                 }
             }
+            Event::Stage { item, stage, done, of } => {
+                let bar = bars.entry((*item).to_owned()).or_insert_with(|| self.bar(item));
+                bar.set_style(style("  {bar:20} {pos:>4} of {len:<4}  {msg}"));
+                bar.set_length(*of);
+                bar.set_position(*done);
+                bar.set_message(format!("{item}: {stage}"));
+            }
             Event::Finished { item } | Event::Failed { item, .. } => {
                 if let Some(bar) = bars.remove(*item) {
                     bar.finish_and_clear();
@@ -163,7 +175,8 @@ impl Monitor for Bars {
             self.total.set_message(sum(&tally.whole()));
             *shown = now;
         }
-        if let Some(line) = line(&event).filter(|_| !matches!(event, Event::Finished { .. })) {
+        let is_shown = matches!(event, Event::Finished { .. } | Event::Stage { .. });
+        if let Some(line) = line(&event).filter(|_| !is_shown) {
             let _ = self.all.println(line);
         }
     }
@@ -184,6 +197,8 @@ mod tests {
         let whole = Whole { to_move: 10 << 20, moved: 4 << 20, rate: 1 << 20, eta: Some(6), ..Whole::default() };
         insta::assert_snapshot!(sum(&whole), @"4.0 MiB of 10.0 MiB  1.0 MiB/s  6 seconds left  0 B proven");
         let done = Whole { moved: 10 << 20, proven: 10 << 20, retries: 2, failed: 1, ..whole };
+        let computed = Whole { finished: 3, failed: 1, ..Whole::default() };
+        insta::assert_snapshot!(sum(&computed), @"3 done  1 failed");
         insta::assert_snapshot!(sum(&done), @"10.0 MiB of 10.0 MiB  1.0 MiB/s  10.0 MiB proven  2 tried again  1 failed");
     }
 }

@@ -103,42 +103,6 @@ fn is_number_of_weights(tensor: &Tensor) -> bool {
     counts || ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"].contains(&tensor.dtype.as_str())
 }
 
-/// What is wrong with the scales of a file with 8-bit weights; the number of such weights, and how they are scaled.
-pub(super) fn scales(here: &ByName<'_>, path: &str) -> Option<(String, Vec<String>)> {
-    let is_f8 = |tensor: &Tensor| tensor.dtype.starts_with("F8_");
-    let matrices: Vec<&str> = here
-        .iter()
-        .filter(|(name, tensor)| is_f8(tensor) && name.ends_with(".weight"))
-        .map(|(name, _)| *name)
-        .collect();
-    if matrices.is_empty() {
-        return None;
-    }
-    let scale = |name: &str| {
-        let stem = name.strip_suffix(".weight").unwrap_or(name);
-        [format!("{stem}.scale_weight"), format!("{stem}.weight_scale")]
-    };
-    let lacking: Vec<&str> = matrices
-        .iter()
-        .copied()
-        .filter(|name| !scale(name).iter().any(|scale| here.contains_key(scale.as_str())))
-        .collect();
-    let lower = path.to_ascii_lowercase();
-    let must =
-        lower.contains("scaled") || lower.contains("fp8mixed") || here.keys().any(|name| name.ends_with("scaled_fp8"));
-    let scaled = matrices.len() - lacking.len();
-    let measured = format!("{} matrices in 8 bits, {scaled} with a scale", matrices.len());
-    let mut wrong = Vec::new();
-    if scaled > 0 || must {
-        wrong.extend(lacking.iter().map(|name| format!("without its scale: {name}")));
-    }
-    let integers = here.iter().filter(|(name, tensor)| {
-        (name.ends_with(".scale_weight") || name.ends_with(".weight_scale")) && tensor.dtype != "F32"
-    });
-    wrong.extend(integers.map(|(name, tensor)| format!("a scale that is no F32: {name} is {}", tensor.dtype)));
-    Some((measured, wrong))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,20 +132,5 @@ mod tests {
         assert_eq!(found.missing, [last]);
         assert_eq!(found.misshaped, ["shared.weight is [768, 32128], [32128, 768] is right"]);
         assert_eq!((found.wrong_dtype.len(), found.extra), (1, vec!["more".to_owned()]));
-    }
-
-    #[test]
-    fn an_8_bit_matrix_without_its_scale_is_named() {
-        let all = [
-            tensor("a.weight", "F8_E4M3", &[2, 2]),
-            tensor("a.scale_weight", "F32", &[]),
-            tensor("b.weight", "F8_E4M3", &[2, 2]),
-        ];
-        let (_, wrong) = scales(&by_name(&all), "x.safetensors").unwrap();
-        assert_eq!(wrong, ["without its scale: b.weight"]);
-        let plain = [tensor("a.weight", "F8_E4M3", &[2, 2])];
-        assert!(scales(&by_name(&plain), "x_fp8_e4m3fn.safetensors").unwrap().1.is_empty());
-        assert_eq!(scales(&by_name(&plain), "x_fp8_scaled.safetensors").unwrap().1.len(), 1);
-        assert_eq!(scales(&by_name(&[tensor("a.weight", "BF16", &[2, 2])]), "x_fp8_scaled"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! LoRAs: are their matrices pairs, and do they fit the model that they are for?
+//! LoRAs: are their matrices pairs, and do they fit the model that they are for, and its text encoders?
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,43 @@ use crate::smoke::Check;
 use crate::smoke::expected::List;
 use crate::weights::Tensor;
 
-const DOWN: [&str; 4] = [".lora_down.weight", ".lora_A.weight", ".lora.down.weight", ".lora_A.default.weight"];
-const UP: [&str; 4] = [".lora_up.weight", ".lora_B.weight", ".lora.up.weight", ".lora_B.default.weight"];
-const PREFIXES: [&str; 6] = [
-    "base_model.model.",
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "transformer.",
-    "lora_unet_",
-    "lora_transformer_",
+const DOWN: [&str; 5] = [
+    ".lora_down.weight",
+    ".lora_A.weight",
+    ".lora.down.weight",
+    ".lora_A.default.weight",
+    ".lora_linear_layer.down.weight",
+];
+const UP: [&str; 5] =
+    [".lora_up.weight", ".lora_B.weight", ".lora.up.weight", ".lora_B.default.weight", ".lora_linear_layer.up.weight"];
+/// What `peft` puts before all names.
+const WRAPPED: &str = "base_model.model.";
+const PREFIXES: [&str; 5] =
+    ["model.diffusion_model.", "diffusion_model.", "transformer.", "lora_unet_", "lora_transformer_"];
+
+/// Beginnings of modules of a text encoder, and which one of the pipeline's it is.
+const OF_ENCODERS: [(&str, usize); 10] = [
+    ("lora_te_", 0),
+    ("lora_te1_", 0),
+    ("lora_te2_", 1),
+    ("lora_te3_", 2),
+    ("text_encoder.", 0),
+    ("text_encoder_2.", 1),
+    ("text_encoder_3.", 2),
+    ("text_encoders.clip_l.transformer.", 0),
+    ("text_encoders.clip_g.transformer.", 1),
+    ("text_encoders.t5xxl.transformer.", 2),
+];
+/// The lists of text encoders, in the order in which pipelines number them.
+const ENCODERS: [&str; 8] = [
+    "clip_l_proj",
+    "clip_g_proj",
+    "t5_xxl_encoder",
+    "t5_base_encoder",
+    "umt5_xxl_encoder",
+    "mistral_small_24b_text",
+    "qwen25_vl_7b",
+    "qwen3_4b",
 ];
 
 #[derive(Default)]
@@ -32,29 +60,62 @@ pub(super) fn is_lora(tensors: &[Tensor]) -> bool {
 pub(super) fn check(path: &str, tensors: &[Tensor], bases: &[List]) -> Check {
     let pairs = pairs(tensors);
     let mut wrong: Vec<String> = pairs.iter().filter_map(|(module, pair)| unpaired(module, pair)).collect();
-    let best = bases
-        .iter()
-        .map(|list| (list, modules(list)))
-        .map(|(list, modules)| (pairs.keys().filter(|module| find(module, &modules).is_some()).count(), list, modules))
-        .max_by_key(|(hits, _, _)| *hits);
     let name = format!("LoRA {path}");
-    let Some((hits, list, modules)) = best else {
+    let encoders: Vec<&List> =
+        ENCODERS.iter().filter_map(|name| bases.iter().find(|list| list.name == *name)).collect();
+    let models: Vec<&List> = bases.iter().filter(|list| !ENCODERS.contains(&list.name)).collect();
+    // A text encoder's own LoRA has no other model.
+    let models = if models.is_empty() { encoders.clone() } else { models };
+    if models.is_empty() {
         let measured = format!("{} pairs", pairs.len());
         return Check::of(name, measured, ["each of two matrices of one rank", "the format"], wrong);
-    };
+    }
+    let mut groups: BTreeMap<Option<usize>, Vec<(&str, &str, &Pair<'_>)>> = BTreeMap::new();
     for (module, pair) in &pairs {
-        match find(module, &modules) {
-            None => wrong.push(format!("for a module that the model does not have: {module}")),
+        let (encoder, plain) = of_encoder(module);
+        groups.entry(encoder).or_default().push((module, plain, pair));
+    }
+    let mut measured = Vec::new();
+    for (encoder, group) in &groups {
+        let bases: Vec<&List> = match encoder {
+            None => models.clone(),
+            Some(number) => encoders.get(*number).copied().into_iter().collect(),
+        };
+        let (told, faults) = fitted(group, &bases);
+        measured.push(told);
+        wrong.extend(faults);
+    }
+    let wanted = ["all, and of the right sides", "the expected tensors of the model that the manifest names"];
+    Check::of(name, measured.join("; "), wanted, wrong)
+}
+
+/// Which text encoder a module is of, where it is of one, and what it is called there.
+fn of_encoder(module: &str) -> (Option<usize>, &str) {
+    let module = module.strip_prefix(WRAPPED).unwrap_or(module);
+    let found = OF_ENCODERS.iter().find_map(|(prefix, number)| Some((*number, module.strip_prefix(prefix)?)));
+    found.map_or((None, module), |(number, rest)| (Some(number), rest))
+}
+
+/// How many of `group` are for modules of that one of `bases` which fits most of them, and what is wrong.
+fn fitted(group: &[(&str, &str, &Pair<'_>)], bases: &[&List]) -> (String, Vec<String>) {
+    let hits = |modules: &BTreeMap<String, Vec<u64>>| {
+        group.iter().filter(|(_, plain, _)| find(plain, modules).is_some()).count()
+    };
+    let all = bases.iter().map(|list| (*list, modules(list))).map(|(list, modules)| (hits(&modules), list, modules));
+    let Some((hits, list, modules)) = all.max_by_key(|(hits, _, _)| *hits) else {
+        let strange = |(module, _, _): &(&str, &str, &Pair<'_>)| {
+            format!("for a text encoder that the model does not have: {module}")
+        };
+        return (format!("{} pairs are for another text encoder", group.len()), group.iter().map(strange).collect());
+    };
+    let mut wrong = Vec::new();
+    for (module, plain, pair) in group {
+        match find(plain, &modules) {
+            None => wrong.push(format!("for a module that {} does not have: {module}", list.title)),
             Some(shape) => wrong.extend(misfit(module, pair, shape)),
         }
     }
-    let measured = format!("{hits} of {} pairs are for modules of {}", pairs.len(), list.title);
-    Check::of(
-        name,
-        measured,
-        ["all, and of the right sides", "the expected tensors of the model that the manifest names"],
-        wrong,
-    )
+    (format!("{hits} of {} pairs are for modules of {}", group.len(), list.title), wrong)
 }
 
 fn pairs(tensors: &[Tensor]) -> BTreeMap<String, Pair<'_>> {
@@ -129,7 +190,42 @@ mod tests {
         assert!(swapped.details[0].contains("its sides are"), "{swapped:?}");
         let other = check("a", &lora("transformer.double_blocks.3.img_attn.qkv", [3072, 3072]), &wan);
         assert!(other.details[0].contains("does not have"), "{other:?}");
+        let wrapped = check("a", &lora("base_model.model.blocks.3.ffn.0", [13824, 5120]), &wan);
+        assert_eq!(wrapped.outcome, Outcome::Passed, "{wrapped:?}");
         let half = check("a", &lora("diffusion_model.blocks.3.ffn.0", [13824, 5120])[..1], &[]);
         assert_eq!(half.details, ["one matrix of two: diffusion_model.blocks.3.ffn.0"]);
+    }
+
+    #[test]
+    fn modules_of_text_encoders_must_fit_these() {
+        let sd = candidates(Some("stable-diffusion-3"));
+        let of = |module: &str, width: u64| {
+            let all = [
+                tensor("transformer.transformer_blocks.3.attn.to_q.lora_A.weight", &[4, 2432]),
+                tensor("transformer.transformer_blocks.3.attn.to_q.lora_B.weight", &[2432, 4]),
+                tensor(&format!("{module}.lora_A.weight"), &[4, width]),
+                tensor(&format!("{module}.lora_B.weight"), &[width, 4]),
+            ];
+            check("a", &all, &sd)
+        };
+        let layer = "text_model.encoder.layers.3.self_attn.q_proj";
+        for (module, width) in [
+            (format!("text_encoder.{layer}"), 768),
+            (format!("base_model.model.text_encoder_2.{layer}"), 1280),
+            (format!("lora_te1_{}", plain(layer)), 768),
+            (format!("lora_te2_{}", plain(layer)), 1280),
+            ("lora_te3_encoder_block_3_layer_0_SelfAttention_q".to_owned(), 4096),
+        ] {
+            let good = of(&module, width);
+            assert_eq!((good.outcome, good.measured.matches("1 of 1 pairs").count()), (Outcome::Passed, 2), "{good:?}");
+            let other = of(&module, width + 64);
+            assert!(other.details[0].contains("its sides are") && other.details[0].ends_with(&module), "{other:?}");
+        }
+        let strange = of("lora_te2_text_model_encoder_layers_40_self_attn_q_proj", 1280);
+        assert!(strange.details[0].starts_with("for a module that CLIP ViT-bigG text encoder does not have"));
+        let wan = candidates(Some("wan2.2-i2v"));
+        let pair = [tensor("lora_te2_a.lora_up.weight", &[9, 4]), tensor("lora_te2_a.lora_down.weight", &[4, 9])];
+        let none = check("a", &pair, &wan);
+        assert_eq!(none.details, ["for a text encoder that the model does not have: lora_te2_a"]);
     }
 }

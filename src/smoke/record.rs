@@ -8,101 +8,87 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::Artifact;
+use crate::artifact::File;
 use crate::digest::Sha256;
 use crate::fsio::{self, WriteOptions};
-use crate::smoke::{Check, Device, Level, Outcome, Run};
+use crate::smoke::{Check, Device, Level, Outcome, Run, Summary, Taken};
 
 /// Grows when older programs could not read the file.
 const VERSION: u32 = 1;
-/// Numbers of one summary.
-const MOST: usize = 256;
 /// How far a run on a processor may be from one on another: cosine 0.999.
 const NEAR: f64 = 0.045;
 /// The same where one of them computed on a GPU, whose products may round to fewer digits: cosine 0.99.
 const NEAR_ON_GPU: f64 = 0.14;
-
-/// Something that a run computed, in at most 256 numbers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// What it is, such as `latent after the last step`; the same in every run.
-    pub name: String,
-    /// Numbers of it, evenly spread, in their order.
-    pub numbers: Vec<f32>,
-}
-
-impl Summary {
-    /// Sums up `numbers`, of which those beyond 256 are left out, evenly.
-    pub fn of(name: impl Into<String>, numbers: &[f32]) -> Self {
-        let count = numbers.len().min(MOST);
-        let numbers = (0..count).map(|i| numbers[i * numbers.len() / count]).collect();
-        Self { name: name.into(), numbers }
-    }
-
-    /// The largest distance between one of `trusted` and the one of the same name in `found`: the length of the
-    /// difference as a part of the trusted one's length; infinite where one is missing or cannot be compared.
-    pub fn farthest(trusted: &[Self], found: &[Self]) -> f64 {
-        let of = |trusted: &Self| {
-            let found = found.iter().find(|found| found.name == trusted.name);
-            found.map_or(f64::INFINITY, |found| trusted.distance(found))
-        };
-        trusted.iter().map(of).fold(0.0, f64::max)
-    }
-
-    /// The length of the difference to `other` as a part of the length of `self`; infinite where they cannot be
-    /// compared.
-    fn distance(&self, other: &Self) -> f64 {
-        if self.numbers.len() != other.numbers.len() {
-            return f64::INFINITY;
-        }
-        let square = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>();
-        let pairs = self.numbers.iter().zip(&other.numbers);
-        let apart = square(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
-        let length = square(&mut self.numbers.iter().map(|a| f64::from(*a)));
-        let distance = (apart / length).sqrt();
-        match (apart == 0.0, distance.is_nan()) {
-            (true, _) => 0.0,
-            (false, true) => f64::INFINITY,
-            (false, false) => distance,
-        }
-    }
-}
 
 /// What a record is found by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     /// The artifact's name.
     pub artifact: String,
-    /// SHA-256 over the paths and digests of its files, as they should be.
+    /// SHA-256 over the paths and digests of its files and of what was taken from others, as they should be.
     pub files: String,
+    /// What was taken from other artifacts.
+    pub taken: Vec<Taken>,
     /// The level.
     pub level: Level,
     /// The version of larder that computes.
     pub larder: String,
 }
 
+/// One file of an artifact, by what it should contain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// What runners call the file: its role in an Ollama image, else its path.
+    pub name: String,
+    /// Its path within the artifact.
+    pub path: String,
+    /// Its digest and which one that is, such as `sha256 …`; none where nobody knows one.
+    pub digest: Option<String>,
+}
+
+impl Content {
+    /// What the manifest and the lock know of `file`; where they know no digest, the one that was `measured`.
+    pub fn of(file: &File, measured: impl FnOnce() -> Option<Sha256>) -> Self {
+        let known = file.digests;
+        let digest = known.sha256.map(|digest| format!("sha256 {digest}"));
+        let digest = digest.or_else(|| known.git_sha1.map(|digest| format!("git-sha1 {digest}")));
+        let digest = digest.or_else(|| known.md5.map(|digest| format!("md5 {digest}")));
+        let digest = digest.or_else(|| measured().map(|digest| format!("sha256 {digest}")));
+        let path = file.path.to_string();
+        Self { name: file.role.clone().unwrap_or_else(|| path.clone()), path, digest }
+    }
+}
+
 impl Key {
-    /// The key of this program's runs with `artifact`.
-    ///
-    /// `measured` is asked for the digest of the file at this place of the artifact's list, where the manifest and the
-    /// lock know none.
+    /// The key of this program's runs with `artifact` at `level`, in which `taken` took part; `contents` are the files of
+    /// all artifacts.
     ///
     /// # Errors
     /// The path of the first file of which no digest is known.
-    pub fn of(artifact: &Artifact, level: Level, measured: impl Fn(usize) -> Option<Sha256>) -> Result<Self, String> {
+    pub fn of(
+        artifact: &str,
+        level: Level,
+        contents: &BTreeMap<String, Vec<Content>>,
+        taken: &[Taken],
+    ) -> Result<Self, String> {
+        let of = |artifact: &str| contents.get(artifact).map_or(&[][..], Vec::as_slice);
         let mut lines = BTreeMap::new();
-        for (place, file) in artifact.files.iter().enumerate() {
-            let known = file.digests;
-            let named = known.sha256.map(|digest| format!("sha256 {digest}"));
-            let named = named.or_else(|| known.git_sha1.map(|digest| format!("git-sha1 {digest}")));
-            let named = named.or_else(|| known.md5.map(|digest| format!("md5 {digest}")));
-            let named = named.or_else(|| measured(place).map(|digest| format!("sha256 {digest}")));
-            lines.insert(file.path.as_str(), named.ok_or_else(|| file.path.to_string())?);
+        for content in of(artifact) {
+            lines.insert(content.path.clone(), content.digest.clone().ok_or_else(|| content.path.clone())?);
         }
-        let text: String = lines.iter().map(|(path, digest)| format!("{digest} {path}\n")).collect();
+        let mut text: String = lines.iter().map(|(path, digest)| format!("{digest} {path}\n")).collect();
+        let mut lines = BTreeMap::new();
+        for (other, name) in taken.iter().flat_map(|one| one.files.iter().map(|name| (&one.artifact, name))) {
+            let place = format!("{other}: {name}");
+            let content = of(other).iter().find(|content| content.name == *name);
+            let digest = content.and_then(|content| content.digest.clone()).ok_or_else(|| place.clone())?;
+            lines.insert(place, digest);
+        }
+        text.extend(lines.iter().map(|(place, digest)| format!("{digest} {place}\n")));
         Ok(Self {
-            artifact: artifact.name.clone(),
+            artifact: artifact.to_owned(),
             files: Sha256::of(text.as_bytes()).to_string(),
+            taken: taken.to_vec(),
             level,
             larder: env!("CARGO_PKG_VERSION").to_owned(),
         })
@@ -116,6 +102,9 @@ pub struct Record {
     pub artifact: String,
     /// [`Key::files`].
     pub files: String,
+    /// [`Key::taken`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken: Vec<Taken>,
     /// The level.
     pub level: Level,
     /// The version of larder.
@@ -140,17 +129,25 @@ impl Record {
         self.files == key.files && self.level == key.level && self.larder == key.larder
     }
 
-    /// The check that compares a run with it.
-    fn judge(&self, device: Device, run: &Run) -> Check {
-        let mut details = Vec::new();
-        let mut worst = 0.0_f64;
+    /// The checks that compare a run with it: one of what was measured, one of what was chosen.
+    fn judge(&self, device: Device, run: &Run) -> Vec<Check> {
         let is_gpu = device == Device::Cuda || self.device == Device::Cuda;
-        let near = if is_gpu { NEAR_ON_GPU } else { NEAR };
-        for recorded in &self.summaries {
-            let Some(found) = run.summaries.iter().find(|found| found.name == recorded.name) else {
-                details.push(format!("{}: this run has none", recorded.name));
-                continue;
-            };
+        let (chosen, measured): (Vec<&Summary>, Vec<&Summary>) =
+            self.summaries.iter().partition(|recorded| recorded.exact);
+        let mut checks = Vec::new();
+        if !measured.is_empty() {
+            checks.push(self.judge_numbers(&measured, run, if is_gpu { NEAR_ON_GPU } else { NEAR }));
+        }
+        if !chosen.is_empty() {
+            checks.push(self.judge_tokens(&chosen, run, is_gpu));
+        }
+        checks
+    }
+
+    fn judge_numbers(&self, recorded: &[&Summary], run: &Run, near: f64) -> Check {
+        let (mut details, mut worst) = (Vec::new(), 0.0_f64);
+        for recorded in recorded {
+            let Some(found) = recorded.counterpart(run, &mut details) else { continue };
             let distance = recorded.distance(found);
             worst = worst.max(distance);
             if distance > near {
@@ -158,9 +155,30 @@ impl Record {
             }
         }
         let measured = format!("at most {worst:.1e} of its length away from what {} recorded", self.origin());
-        let threshold = format!("at most {near}");
+        self.check(measured, &format!("at most {near}"), details)
+    }
+
+    /// Rounded otherwise, a model may choose another word where two are as likely: a GPU's answers are not compared. That
+    /// they are right was judged before.
+    fn judge_tokens(&self, recorded: &[&Summary], run: &Run, is_gpu: bool) -> Check {
+        let mut details = Vec::new();
+        if is_gpu {
+            let measured = format!("{} answers of a GPU, which rounds otherwise, are not compared", recorded.len());
+            return self.check(measured, "the same tokens, where both computed on a processor", details);
+        }
+        for recorded in recorded {
+            let Some(found) = recorded.counterpart(run, &mut details) else { continue };
+            let parting = recorded.parting(found);
+            details.extend(parting.map(|at| format!("{}: other tokens from number {} on", recorded.name, at + 1)));
+        }
+        let same = recorded.len() - details.len();
+        let measured = format!("{same} of {} answers are those that {} recorded", recorded.len(), self.origin());
+        self.check(measured, "all, token by token", details)
+    }
+
+    fn check(&self, measured: String, threshold: &str, details: Vec<String>) -> Check {
         let basis = format!("the record of {}, which is trusted because it was the first", self.origin());
-        Check::of("reference", measured, [&threshold, &basis], details).at(self.level)
+        Check::of("reference", measured, [threshold, &basis], details).at(self.level)
     }
 }
 
@@ -249,13 +267,13 @@ impl Records {
         Ok(Self { path, records: stored.records })
     }
 
-    /// Compares a run with what was recorded of the same files, adds the check to it, and says what was compared.
+    /// Compares a run with what was recorded of the same files, adds the checks to it, and says what was compared.
     pub fn compare(&self, key: &Key, device: Device, run: &mut Run) -> Compared {
         if run.summaries.is_empty() {
             return Compared::None;
         }
         if let Some(record) = self.records.iter().find(|record| record.is_of(key)) {
-            run.checks.push(record.judge(device, run));
+            run.checks.extend(record.judge(device, run));
             return Compared::With(record.origin());
         }
         let same = |record: &&Record| record.files == key.files && record.level == key.level;
@@ -278,10 +296,10 @@ impl Records {
             return Ok(false);
         }
         let (device, machine, at) = by;
-        let Key { artifact, files, level, larder } = key.clone();
+        let Key { artifact, files, taken, level, larder } = key.clone();
         self.records.retain(|record| record.files != files || record.level != level);
         let (machine, at, summaries) = (machine.to_owned(), at.to_owned(), run.summaries.clone());
-        self.records.push(Record { artifact, files, level, larder, device, machine, at, summaries });
+        self.records.push(Record { artifact, files, taken, level, larder, device, machine, at, summaries });
         self.records.sort_by(|a, b| (&a.artifact, a.level, &a.files).cmp(&(&b.artifact, b.level, &b.files)));
         self.write()?;
         Ok(true)
@@ -310,7 +328,8 @@ mod tests {
     }
 
     fn key(larder: &str) -> Key {
-        Key { artifact: "a".to_owned(), files: "f".to_owned(), level: Level::Component, larder: larder.to_owned() }
+        let (artifact, files) = ("a".to_owned(), "f".to_owned());
+        Key { artifact, files, taken: Vec::new(), level: Level::Component, larder: larder.to_owned() }
     }
 
     #[test]
@@ -348,11 +367,47 @@ mod tests {
     }
 
     #[test]
-    fn long_things_are_thinned_out_evenly() {
-        let numbers: Vec<f32> = (0..1000).map(|i| i as f32).collect();
-        let summary = Summary::of("it", &numbers);
-        assert_eq!((summary.numbers.len(), summary.numbers[255]), (256, 996.0));
-        assert_eq!(Summary::of("it", &[]).numbers.len(), 0);
+    fn what_was_taken_from_others_is_part_of_the_key() {
+        let content = |name: &str, digest: &str| {
+            let digest = (!digest.is_empty()).then(|| digest.to_owned());
+            Content { name: name.to_owned(), path: name.to_owned(), digest }
+        };
+        let of = |encoder: &str, names: &[&str]| {
+            let all = BTreeMap::from([
+                ("single".to_owned(), vec![content("all.safetensors", "sha256 1")]),
+                ("others".to_owned(), vec![content("clip_l.safetensors", encoder), content("clip_g.safetensors", "")]),
+            ]);
+            let files = names.iter().map(|name| (*name).to_owned()).collect();
+            let taken = Taken { what: "text encoders".to_owned(), artifact: "others".to_owned(), files };
+            Key::of("single", Level::Component, &all, &[taken]).map(|key| key.files)
+        };
+        let alone = of("sha256 2", &[]).unwrap();
+        assert_eq!(alone, Sha256::of(b"sha256 1 all.safetensors\n").to_string(), "as older records have it");
+        let with = of("sha256 2", &["clip_l.safetensors"]).unwrap();
+        let other = of("sha256 3", &["clip_l.safetensors"]).unwrap();
+        assert!(with != alone && other != alone && with != other);
+        let unknown = of("sha256 2", &["clip_l.safetensors", "clip_g.safetensors"]);
+        assert_eq!(unknown, Err("others: clip_g.safetensors".to_owned()));
+    }
+
+    #[test]
+    fn answers_are_the_same_or_not_and_a_gpus_are_not_compared() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut records = Records::read(&folder.path().join("r.json")).unwrap();
+        let run = |tokens: &[u32]| Run { summaries: vec![Summary::tokens("capital", tokens)], ..Run::default() };
+        assert!(records.keep(&key("1"), &run(&[151_643, 7, 9]), (Device::Cpu, "pc1", "2026-11-23")).unwrap());
+        let records = Records::read(&folder.path().join("r.json")).unwrap();
+        for (tokens, device, details) in [
+            (&[151_643, 7, 9][..], Device::Cpu, &[][..]),
+            (&[151_643, 7, 8], Device::Cpu, &["capital: other tokens from number 3 on"]),
+            (&[151_643, 7], Device::Cpu, &["capital: other tokens from number 3 on"]),
+            (&[151_642, 7, 9], Device::Cpu, &["capital: other tokens from number 1 on"]),
+            (&[1], Device::Cuda, &[]),
+        ] {
+            let mut run = run(tokens);
+            records.compare(&key("1"), device, &mut run);
+            assert_eq!(run.checks[0].details, details, "{tokens:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use larder_generators::weights::Placement;
 use crate::doctor::Machine;
 use crate::size::Bytes;
 use crate::smoke::runners::judging::first_line;
-use crate::smoke::{Check, Device, Job, Need, Outcome, Runner};
+use crate::smoke::{Check, Device, Job, Need, Outcome, Runner, available_memory};
 
 mod bigvgan;
 mod judging;
@@ -61,13 +61,6 @@ fn placement(job: &Job<'_>, need: &Need) -> Result<Placement, Box<Check>> {
         }
     };
     Ok(Placement { device, ..Placement::cpu() })
-}
-
-/// Memory that programs may still take, as the system estimates it.
-fn available_memory() -> Option<u64> {
-    let text = fs_err::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|number| number * 1024)
 }
 
 #[cfg(test)]

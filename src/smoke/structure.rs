@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::observe::Sighting;
-use crate::smoke::compare::{ByName, compare, overlap, scales};
+use crate::smoke::compare::{ByName, compare, overlap};
 use crate::smoke::expected::{List, Wanted, candidates};
+use crate::smoke::quantised::{Formats, named, scales};
 use crate::smoke::units::{Unit, units};
 use crate::smoke::{Check, Level, Outcome, Verdict, folder, gguf_model, lora, tokenizer};
 use crate::stores::FileState;
@@ -136,7 +137,7 @@ fn matched(sighting: &Sighting<'_>) -> Vec<Unit> {
     let unit = |found: &crate::artifact::Found| {
         let tensors = check_file(&found.path).ok()?.tensors();
         let path = found.path.file_name()?.to_string_lossy().into_owned();
-        (!tensors.is_empty()).then_some(Unit { path, tensors })
+        (!tensors.is_empty()).then_some(Unit { path, tensors, formats: Formats::default() })
     };
     sighting.matches.iter().filter_map(unit).collect()
 }
@@ -148,10 +149,8 @@ fn of_unit(unit: &Unit, lists: &[(List, Vec<Wanted>)], must_be_known: bool) -> V
     }
     let whole = by_name(&unit.tensors);
     let mut checks = Vec::new();
-    if let Some((measured, wrong)) = scales(&whole, &unit.path) {
-        let wanted = ["a scale for each, or for none", "the three ways in which 8-bit files are scaled"];
-        checks.push(Check::of(format!("scales of {}", unit.path), measured, wanted, wrong));
-    }
+    checks.extend(scales(&unit.path, &whole, &unit.formats));
+    checks.extend(named(&unit.path, &whole));
     if let Some((list, wanted)) = best(lists, &whole) {
         checks.push(of_tensors(&unit.path, list, wanted, &whole));
         return checks;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::smoke::quantised::Formats;
 use crate::verify::{Entry, Headers};
 use crate::weights::shards::{is_index_name, read_index};
 use crate::weights::{Kind, Tensor};
@@ -12,6 +13,8 @@ pub(super) struct Unit {
     /// The file, or the index of the shards, within the artifact.
     pub(super) path: String,
     pub(super) tensors: Vec<Tensor>,
+    /// What it says of the formats of its layers.
+    pub(super) formats: Formats,
 }
 
 /// Beginnings of names by which one file holds several models.
@@ -33,17 +36,24 @@ pub(super) fn units(headers: &Headers<'_>) -> Vec<Unit> {
         let Some(shards) = shards_of(entry, headers) else { continue };
         sharded.extend(shards.iter().map(|shard| shard.file.path.to_string()));
         let tensors = shards.iter().filter_map(|shard| shard.sound()).flat_map(Kind::tensors).collect();
-        units.push(Unit { path: entry.file.path.to_string(), tensors });
+        units.push(Unit { path: entry.file.path.to_string(), tensors, formats: formats(&shards) });
     }
     for entry in headers.iter().filter(|entry| !sharded.contains(entry.file.path.as_str())) {
         if !may_hold_tensors(entry) {
             continue;
         }
         if let Some(kind @ (Kind::Safetensors(_) | Kind::Torch(_))) = entry.sound() {
-            units.push(Unit { path: entry.file.path.to_string(), tensors: kind.tensors() });
+            let (path, tensors) = (entry.file.path.to_string(), kind.tensors());
+            units.push(Unit { path, tensors, formats: formats(&[entry]) });
         }
     }
     units
+}
+
+fn formats(entries: &[&Entry<'_>]) -> Formats {
+    let mut formats = Formats::default();
+    entries.iter().for_each(|entry| formats.add(entry));
+    formats
 }
 
 fn may_hold_tensors(entry: &Entry<'_>) -> bool {

@@ -45,19 +45,51 @@ pub(crate) fn prefixed(prefix: &str, tensors: Tensors) -> Tensors {
     tensors.into_iter().map(|(name, shape)| (format!("{prefix}{name}"), shape)).collect()
 }
 
+/// Tensors by name, with their element types and shapes.
+pub(crate) type Typed = BTreeMap<String, (&'static str, Vec<u64>)>;
+
+/// A file of ComfyUI whose matrices have 8 bits: each with a scale of this name, all else as it was.
+pub(crate) fn scaled(tensors: &Tensors, scale: &str) -> Typed {
+    let mut all = Typed::new();
+    for (name, shape) in tensors {
+        let layer = name.strip_suffix(".weight").filter(|_| shape.len() > 1);
+        if let Some(layer) = layer {
+            all.insert(format!("{layer}.{scale}"), ("F32", Vec::new()));
+        }
+        all.insert(name.clone(), (if layer.is_some() { "F8_E4M3" } else { "BF16" }, shape.clone()));
+    }
+    all
+}
+
+/// Writes the header of these, with `metadata`, and leaves the rest a hole; returns the whole length.
+pub(crate) fn write_typed(path: &Path, tensors: &Typed, metadata: &[(&str, String)]) -> u64 {
+    let tensors: Vec<(&String, &str, &Vec<u64>)> =
+        tensors.iter().map(|(name, (dtype, shape))| (name, *dtype, shape)).collect();
+    let (header, rest) = header_of(&tensors, metadata);
+    hole(path, &header, header.len() as u64 + rest)
+}
+
 /// The first bytes of a safetensors file, and how many follow.
 pub(crate) fn header(tensors: &Tensors, dtype: &str) -> (Vec<u8>, u64) {
-    let width = match dtype {
+    header_of(&tensors.iter().map(|(name, shape)| (name, dtype, shape)).collect::<Vec<_>>(), &[])
+}
+
+fn header_of(tensors: &[(&String, &str, &Vec<u64>)], metadata: &[(&str, String)]) -> (Vec<u8>, u64) {
+    let width = |dtype: &str| match dtype {
         "F32" | "I32" => 4,
         "BF16" | "F16" => 2,
-        "F8_E4M3" => 1,
+        "F8_E4M3" | "U8" => 1,
         other => panic!("{other}"),
     };
     let mut entries = serde_json::Map::new();
+    if !metadata.is_empty() {
+        let texts: BTreeMap<&str, &String> = metadata.iter().map(|(key, text)| (*key, text)).collect();
+        entries.insert("__metadata__".to_owned(), json!(texts));
+    }
     let mut at = 0;
-    for (name, shape) in tensors {
-        let end = at + width * shape.iter().product::<u64>();
-        entries.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]}));
+    for (name, dtype, shape) in tensors {
+        let end = at + width(dtype) * shape.iter().product::<u64>();
+        entries.insert((*name).clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]}));
         at = end;
     }
     let text = serde_json::to_vec(&entries).unwrap();

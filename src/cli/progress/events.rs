@@ -41,6 +41,7 @@ enum Told<'a> {
     Lost { item: &'a str, bytes: u64 },
     Connections { item: &'a str, count: usize },
     LeftOut { item: &'a str, from: &'a str, reason: &'a str },
+    Stage { item: &'a str, stage: &'a str, done: u64, of: u64 },
     Proven { item: &'a str, bytes: u64 },
     Finished { item: &'a str, all: Whole },
     Failed { item: &'a str, reason: &'a str, all: Whole },
@@ -91,6 +92,7 @@ impl State {
             Event::Lost { item, bytes } => Told::Lost { item, bytes },
             Event::Connections { item, count } => Told::Connections { item, count },
             Event::LeftOut { item, from, reason } => Told::LeftOut { item, from, reason },
+            Event::Stage { item, stage, done, of } => Told::Stage { item, stage, done, of },
             Event::Finished { item } => {
                 self.told.remove(item);
                 Told::Finished { item, all }

@@ -106,7 +106,11 @@ impl Tally {
                 self.whole.failed += 1;
                 self.items.remove(*item);
             }
-            Event::Phase(_) | Event::Waiting { .. } | Event::Connections { .. } | Event::LeftOut { .. } => {}
+            Event::Phase(_)
+            | Event::Waiting { .. }
+            | Event::Connections { .. }
+            | Event::LeftOut { .. }
+            | Event::Stage { .. } => {}
         }
         self.measure(now);
     }

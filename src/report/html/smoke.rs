@@ -2,7 +2,7 @@
 
 use crate::report::html::{escaped, time};
 use crate::report::table::count;
-use crate::smoke::{Check, Made, Outcome, ShownTest};
+use crate::smoke::{Check, Made, Outcome, ShownTest, Taken};
 
 /// Bytes of a text that are shown.
 const MAX_TEXT: usize = 4096;
@@ -21,12 +21,7 @@ pub(super) fn section(tests: &[ShownTest]) -> String {
 
 fn of_test(test: &ShownTest) -> String {
     let verdict = &test.smoked.verdict;
-    let (class, word) = match verdict.outcome {
-        Outcome::Passed => ("good", "passed"),
-        Outcome::Failed => ("bad", "failed"),
-        Outcome::EnvironmentFault => ("open", "could not run on this machine"),
-        Outcome::NotPossible => ("open", "not possible"),
-    };
+    let (class, word) = words(verdict.outcome);
     let mut out = format!(
         "<article class=\"smoked {class}\">\n<h3>{}</h3>\n<p><strong>{word}</strong> · level {} · {} · {}</p>\n",
         escaped(&verdict.artifact),
@@ -34,20 +29,38 @@ fn of_test(test: &ShownTest) -> String {
         count(verdict.checks.len(), "check"),
         time(test.smoked.at),
     );
+    if !verdict.taken.is_empty() {
+        out.push_str(&format!("<p>with {}</p>\n", escaped(&Taken::words(&verdict.taken))));
+    }
     let wrong: Vec<String> =
         verdict.checks.iter().filter(|check| check.outcome != Outcome::Passed).map(of_check).collect();
     if !wrong.is_empty() {
         out.push_str(&format!("<ul>\n{}</ul>\n", wrong.concat()));
     }
+    let all: String = verdict.checks.iter().map(of_check).collect();
+    out.push_str(&format!(
+        "<details>\n<summary>What was measured, and what is right</summary>\n<ul>\n{all}</ul>\n</details>\n"
+    ));
     test.made.iter().for_each(|made| out.push_str(&of_made(made)));
     out.push_str("</article>\n");
     out
 }
 
+/// How it looks, and what it is called.
+fn words(outcome: Outcome) -> (&'static str, &'static str) {
+    match outcome {
+        Outcome::Passed => ("good", "passed"),
+        Outcome::Failed => ("bad", "failed"),
+        Outcome::EnvironmentFault => ("open", "could not run on this machine"),
+        Outcome::NotPossible => ("open", "not possible"),
+    }
+}
+
 fn of_check(check: &Check) -> String {
     format!(
-        "<li>{}: {}; right is: {} ({})</li>\n",
+        "<li>{}: {}: {}; right is: {} ({})</li>\n",
         escaped(&check.name),
+        words(check.outcome).1,
         escaped(&check.measured),
         escaped(&check.threshold),
         escaped(&check.basis)

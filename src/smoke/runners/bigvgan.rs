@@ -33,6 +33,10 @@ impl Runner for BigVgan {
         level == Level::Component
     }
 
+    fn makes(&self, level: Level) -> Option<&'static str> {
+        (level == Level::Component).then_some("a chord")
+    }
+
     fn need(&self, job: &Job<'_>) -> Need {
         let weights = weights(job).and_then(|path| fs_err::metadata(path).ok()).map_or(0, |found| found.len());
         // Weights as they are, folded, and the activations of a third of a second.
@@ -121,7 +125,7 @@ fn round_trip(
     let outputs = vec![Output { title: "a chord of three tones".to_owned(), path }];
     let summaries = [("sound of a chord", &wave), ("sound of another chord", &other)];
     let summaries = summaries.map(|(name, wave)| Summary::of(name, wave)).into();
-    Ok(Run { checks, outputs, summaries })
+    Ok(Run { checks, outputs, summaries, ..Run::default() })
 }
 
 fn is_as_long(job: &Job<'_>, found: usize, right: usize) -> Check {

@@ -11,9 +11,9 @@ use larder_generators::weights::{Inspection, Placement, Residency};
 
 use crate::fsio::{self, WriteOptions};
 use crate::smoke::runners::judging::{lacking, not_run, read_weights, repeatable, unopened, unwritten, weight_bytes};
+use crate::smoke::runners::placement;
 use crate::smoke::runners::watching::stoppable;
-use crate::smoke::runners::{available_memory, placement};
-use crate::smoke::{Check, Device, Job, Level, Need, Output, Run, Runner, Summary};
+use crate::smoke::{Check, Device, Job, Level, Need, Output, Run, Runner, Summary, available_memory};
 
 /// A text that every language model knows how to go on, and the same words in disorder.
 const COUNTED: &str = "one two three four five six seven eight nine ten eleven twelve";
@@ -86,6 +86,10 @@ impl Runner for Languages {
 
     fn can(&self, level: Level) -> bool {
         level > Level::Structure
+    }
+
+    fn makes(&self, level: Level) -> Option<&'static str> {
+        (level == Level::Generate).then_some("answers")
     }
 
     fn need(&self, job: &Job<'_>) -> Need {
@@ -172,7 +176,7 @@ fn answers(job: &Job<'_>, model: &LanguageModel) -> Result<Run, RunError> {
         "qwen3" => (Format::Qwen3, FACTS.iter().chain(&NAMES).collect()),
         _ => (Format::Llama3, FACTS.iter().collect()),
     };
-    let (mut checks, mut told) = (Vec::new(), String::new());
+    let (mut checks, mut told, mut summaries) = (Vec::new(), String::new(), Vec::new());
     for question in questions {
         let mut watch = |Progress { stage, done, of }: Progress| {
             if done % TOLD == 0 || stage == "read" {
@@ -185,6 +189,7 @@ fn answers(job: &Job<'_>, model: &LanguageModel) -> Result<Run, RunError> {
         let answer = reply.answer.as_deref().unwrap_or("no answer: a block of thoughts was not closed");
         let _ = writeln!(told, "> {}\n\n{thoughts}{answer}\n", question.asked.replace('\n', "\n> "));
         checks.push(judged(job, question, &reply));
+        summaries.push(Summary::tokens(question.name, &reply.ids));
     }
     let path = job.out.join("answers.txt");
     let outputs = match fsio::write_atomic(&path, told.as_bytes(), &WriteOptions::default()) {
@@ -194,7 +199,7 @@ fn answers(job: &Job<'_>, model: &LanguageModel) -> Result<Run, RunError> {
             Vec::new()
         }
     };
-    Ok(Run { checks, outputs, ..Run::default() })
+    Ok(Run { checks, outputs, summaries, ..Run::default() })
 }
 
 fn judged(job: &Job<'_>, question: &Question, reply: &Reply) -> Check {

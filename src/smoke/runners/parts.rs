@@ -1,12 +1,12 @@
 //! Where the parts of a generator lie: in a folder of diffusers, or in a single file whose settings and tokenizers are
 //! another artifact's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use larder_generators::weights::{Checkpoint, WeightSource as _};
 
-use crate::smoke::{Check, Job, Outcome};
+use crate::smoke::{Check, Job, Outcome, Taken};
 
 /// An artifact's files.
 type Files = BTreeMap<String, PathBuf>;
@@ -73,6 +73,48 @@ impl Parts {
             is_safetensors(path) && names.iter().any(|known| name.starts_with(known))
         };
         all().find(is_named).cloned()
+    }
+}
+
+impl Parts {
+    /// What of all this is of other artifacts; `encoders` are the text encoders' folders, and the files of their own
+    /// that take their places.
+    ///
+    /// Weights of the other parts are never taken from others: a single file has them all.
+    pub(super) fn taken(&self, job: &Job<'_>, encoders: &[(&str, Option<PathBuf>)]) -> Vec<Taken> {
+        let mut seen: BTreeSet<&PathBuf> = job.files.values().collect();
+        let mut taken = Vec::new();
+        for (artifact, files) in job.others {
+            let mut of = [Vec::new(), Vec::new()];
+            for (name, path) in files {
+                if let Some(kind) = self.kind(path, encoders).filter(|_| seen.insert(path)) {
+                    of[kind].push(name.clone());
+                }
+            }
+            let named = ["settings and tokenizers", "text encoders"].into_iter().zip(of);
+            taken.extend(named.filter(|(_, files)| !files.is_empty()).map(|(what, files)| Taken {
+                what: what.to_owned(),
+                artifact: artifact.clone(),
+                files,
+            }));
+        }
+        taken
+    }
+
+    /// 0 for settings and tokenizers, 1 for text encoders, none for what is not read.
+    fn kind(&self, path: &Path, encoders: &[(&str, Option<PathBuf>)]) -> Option<usize> {
+        if encoders.iter().any(|(_, loose)| loose.as_deref() == Some(path)) {
+            return Some(1);
+        }
+        let within = path.strip_prefix(&self.folder).ok()?;
+        let name = within.file_name()?.to_string_lossy();
+        let is_weights =
+            [".safetensors", ".bin", ".pt", ".pth", ".index.json"].iter().any(|ending| name.ends_with(ending));
+        match encoders.iter().find(|(folder, _)| within.starts_with(folder)) {
+            _ if !is_weights => Some(0),
+            Some((_, None)) => Some(1),
+            Some((_, Some(_))) | None => None,
+        }
     }
 }
 

@@ -32,6 +32,10 @@ impl Runner for Sentences {
         level == Level::Component
     }
 
+    fn makes(&self, level: Level) -> Option<&'static str> {
+        (level == Level::Component).then_some("similarities")
+    }
+
     fn need(&self, job: &Job<'_>) -> Need {
         let weights = weight_bytes(job);
         let memory = 2 * weights + (256 << 20);
@@ -84,7 +88,7 @@ fn judged(job: &Job<'_>, found: &[Vec<f32>], same: bool, read: Option<Check>) ->
     match fsio::write_atomic(&path, text.to_string().as_bytes(), &WriteOptions::default()) {
         Ok(()) => {
             let outputs = vec![Output { title: "three sentences and how alike they are".to_owned(), path }];
-            Run { checks, outputs, summaries }
+            Run { checks, outputs, summaries, ..Run::default() }
         }
         Err(error) => {
             checks.push(unwritten(job, &error));

@@ -16,7 +16,7 @@ use crate::smoke::runners::mel::{self, chord};
 use crate::smoke::runners::parts::{Family, Parts};
 use crate::smoke::runners::watching::Watched;
 use crate::smoke::runners::{placement, wav};
-use crate::smoke::{Check, Device, Job, Level, Need, Output, Run, Runner, Summary};
+use crate::smoke::{Check, Device, Job, Level, Need, Output, Run, Runner, Summary, Taken};
 
 const FAMILY: Family = Family {
     settings: &[
@@ -94,6 +94,10 @@ impl Runner for StableAudio {
         level > Level::Structure
     }
 
+    fn makes(&self, level: Level) -> Option<&'static str> {
+        Some(if level == Level::Generate { "a sound" } else { "a chord after the autoencoder" })
+    }
+
     fn need(&self, job: &Job<'_>) -> Need {
         // Weights are streamed: what remains are activations, and the largest tensors on their way.
         let device_memory = if job.device == Device::Cuda { 4 << 30 } else { 0 };
@@ -112,7 +116,9 @@ impl Runner for StableAudio {
         };
         let watched = Watched::new(job, &placement);
         watched.tell("reading headers", 0, 1);
-        let generator = match Generator::open(files(job, parts), placement.clone()) {
+        let (files, taken) = files(job, parts);
+        let only = |check: Check| Run { taken: taken.clone(), ..only(check) };
+        let generator = match Generator::open(files, placement.clone()) {
             Ok(generator) => generator,
             Err(error) => return only(unopened(job, &error)),
         };
@@ -121,14 +127,16 @@ impl Runner for StableAudio {
         match run {
             Err(RunError::Stopped) => Run::default(),
             Err(error) => only(broken(job, &error)),
-            Ok(run) => run,
+            Ok(run) => Run { taken, ..run },
         }
     }
 }
 
-fn files(job: &Job<'_>, parts: Parts) -> Files {
+/// Where everything lies, and what of it is of other artifacts.
+fn files(job: &Job<'_>, parts: Parts) -> (Files, Vec<Taken>) {
     let text_encoder = parts.loose(job, "text_encoder", &["t5-base", "t5_base"]);
-    Files { folder: parts.folder, checkpoint: parts.checkpoint, text_encoder }
+    let taken = parts.taken(job, &[("text_encoder", text_encoder.clone())]);
+    (Files { folder: parts.folder, checkpoint: parts.checkpoint, text_encoder }, taken)
 }
 
 /// One generator being tried.

@@ -14,7 +14,7 @@ use crate::smoke::runners::placement;
 use crate::smoke::runners::png::{self, Picture};
 use crate::smoke::runners::shapes::shapes;
 use crate::smoke::runners::watching::Watched;
-use crate::smoke::{Check, Device, Job, Level, Need, Output, Run, Runner, Summary};
+use crate::smoke::{Check, Device, Job, Level, Need, Output, Run, Runner, Summary, Taken};
 
 const FAMILY: Family = Family {
     settings: &[
@@ -95,6 +95,10 @@ impl Runner for StableDiffusion3 {
         level > Level::Structure
     }
 
+    fn makes(&self, level: Level) -> Option<&'static str> {
+        Some(if level == Level::Generate { "a picture" } else { "a drawing after the autoencoder" })
+    }
+
     fn need(&self, job: &Job<'_>) -> Need {
         // Weights are streamed: what remains are activations, and the largest tensors on their way.
         let device_memory = if job.device == Device::Cuda { 4 << 30 } else { 0 };
@@ -113,7 +117,9 @@ impl Runner for StableDiffusion3 {
         };
         let watched = Watched::new(job, &placement);
         watched.tell("reading headers", 0, 1);
-        let generator = match Generator::open(files(job, parts), placement.clone()) {
+        let (files, taken) = files(job, parts);
+        let only = |check: Check| Run { taken: taken.clone(), ..only(check) };
+        let generator = match Generator::open(files, placement.clone()) {
             Ok(generator) => generator,
             Err(error) => return only(unopened(job, &error)),
         };
@@ -122,14 +128,17 @@ impl Runner for StableDiffusion3 {
         match run {
             Err(RunError::Stopped) => Run::default(),
             Err(error) => only(broken(job, &error)),
-            Ok(run) => run,
+            Ok(run) => Run { taken, ..run },
         }
     }
 }
 
-fn files(job: &Job<'_>, parts: Parts) -> Files {
-    let text_encoders = ENCODERS.map(|(part, names)| parts.loose(job, part, names));
-    Files { folder: parts.folder, checkpoint: parts.checkpoint, text_encoders }
+/// Where everything lies, and what of it is of other artifacts.
+fn files(job: &Job<'_>, parts: Parts) -> (Files, Vec<Taken>) {
+    let encoders = ENCODERS.map(|(part, names)| (part, parts.loose(job, part, names)));
+    let taken = parts.taken(job, &encoders);
+    let text_encoders = encoders.map(|(_, file)| file);
+    (Files { folder: parts.folder, checkpoint: parts.checkpoint, text_encoders }, taken)
 }
 
 /// One generator being tried.

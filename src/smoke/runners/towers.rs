@@ -66,6 +66,10 @@ impl Runner for Towers {
         level == Level::Component
     }
 
+    fn makes(&self, _: Level) -> Option<&'static str> {
+        None
+    }
+
     fn need(&self, job: &Job<'_>) -> Need {
         // Weights are streamed; on a GPU too, where the largest piece and the activations take this much.
         let device_memory = if job.device == Device::Cuda { 2 << 30 } else { 0 };
