@@ -103,6 +103,7 @@ enum Command {
     /// Remove what downloads left behind and what nothing names, from a plan that is shown first
     Prune(commands::prune::Args),
     /// Mend what was found wrong: only the wrong parts of a file, where they are known
+    #[command(after_help = exit::OF_APPLY)]
     Repair(commands::repair::Args),
     /// Sign the lock and the manifests with your ssh key, or say who did
     Sign(commands::sign::Args),

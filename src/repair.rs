@@ -24,8 +24,10 @@ use crate::stores::{FileState, Stores};
 
 mod donor;
 mod patch;
+mod told;
 
 pub use patch::carry_out;
+pub use told::{Told, ask};
 
 /// What is wrong and can be mended, or cannot.
 #[derive(Debug, Default, Serialize)]
@@ -55,6 +57,9 @@ pub struct Patch {
     pub bytes: u64,
     /// Where the bytes are, the nearest first.
     pub from: Vec<Donor>,
+    /// The peer that says which chunks are wrong, where this machine does not know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub told_by: Option<String>,
     #[serde(skip)]
     pub(crate) file: usize,
     #[serde(skip)]
@@ -105,6 +110,8 @@ pub struct Outcome {
     pub repaired: Vec<String>,
     /// Files that are not, and why.
     pub failures: Vec<Failure>,
+    /// Files that are not because what a peer said of their chunks did not help; they are as they were.
+    pub misled: Vec<Misled>,
     /// Bytes that came from elsewhere.
     pub moved_bytes: u64,
     /// Bytes that were taken from other places on this machine.
@@ -122,6 +129,20 @@ pub struct Failure {
     pub reason: String,
     /// What to do.
     pub hint: Option<String>,
+}
+
+/// One file of which a peer said which chunks are wrong, and that was of no help.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Misled {
+    /// Artifact and path.
+    pub item: String,
+    /// The artifact.
+    #[serde(skip)]
+    pub artifact: String,
+    /// The peer.
+    pub by: String,
+    /// In which way it did not help.
+    pub reason: String,
 }
 
 impl Repair {
@@ -143,7 +164,9 @@ impl Repair {
 }
 
 /// Takes out of `plan`, which was made of `sightings`, what mends; files that are missing are not its business.
-pub fn select(plan: Plan, sightings: &[Sighting<'_>], facts: &Facts) -> Result<Repair, FactsError> {
+///
+/// Where this machine does not know which parts of a file are wrong, what peers have `told` counts.
+pub fn select(plan: Plan, sightings: &[Sighting<'_>], facts: &Facts, told: &Told) -> Result<Repair, FactsError> {
     let mut repair = Repair { patches: Vec::new(), whole: Plan { rooms: plan.rooms, ..Plan::default() } };
     let sightings: HashMap<&str, &Sighting<'_>> =
         sightings.iter().map(|sighting| (sighting.artifact.name.as_str(), sighting)).collect();
@@ -151,7 +174,7 @@ pub fn select(plan: Plan, sightings: &[Sighting<'_>], facts: &Facts) -> Result<R
         let Some(sighting) = sightings.get(entry.artifact.as_str()) else { continue };
         let mut steps = Vec::new();
         for step in std::mem::take(&mut entry.steps) {
-            match patch(&entry, &step, sighting, facts)? {
+            match patch(&entry, &step, sighting, facts, told)? {
                 Some(patch) => repair.patches.push(patch),
                 None if mends(&step) => steps.push(step),
                 None => {}
@@ -195,6 +218,7 @@ fn patch(
     step: &Step,
     sighting: &Sighting<'_>,
     facts: &Facts,
+    told: &Told,
 ) -> Result<Option<Patch>, FactsError> {
     let (file, from) = match step {
         Step::Fetch { file, from, need: Need::Mend { .. }, .. } => (*file, remotes(from)),
@@ -204,13 +228,15 @@ fn patch(
         _ => return Ok(None),
     };
     let FileState::Present(found) = &sighting.observed.files[file] else { return Ok(None) };
-    let Some(damage) = facts.damage(found)?.filter(|damage| !damage.ranges.is_empty()) else { return Ok(None) };
-    let Some(content) = damage.content else { return Ok(None) };
-    let right = facts.chunks(&content)?.filter(|chunks| chunks.content_len() == found.size);
-    let Some(right) = right.filter(|_| !from.is_empty()) else { return Ok(None) };
-    let mut chunks: Vec<u64> =
-        damage.ranges.iter().flat_map(|range| range.start / CHUNK_LEN..range.end.div_ceil(CHUNK_LEN)).collect();
-    chunks.dedup();
+    let told = told.of(&entry.artifact, file).filter(|word| word.right.content_len() == found.size);
+    let wrong = match (address(found, facts)?, told, sighting.artifact.files[file].digests.sha256) {
+        (Some(wrong), ..) => wrong,
+        (None, Some(word), Some(content)) => word.about(content),
+        _ => return Ok(None),
+    };
+    if from.is_empty() {
+        return Ok(None);
+    }
     let len = |chunk: &u64| {
         let range = chunk_range(*chunk, found.size);
         range.end - range.start
@@ -220,15 +246,45 @@ fn patch(
         store: entry.store.clone(),
         path: sighting.artifact.files[file].path.clone(),
         place: found.path.clone(),
-        bytes: chunks.iter().map(len).sum(),
-        of: right.digests().len() as u64,
-        chunks,
+        bytes: wrong.chunks.iter().map(len).sum(),
+        of: wrong.right.digests().len() as u64,
+        chunks: wrong.chunks,
         from,
+        told_by: wrong.told_by,
         file,
         found: found.clone(),
-        right,
-        content,
+        right: wrong.right,
+        content: wrong.content,
     }))
+}
+
+/// Which chunks of a file are wrong, and what they should be.
+struct Wrong {
+    chunks: Vec<u64>,
+    right: ChunkDigests,
+    content: Sha256,
+    told_by: Option<String>,
+}
+
+/// Where `found` is wrong, as this machine knows it.
+fn address(found: &Found, facts: &Facts) -> Result<Option<Wrong>, FactsError> {
+    let Some(damage) = facts.damage(found)?.filter(|damage| !damage.ranges.is_empty()) else { return Ok(None) };
+    let Some(content) = damage.content else { return Ok(None) };
+    let right = facts.chunks(&content)?.filter(|chunks| chunks.content_len() == found.size);
+    let Some(right) = right else { return Ok(None) };
+    let mut chunks: Vec<u64> =
+        damage.ranges.iter().flat_map(|range| range.start / CHUNK_LEN..range.end.div_ceil(CHUNK_LEN)).collect();
+    chunks.dedup();
+    Ok(Some(Wrong { chunks, right, content, told_by: None }))
+}
+
+/// Of a step that mends a file: its number, and where its content can be fetched.
+fn remotes_of(step: &Step) -> Option<(usize, &[Remote])> {
+    match step {
+        Step::Fetch { file, from, need: Need::Mend { .. }, .. } => Some((*file, from)),
+        Step::Reuse { file, or_from, need: Need::Mend { .. }, .. } => Some((*file, or_from)),
+        _ => None,
+    }
 }
 
 fn remotes(from: &[Remote]) -> Vec<Donor> {

@@ -15,7 +15,7 @@ mod skip;
 #[path = "support/vault.rs"]
 mod vault;
 
-use vault::{CHUNK, FILES, Fault, Kept, Said, Vault, chunk_of, flip, rot};
+use vault::{CHUNK, FILES, Fault, Kept, SMALL, Said, Vault, chunk_of, flip, rot};
 
 /// Provisioned and read once, so that chunk digests are known.
 fn verified() -> Vault {
@@ -174,6 +174,77 @@ fn without_chunk_digests_the_whole_file_is_fetched() {
     vault.everything_is_right();
 }
 
+/// A machine that was filled by other means: it knows of no chunks, and upstream is a peer of it.
+fn without_chunk_digests() -> Vault {
+    let vault = Vault::filled();
+    larder::fsio::remove_file(&vault.facts()).unwrap();
+    let address = vault.upstream.address;
+    vault.write_inventory(&format!("order = [\"peer\"]\npeers = [{{ name = \"pc2\", url = \"http://{address}\" }}]\n"));
+    vault
+}
+
+/// The peer says of `file` that its chunks are those of `content`.
+fn peer_says(vault: &Vault, file: Kept, content: &[u8]) {
+    let mut hasher = larder::digest::ChunkHasher::default();
+    hasher.update(content);
+    vault.upstream_knows.record_chunks(&file.sha256(), &hasher.finish()).unwrap();
+}
+
+#[test]
+fn a_peer_says_which_chunks_are_wrong_where_nobody_here_knows() {
+    let vault = without_chunk_digests();
+    for file in [Kept::Hub, Kept::Image] {
+        let _ = larder::fsio::remove_file(&vault.facts());
+        flip(&vault.place(file), 8 * CHUNK + 5);
+        assert_eq!(vault.faults(&[])[0].ranges, [], "{file:?}: where it is wrong is not known here");
+        peer_says(&vault, file, &file.bytes());
+        let sent = vault.upstream.sent();
+        let shown = vault.larder(&["repair", "--check"]).must_be(3);
+        assert!(shown.out.contains("1 of 3 chunks"), "{}", shown.out);
+        assert!(
+            shown.out.contains("pc2 says which chunks; if that does not help, the whole is fetched"),
+            "{}",
+            shown.out
+        );
+        assert_eq!(vault.upstream.sent(), sent, "showing fetches nothing");
+        let said = repair(&vault).must_be(0);
+        assert!(said.out.contains("1 file repaired and proven as a whole, 4.0 MiB fetched"), "{}", said.out);
+        assert!(vault.upstream.sent() - sent <= 2 * CHUNK, "{file:?}: {}", vault.upstream.sent() - sent);
+        vault.everything_is_right();
+        // The whole was proven with these chunks, so that the next fault has an address at once.
+        flip(&vault.place(file), 8);
+        assert_eq!(vault.faults(&[]), [Fault::of(file, "rotted", std::iter::once(0..CHUNK).collect())]);
+        repair(&vault).must_be(0);
+        assert_eq!(vault.faults(&["--full"]), [], "{file:?}");
+    }
+}
+
+#[test]
+fn a_peer_that_lies_about_chunks_costs_a_whole_fetch_and_harms_nothing() {
+    let vault = without_chunk_digests();
+    let file = Kept::Image;
+    let right = file.bytes();
+    // It says that the wrong chunk is right, and that a right one is wrong: as it is at its own place, or like nothing.
+    let mut rotten = right.to_vec();
+    rotten[CHUNK as usize + 5] ^= 1;
+    let mut elsewhere = rotten.clone();
+    elsewhere[0] ^= 1;
+    for (lie, in_passing) in [(&elsewhere, 2 * CHUNK), (&rotten, 0)] {
+        flip(&vault.place(file), 8 * (CHUNK + 5));
+        vault.larder(&["verify"]).must_be(3);
+        peer_says(&vault, file, lie);
+        let sent = vault.upstream.sent();
+        let said = repair(&vault).must_be(0);
+        assert_eq!(said.out.contains("what pc2 said of the chunks of guard:1b/"), in_passing > 0, "{}", said.out);
+        let cost = vault.upstream.sent() - sent;
+        assert!((file.len()..=file.len() + in_passing).contains(&cost), "{cost}: {}", said.out);
+        vault.everything_is_right();
+        assert_eq!(overwritten(&vault), [""; 0]);
+        assert_eq!(vault.faults(&["--full"]), []);
+        larder::fsio::remove_file(&vault.facts()).unwrap();
+    }
+}
+
 #[test]
 fn what_has_no_good_copy_is_told_and_not_touched() {
     let vault = verified();
@@ -194,7 +265,7 @@ fn what_has_no_good_copy_is_told_and_not_touched() {
     vault.larder(&["verify"]).must_be(3);
     for arguments in [&["repair", "--check"][..], &["repair", "--yes"]] {
         let said = vault.larder(arguments);
-        assert_eq!(said.code, Some(if arguments[1] == "--check" { 3 } else { 1 }), "{said:?}");
+        assert_eq!(said.code, Some(if arguments[1] == "--check" { 3 } else { 4 }), "{said:?}");
         assert!(
             said.out.contains("cannot be mended: own/lora/own.bin") && said.out.contains("no upstream"),
             "{said:?}"
@@ -305,7 +376,13 @@ fn inflict(vault: &Vault, file: Kept, damage: &Damage) -> (Fault, u64) {
             offsets.dedup();
             offsets.iter().for_each(|offset| flip(&place, 8 * offset + offset % 8));
             let ranges = joined(offsets.iter().map(|offset| chunk_of(*offset, len)));
-            (Fault::of(file, "rotted", ranges), 2 * CHUNK * offsets.len() as u64)
+            // What has no chunks is compared, and fetched, as a whole.
+            let ranges = if len < CHUNK { Vec::new() } else { ranges };
+            (Fault::of(file, "rotted", ranges), len.min(2 * CHUNK * offsets.len() as u64))
+        }
+        Damage::Zeros(..) if len < 4096 => {
+            rot(&place, 0, |bytes| bytes.fill(0), len as usize);
+            (Fault::of(file, "rotted", Vec::new()), len)
         }
         Damage::Zeros(from, zeros) => {
             // At least one whole page, aligned as disks do it.
@@ -326,9 +403,20 @@ fn inflict(vault: &Vault, file: Kept, damage: &Damage) -> (Fault, u64) {
         Damage::Swapped => {
             let other = vault::noise(len as usize, 77);
             write_atomic(&place, &other, &WriteOptions::default()).unwrap();
-            (Fault::of(file, "replaced", std::iter::once(0..len).collect()), len)
+            let ranges = if len < CHUNK { Vec::new() } else { std::iter::once(0..len).collect() };
+            (Fault::of(file, "replaced", ranges), len)
         }
     }
+}
+
+/// Two files of the same length, each in the place of the other; returns what must be told of both.
+fn exchange(vault: &Vault, files: [Kept; 2]) -> [Fault; 2] {
+    let [one, other] = files;
+    assert!(one.len() == other.len() && one.sha256() != other.sha256());
+    for (file, with) in [(one, other), (other, one)] {
+        write_atomic(&vault.place(file), &with.bytes(), &WriteOptions::default()).unwrap();
+    }
+    files.map(|file| Fault::of(file, "upgraded", std::iter::once(0..file.len()).collect()))
 }
 
 fn joined(ranges: impl Iterator<Item = std::ops::Range<u64>>) -> Vec<std::ops::Range<u64>> {
@@ -363,12 +451,19 @@ fn whatever_happens_to_files_is_named_and_mended_and_nothing_else_is_accused() {
     let vault = verified();
     let config = Config { cases: cases(), failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed()));
-    let several = proptest::sample::subsequence(FILES.to_vec(), 1..=FILES.len());
+    let all = [&FILES[..], &SMALL].concat();
+    let several = proptest::sample::subsequence(all.clone(), 1..=all.len());
     for case in 0..cases() {
-        let files = several.new_tree(&mut runner).unwrap().current();
+        let mut files = several.new_tree(&mut runner).unwrap().current();
+        let exchanged = if case % 4 == 1 { Some([Kept::Hub, Kept::Plain]) } else { None };
+        files.retain(|file| exchanged.iter().flatten().all(|exchanged| exchanged != file));
         let inflicted: Vec<(Kept, Damage)> =
             files.into_iter().map(|file| (file, damage().new_tree(&mut runner).unwrap().current())).collect();
         let (mut expected, mut bound) = (Vec::new(), 0);
+        if let Some(files) = exchanged {
+            expected.extend(exchange(&vault, files));
+            bound += files.iter().map(|file| file.len()).sum::<u64>();
+        }
         for (file, damage) in &inflicted {
             let (fault, bytes) = inflict(&vault, *file, damage);
             expected.push(fault);
@@ -381,6 +476,7 @@ fn whatever_happens_to_files_is_named_and_mended_and_nothing_else_is_accused() {
         repair(&vault).must_be(0);
         assert!(vault.upstream.sent() - sent <= bound, "case {case}: {inflicted:?}");
         vault.everything_is_right();
+        SMALL.iter().for_each(|file| assert!(fs_err::read(vault.place(*file)).unwrap() == *file.bytes(), "{file:?}"));
         assert_eq!(vault.faults(&[]), [], "case {case}: {inflicted:?}");
     }
 }
@@ -414,6 +510,7 @@ fn scripts_can_rely_on_the_keys_of_a_repair() {
     parts
     parts.failures
     parts.interrupted
+    parts.misled
     parts.moved_bytes
     parts.repaired
     parts.reused_bytes

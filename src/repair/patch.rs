@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::donor::{self, DonorError};
-use super::{Failure, Means, Outcome, Patch};
+use super::{Failure, Means, Misled, Outcome, Patch};
 use crate::artifact::{Artifact, Found};
-use crate::digest::{CHUNK_LEN, ContentHasher, Digests, chunk_range};
+use crate::digest::{CHUNK_LEN, ChunkDigests, ContentHasher, Digests, chunk_range};
 use crate::facts::{Happening, Trust, Verified};
 use crate::fsio::{self, ContentReader, FileLock, Overwrite, PIECE, Partial, PieceBuffer, Proven};
 use crate::lock::Lock;
@@ -70,7 +70,13 @@ pub async fn carry_out(patches: Vec<Patch>, lock: &Lock, means: Means) -> Outcom
             Err(error) => {
                 let reason = chain(&error);
                 means.monitor.event(Event::Failed { item: &item, reason: &reason });
-                outcome.failures.push(Failure { item, reason, hint: hint(&error) });
+                match (&job.patch.told_by, &error) {
+                    (Some(by), PatchError::StillWrong | PatchError::Donor(_)) => {
+                        let (artifact, by) = (job.patch.artifact.clone(), by.clone());
+                        outcome.misled.push(Misled { item, artifact, by, reason });
+                    }
+                    _ => outcome.failures.push(Failure { item, reason, hint: hint(&error) }),
+                }
             }
         }
     }
@@ -118,7 +124,12 @@ impl Job {
 
     async fn in_place(&self, mut file: Overwrite, outcome: &mut Outcome) -> Result<(), PatchError> {
         for run in runs(&self.patch.chunks) {
-            let bytes = self.get(&run, outcome).await?;
+            let bytes = match self.get(&run, outcome).await {
+                Ok(bytes) => bytes,
+                // A peer's word alone does not make what was written right.
+                Err(error) if self.patch.told_by.is_some() => return self.blocking(|_| take_back(file, error)).await,
+                Err(error) => return Err(error),
+            };
             let (offset, len) = (run[0] * CHUNK_LEN, bytes.len() as u64);
             file = self
                 .blocking(move |_| {
@@ -136,15 +147,12 @@ impl Job {
 
     fn prove_in_place(&self, file: Overwrite) -> Result<(), PatchError> {
         match self.measure() {
-            Ok(digests) if self.is_right(&digests) => {
+            Ok((digests, chunks)) if self.is_right(&digests) => {
                 let found = file.finish().map_err(failed("what was overwritten cannot be removed"))?;
-                self.remember(found, digests);
+                self.remember(found, digests, chunks);
                 Ok(())
             }
-            Ok(_) => {
-                file.undo().map_err(failed("what was overwritten cannot be put back"))?;
-                Err(PatchError::StillWrong)
-            }
+            Ok(_) => take_back(file, PatchError::StillWrong),
             Err(error) => Err(failed("it cannot be read back")(error)),
         }
     }
@@ -187,7 +195,8 @@ impl Job {
 
     fn place(&self, partial: Partial) -> Result<(), PatchError> {
         let file = &self.artifact.files[self.patch.file];
-        let proven: Proven = match partial.prove(Some(self.patch.found.size), &Digests::sha256(self.patch.content)) {
+        let mut proven: Proven = match partial.prove(Some(self.patch.found.size), &Digests::sha256(self.patch.content))
+        {
             Ok(proven) => proven,
             Err(unproven) => {
                 // It can be of use to nobody, and what lies in the place is as it was.
@@ -196,10 +205,11 @@ impl Job {
             }
         };
         let digests = *proven.digests();
+        let chunks = proven.take_chunks();
         let path = self.store()?.place(&self.artifact, file, proven)?;
         fsio::sync_dir(path.parent().unwrap_or(&path)).map_err(failed("its folder cannot be written"))?;
         if let Ok(Some(found)) = fsio::find(&self.patch.place) {
-            self.remember(found, digests);
+            self.remember(found, digests, chunks);
         }
         Ok(())
     }
@@ -214,7 +224,8 @@ impl Job {
         Ok(got.bytes)
     }
 
-    fn measure(&self) -> io::Result<Digests> {
+    /// The digests of the whole, and those of its chunks where these are only a peer's word so far.
+    fn measure(&self) -> io::Result<(Digests, Option<ChunkDigests>)> {
         let reader = ContentReader::open(&self.patch.place)?;
         let (mut hasher, mut buffer, mut offset) = (self.hasher(), PieceBuffer::default(), 0);
         loop {
@@ -222,13 +233,15 @@ impl Job {
             hasher.update(buffer.filled(got));
             offset += got as u64;
             if got < PIECE {
-                return Ok(hasher.finish());
+                return Ok(hasher.finish_with_chunks());
             }
         }
     }
 
     fn hasher(&self) -> ContentHasher {
-        ContentHasher::to_compare(&self.artifact.files[self.patch.file].digests, Some(self.patch.found.size))
+        let wanted = &self.artifact.files[self.patch.file].digests;
+        let hasher = ContentHasher::to_compare(wanted, Some(self.patch.found.size));
+        if self.patch.told_by.is_some() { hasher.with_chunks() } else { hasher }
     }
 
     fn is_right(&self, digests: &Digests) -> bool {
@@ -236,8 +249,8 @@ impl Job {
         digests.sha256 == Some(self.patch.content) && wanted.check(digests).is_ok()
     }
 
-    fn remember(&self, found: Found, digests: Digests) {
-        let chunks = self.patch.chunks.len();
+    fn remember(&self, found: Found, digests: Digests, chunks: Option<ChunkDigests>) {
+        let mended = self.patch.chunks.len();
         let is_recorded = self.artifact.files[self.patch.file].digests.proves_content();
         let trust = if is_recorded { Trust::Needless } else { Trust::Kept };
         let happening = Happening {
@@ -247,9 +260,9 @@ impl Job {
             event: "repaired".to_owned(),
             sha256: digests.sha256,
             bytes: self.patch.bytes,
-            detail: format!("{chunks} of {} chunks", self.patch.of),
+            detail: format!("{mended} of {} chunks", self.patch.of),
         };
-        let result = Verified { found, digests: Some(digests), chunks: None, damage: None, trust, happening };
+        let result = Verified { found, digests: Some(digests), chunks, damage: None, trust, happening };
         if let Err(error) = self.means.facts.record_verified(&[result]) {
             tracing::warn!(error = &error as &dyn Error, "what was repaired is not remembered");
         }
@@ -271,6 +284,12 @@ impl Job {
         let done = tokio::task::spawn_blocking(move || work(&job)).await;
         done.unwrap_or_else(|error| Err(failed("a background task ended")(io::Error::other(error))))
     }
+}
+
+/// Puts back what was overwritten, and fails with `error`.
+fn take_back(file: Overwrite, error: PatchError) -> Result<(), PatchError> {
+    file.undo().map_err(failed("what was overwritten cannot be put back"))?;
+    Err(error)
 }
 
 /// Chunks that follow each other, a few at a time.

@@ -17,6 +17,9 @@ pub fn text(repair: &Repair, width: u16) -> String {
         let bytes = repair.patches.iter().map(|patch| patch.bytes).sum();
         let files = count(repair.patches.len(), "file");
         out.push_str(&format!("\n  {files} to be mended in place with {}\n", Bytes(bytes)));
+        for patch in &repair.patches {
+            out.push_str(&word(patch));
+        }
     }
     for (artifact, obstacle) in repair.obstacles() {
         let path = obstacle.path.as_ref().map(|path| format!("/{path}")).unwrap_or_default();
@@ -26,6 +29,13 @@ pub fn text(repair: &Repair, width: u16) -> String {
         }
     }
     out
+}
+
+/// Whose word the numbers of a patch are, where they are not this machine's.
+fn word(patch: &Patch) -> String {
+    let Some(by) = &patch.told_by else { return String::new() };
+    let (artifact, path, size) = (&patch.artifact, &patch.path, Bytes(patch.found.size));
+    format!("  {artifact}/{path}: {by} says which chunks; if that does not help, the whole is fetched, {size}\n")
 }
 
 fn row(patch: &Patch) -> [String; 4] {
@@ -49,6 +59,10 @@ pub fn outcome_text(outcome: &Outcome) -> String {
         out.push_str(&format!(", {} copied from other places on this machine", Bytes(outcome.reused_bytes)));
     }
     out.push('\n');
+    for misled in &outcome.misled {
+        let (item, by, reason) = (&misled.item, &misled.by, &misled.reason);
+        out.push_str(&format!("what {by} said of the chunks of {item} did not help: {reason}\n"));
+    }
     for failure in &outcome.failures {
         out.push_str(&format!("failed: {}: {}\n", failure.item, failure.reason));
         if let Some(hint) = &failure.hint {

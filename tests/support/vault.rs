@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use larder::artifact::{Artifact, File, OllamaManifest, Origin};
 use larder::digest::{ContentHasher, Sha256};
+use larder::facts::Facts;
 use larder::fsio::{WriteOptions, write_atomic};
 use larder::serve::{Index, Served};
 use serde_json::{Value, json};
@@ -22,20 +23,29 @@ pub(crate) use upstream::Upstream;
 pub(crate) const COMMIT: &str = "00c0ffee00000000000000000000000000c0ffee";
 pub(crate) const CHUNK: u64 = larder::digest::CHUNK_LEN;
 
+const HUB_CONFIG: &[u8] = b"{\"a\": 1}\n";
+const IMAGE_CONFIG: &[u8] = br#"{"model_format":"gguf"}"#;
+
 /// The large files: one in each store. The last two have the same content.
 pub(crate) const FILES: [Kept; 4] = [Kept::Hub, Kept::Image, Kept::Plain, Kept::Twin];
 
-/// One of the large files.
+/// Files of less than a chunk.
+pub(crate) const SMALL: [Kept; 2] = [Kept::HubSmall, Kept::ImageSmall];
+
+/// One of the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kept {
     Hub,
     Image,
     Plain,
     Twin,
+    HubSmall,
+    ImageSmall,
 }
 
+/// Of the first and the last the lengths are the same.
 static CONTENTS: LazyLock<[Arc<Vec<u8>>; 3]> = LazyLock::new(|| {
-    let lengths = [2 * CHUNK as usize + 5, 3 * CHUNK as usize, 2 * CHUNK as usize + 123_457];
+    let lengths = [2 * CHUNK as usize + 123_457, 3 * CHUNK as usize, 2 * CHUNK as usize + 123_457];
     let mut seed = 0;
     lengths.map(|len| {
         seed += 1;
@@ -49,6 +59,8 @@ impl Kept {
             Kept::Hub => 0,
             Kept::Image => 1,
             Kept::Plain | Kept::Twin => 2,
+            Kept::HubSmall => return Arc::new(HUB_CONFIG.to_vec()),
+            Kept::ImageSmall => return Arc::new(IMAGE_CONFIG.to_vec()),
         };
         Arc::clone(&CONTENTS[index])
     }
@@ -63,8 +75,8 @@ impl Kept {
 
     pub(crate) fn artifact(self) -> &'static str {
         match self {
-            Kept::Hub => "paint",
-            Kept::Image => "guard:1b",
+            Kept::Hub | Kept::HubSmall => "paint",
+            Kept::Image | Kept::ImageSmall => "guard:1b",
             Kept::Plain => "vae",
             Kept::Twin => "twin",
         }
@@ -74,7 +86,8 @@ impl Kept {
     pub(crate) fn path(self) -> String {
         match self {
             Kept::Hub => "unet/model.bin".to_owned(),
-            Kept::Image => format!("blobs/sha256-{}", self.sha256()),
+            Kept::HubSmall => "config.json".to_owned(),
+            Kept::Image | Kept::ImageSmall => format!("blobs/sha256-{}", self.sha256()),
             Kept::Plain => "vae/vae.pth".to_owned(),
             Kept::Twin => "twin/same.pth".to_owned(),
         }
@@ -87,6 +100,8 @@ pub(crate) struct Vault {
     /// Where the stores are.
     pub(crate) machine: PathBuf,
     pub(crate) upstream: Upstream,
+    /// What upstream knows of its contents: nothing, unless a test tells it.
+    pub(crate) upstream_knows: Arc<Facts>,
 }
 
 /// What `larder` answered.
@@ -161,9 +176,11 @@ impl Vault {
     /// Locked; its stores do not exist yet, and will lie below `machine` where that is given.
     pub(crate) fn empty(machine: Option<&Path>) -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let upstream = Upstream::start(Index::of(models(dir.path()), ["/"]));
+        let upstream_knows = Arc::new(Facts::in_memory().unwrap());
+        let facts = Some(Arc::clone(&upstream_knows));
+        let upstream = Upstream::start(Index { facts, ..Index::of(models(dir.path()), ["/"]) });
         let machine = machine.map_or_else(|| dir.path().join("machine"), Path::to_owned);
-        let vault = Self { dir, machine, upstream };
+        let vault = Self { dir, machine, upstream, upstream_knows };
         vault.write_inventory("");
         vault.write("lab/manifests/models.toml", &vault.manifest());
         vault.larder(&["lock"]).must_be(0);
@@ -200,7 +217,11 @@ impl Vault {
     pub(crate) fn place(&self, file: Kept) -> PathBuf {
         match file {
             Kept::Hub => self.machine.join("huggingface/models--lab--paint/blobs").join(file.sha256().to_string()),
-            Kept::Image => self.machine.join("ollama").join(file.path()),
+            Kept::HubSmall => {
+                let snapshot = self.machine.join("huggingface/models--lab--paint/snapshots").join(COMMIT);
+                fs_err::canonicalize(snapshot.join(file.path())).unwrap()
+            }
+            Kept::Image | Kept::ImageSmall => self.machine.join("ollama").join(file.path()),
             Kept::Plain | Kept::Twin => self.machine.join("plain").join(file.path()),
         }
     }
@@ -257,10 +278,10 @@ impl Vault {
 }
 
 fn models(root: &Path) -> Vec<Served> {
-    let hub = [("config.json", Arc::new(b"{\"a\": 1}\n".to_vec())), ("unet/model.bin", Kept::Hub.bytes())];
+    let hub = [("config.json", Kept::HubSmall.bytes()), ("unet/model.bin", Kept::Hub.bytes())];
     let hub = hub.map(|(path, bytes)| (path.to_owned(), bytes));
-    let config = Arc::new(br#"{"model_format":"gguf"}"#.to_vec());
-    let image = [Kept::Image.bytes(), config].map(|bytes| (format!("blobs/sha256-{}", Sha256::of(&bytes)), bytes));
+    let image = [Kept::Image.bytes(), Kept::ImageSmall.bytes()]
+        .map(|bytes| (format!("blobs/sha256-{}", Sha256::of(&bytes)), bytes));
     let manifest = image_manifest(&image);
     let mut served = vec![
         serve(root, "paint", "hf:lab/paint", &hub),

@@ -1,5 +1,7 @@
 //! `larder repair`: mends what was found wrong, by its wrong parts where they are known.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -8,7 +10,8 @@ use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, Limits, Locality};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
-use crate::repair::{self, Means, Outcome, Repair};
+use crate::plan::{ArtifactPlan, Plan};
+use crate::repair::{self, Means, Outcome, Repair, Told};
 use crate::report;
 
 #[derive(Debug, clap::Args)]
@@ -34,7 +37,7 @@ struct Repaired<'a> {
 
 pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliError> {
     let lab = Lab::read(ui, common)?.within(args.locality);
-    let repair = make(ui, &lab, common)?;
+    let repair = make(ui, &lab, common, Peers::Asked)?;
     let nothing = Outcome::default();
     let no_files = crate::apply::Outcome::default();
     if !ui.json {
@@ -45,37 +48,60 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
         return Ok(match (repair.is_empty(), args.check) {
             (true, _) => Exit::InOrder,
             (false, true) => Exit::Differences,
-            (false, false) => Exit::Failed,
+            // Nothing was tried, as where `apply` has nothing but what cannot be had.
+            (false, false) => Exit::Partly,
         });
     }
     if !args.yes && !apply::agreed(ui, "repair")? {
         return Ok(Exit::InOrder);
     }
-    let (parts, whole) = carry_out(ui, &lab, common, &repair)?;
+    let (parts, whole, plan) = carry_out(ui, &lab, common, &repair)?;
     apply::keep_what_was_learned(&lab, &whole)?;
     ui.text(&report::repair::outcome_text(&parts));
-    if repair.whole.has_steps() {
+    if plan.has_steps() {
         ui.text(&apply::text(&whole, Some("larder repair")));
     }
     ui.object("repair", &Repaired { repair: &repair, parts: &parts, whole_files: &whole });
-    Ok(exit(&repair, &parts, &whole))
+    Ok(exit(&plan, &parts, &whole))
+}
+
+/// Whether peers are asked which chunks of a file are wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Peers {
+    Asked,
+    NotAsked,
 }
 
 /// Parts are mended in place, so that only whole files need room.
-fn make(ui: &Ui, lab: &Lab, common: &Common) -> Result<Repair, CliError> {
+fn make(ui: &Ui, lab: &Lab, common: &Common, peers: Peers) -> Result<Repair, CliError> {
     let sightings = lab.sight(true)?;
-    let mut repair = repair::select(plan::make_without_room(ui, lab, common)?, &sightings, &lab.facts)?;
-    if repair.whole.has_steps() {
-        let mut real = repair::select(plan::make(ui, lab, common, &Limits::default())?, &sightings, &lab.facts)?;
-        for entry in repair.whole.artifacts.iter_mut().filter(|entry| !entry.steps.is_empty()) {
-            let is_same = |other: &crate::plan::ArtifactPlan| other.artifact == entry.artifact;
-            if let Some(place) = real.whole.artifacts.iter().position(is_same) {
-                *entry = real.whole.artifacts.swap_remove(place);
-            }
+    let draft = plan::make_without_room(ui, lab, common)?;
+    let told = match peers {
+        Peers::Asked => {
+            let sources = lab.sources(common, &Limits::default())?;
+            let monitor = ui.monitor(None);
+            let asked = repair::ask(&draft, &sightings, &lab.facts, &sources, &monitor);
+            tokio::runtime::Runtime::new()?.block_on(asked)?
         }
+        Peers::NotAsked => Told::default(),
+    };
+    let mut repair = repair::select(draft, &sightings, &lab.facts, &told)?;
+    if repair.whole.has_steps() {
+        let real = plan::make(ui, lab, common, &Limits::default())?;
+        let real = repair::select(real, &sightings, &lab.facts, &told)?;
         repair.whole.rooms = real.whole.rooms;
+        replace_those_with_steps(&mut repair.whole.artifacts, real.whole.artifacts);
     }
     Ok(repair)
+}
+
+/// Puts entries of `by` in the place of those for the same artifacts.
+fn replace_those_with_steps(entries: &mut [ArtifactPlan], mut by: Vec<ArtifactPlan>) {
+    for entry in entries.iter_mut().filter(|entry| !entry.steps.is_empty()) {
+        if let Some(place) = by.iter().position(|other| other.artifact == entry.artifact) {
+            *entry = by.swap_remove(place);
+        }
+    }
 }
 
 fn show(ui: &Ui, lab: &Lab, repair: &Repair) {
@@ -90,33 +116,47 @@ fn show(ui: &Ui, lab: &Lab, repair: &Repair) {
     }
 }
 
+/// Mends parts first. What peers said was wrong is then fetched as a whole, as the plan has announced.
 fn carry_out(
     ui: &Ui,
     lab: &Lab,
     common: &Common,
     repair: &Repair,
-) -> Result<(Outcome, crate::apply::Outcome), CliError> {
-    let means = apply::means(ui, lab, &repair.whole, lab.sources(common, &Limits::default())?)?;
+) -> Result<(Outcome, crate::apply::Outcome, Plan), CliError> {
+    let sources = lab.sources(common, &Limits::default())?;
+    let means = apply::means(ui, lab, &repair.whole, Arc::clone(&sources))?;
     let stop = means.stop.clone();
-    let parts = Means {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let parts = runtime.block_on(async {
+        listen(stop.clone())?;
+        Ok::<_, CliError>(repair::carry_out(repair.patches.clone(), &lab.wanted, parts_means(&means)).await)
+    })?;
+    let mut whole = repair.whole.clone();
+    if !parts.misled.is_empty() && !stop.is_cancelled() {
+        let again = make(ui, lab, common, Peers::NotAsked)?.whole;
+        let is_misled = |entry: &ArtifactPlan| parts.misled.iter().any(|misled| misled.artifact == entry.artifact);
+        whole.artifacts.retain(|entry| !is_misled(entry));
+        whole.artifacts.extend(again.artifacts.into_iter().filter(is_misled));
+    }
+    let done = if whole.has_steps() && !stop.is_cancelled() {
+        let means = crate::apply::Means { stop, ..apply::means(ui, lab, &whole, sources)? };
+        runtime.block_on(crate::apply::apply(&whole, &lab.wanted, means))
+    } else {
+        crate::apply::Outcome::default()
+    };
+    Ok((parts, done, whole))
+}
+
+fn parts_means(means: &crate::apply::Means) -> Means {
+    Means {
         stores: means.stores.clone(),
         sources: means.sources.clone(),
         facts: means.facts.clone(),
         monitor: means.monitor.clone(),
         retry: means.retry,
-        stop: stop.clone(),
+        stop: means.stop.clone(),
         now: means.now,
-    };
-    tokio::runtime::Runtime::new()?.block_on(async {
-        listen(stop.clone())?;
-        let parts = repair::carry_out(repair.patches.clone(), &lab.wanted, parts).await;
-        let whole = if repair.whole.has_steps() && !stop.is_cancelled() {
-            crate::apply::apply(&repair.whole, &lab.wanted, means).await
-        } else {
-            crate::apply::Outcome::default()
-        };
-        Ok((parts, whole))
-    })
+    }
 }
 
 fn listen(stop: CancellationToken) -> Result<(), CliError> {
@@ -132,8 +172,9 @@ fn listen(stop: CancellationToken) -> Result<(), CliError> {
     Ok(())
 }
 
-fn exit(repair: &Repair, parts: &Outcome, whole: &crate::apply::Outcome) -> Exit {
-    let has_failed = !parts.failures.is_empty() || !whole.failures.is_empty() || repair.obstacles().next().is_some();
+fn exit(plan: &Plan, parts: &Outcome, whole: &crate::apply::Outcome) -> Exit {
+    let is_blocked = plan.artifacts.iter().any(|entry| !entry.obstacles.is_empty());
+    let has_failed = !parts.failures.is_empty() || !whole.failures.is_empty() || is_blocked;
     if parts.interrupted || whole.interrupted {
         Exit::Interrupted
     } else if !has_failed {
