@@ -9,6 +9,7 @@ use std::path::Path;
 
 pub mod blank;
 pub mod gguf;
+mod hidden;
 mod numpy;
 pub mod pickle;
 pub mod safetensors;
@@ -133,7 +134,11 @@ pub fn check(file: &mut (impl Read + Seek), len: u64) -> Result<Kind, WeightsErr
     if start.starts_with(numpy::MAGIC) {
         return numpy::check_array(file, &(0..len), "the file").map(|()| Kind::Numpy);
     }
-    Ok(of_start(&start))
+    let kind = of_start(&start);
+    if kind == Kind::Tar {
+        hidden::check_tar(file, len)?;
+    }
+    Ok(kind)
 }
 
 /// How much of a file is read to see what it is.

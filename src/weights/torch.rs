@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 
 use crate::weights::WeightsError;
-use crate::weights::numpy;
+use crate::weights::hidden;
 use crate::weights::pickle::{Built, Followed, Input, Storage, follow};
 use crate::weights::zip::{Member, read_zip, shown};
 
@@ -55,11 +55,23 @@ pub(crate) fn read_archive(file: &mut (impl Read + Seek), len: u64) -> Result<Ar
     read_archive_at(file, 0, len, 0)
 }
 
+/// Follows an archive within another one, at `place` of `file`.
+pub(crate) fn read_inner_archive<F: Read + Seek>(
+    file: &mut F,
+    place: &Range<u64>,
+    depth: u32,
+) -> Result<(), WeightsError> {
+    if depth == MAX_DEPTH {
+        return Err(WeightsError::malformed("archives are nested too deeply"));
+    }
+    read_archive_at(file, place.start, place.end - place.start, depth + 1).map(drop)
+}
+
 /// `file` is borrowed as it is, so that archives within archives need no type of their own.
 fn read_archive_at<F: Read + Seek>(file: &mut F, start: u64, len: u64, depth: u32) -> Result<Archive, WeightsError> {
     let members = read_zip(file, start, len)?;
     let Some(main) = members.iter().find(|member| within(&member.name) == "data.pkl") else {
-        check_arrays(file, start, &members)?;
+        hidden::check_zip(file, start, &members, depth)?;
         return Ok(Archive::Other);
     };
     let followed = follow_member(file, start, main)?;
@@ -138,22 +150,9 @@ fn check_other<F: Read + Seek>(file: &mut F, start: u64, member: &Member, depth:
         .and_then(|_| file.by_ref().take(4.min(member.stored)).read_to_end(&mut first))
         .map_err(WeightsError::Io)?;
     if first.starts_with(b"PK\x03\x04") {
-        if depth == MAX_DEPTH {
-            return Err(WeightsError::malformed("archives are nested too deeply"));
-        }
-        return read_archive_at(file, place.start, member.stored, depth + 1).map(drop);
+        return read_inner_archive(file, &place, depth);
     }
     if is_named_so || begins_like_pickle(&first) { follow_member(file, start, member).map(drop) } else { Ok(()) }
-}
-
-/// Numpy keeps objects in arrays as pickles.
-fn check_arrays<F: Read + Seek>(file: &mut F, start: u64, members: &[Member]) -> Result<(), WeightsError> {
-    let arrays = members.iter().filter(|member| member.method == 0 && member.name.ends_with(".npy"));
-    for member in arrays {
-        let place = member.place(file, start)?;
-        numpy::check_array(file, &place, &member.name)?;
-    }
-    Ok(())
 }
 
 /// Joins the tensors with the places of their storages.

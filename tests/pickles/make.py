@@ -3,7 +3,7 @@
 Run by hand with torch 2.15.0 and numpy 2.4.6 (Python 3.11): python make.py. The outputs are committed; the tests need
 no Python. Nothing bad here does harm: every command is `true`.
 """
-import argparse, collections, io, os, pickle, struct, sys, zipfile
+import argparse, collections, io, os, pickle, struct, sys, tarfile, zipfile
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,8 @@ def good():
         (GOOD / f"arrays-protocol-{protocol}.pkl").write_bytes(pickle.dumps(arrays, protocol))
     np.savez(GOOD / "arrays.npz", a=arrays["a"], b=np.arange(4))
     np.save(GOOD / "array.npy", arrays["a"])
+    np.savez_compressed(GOOD / "arrays-compressed.npz", **arrays)
+    hidden(GOOD, {"a": [1, 2.5, "b"]})
 
 
 class Call:
@@ -87,6 +89,43 @@ def archive(name, members, comment=b"", compression=zipfile.ZIP_STORED):
             info.compress_type = compression
             out.writestr(info, content)
         out.comment = comment
+
+
+def tar(name, members):
+    with tarfile.open(name, "w", format=tarfile.USTAR_FORMAT) as out:
+        for member, content in members:
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            out.addfile(info, io.BytesIO(content))
+
+
+# Pickles in archives that torch does not write, or not any more: `last` is what they hold at their end.
+def hidden(folder, last):
+    def packed(name, members, compression):
+        with zipfile.ZipFile(folder / name, "w") as out:
+            for member, content in members:
+                info = zipfile.ZipInfo(member, (1980, 1, 1, 0, 0, 0))
+                info.compress_type = compression
+                out.writestr(info, content)
+
+    text = ("readme.txt", b"numbers\n" * 9)
+    for protocol in (0, 4):
+        members = [text, ("weights/object.pkl", pickle.dumps(last, protocol))]
+        packed(f"stored-{protocol}.zip", members, zipfile.ZIP_STORED)
+        packed(f"deflated-{protocol}.zip", members, zipfile.ZIP_DEFLATED)
+    packed("unnamed.zip", [text, ("weights", pickle.dumps(last, 4))], zipfile.ZIP_DEFLATED)
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as out:
+        out.writestr(zipfile.ZipInfo("object.pkl", (1980, 1, 1, 0, 0, 0)), pickle.dumps(last, 4))
+    packed("inner.zip", [("more.zip", inner.getvalue())], zipfile.ZIP_STORED)
+    dump = lambda value: pickle.dumps(value, 2)
+    numbers = lambda count, width: struct.pack("<q", count) + bytes(count * width)
+    storages = dump(3) + dump(("0", "cpu", 1)) + numbers(5, 4) + dump(("1", "cpu", 1)) + numbers(3, 8) + dump(last) + numbers(1, 1)
+    tensor = lambda key, *sides: dump(key) + struct.pack("<q", len(sides)) + bytes(16 * len(sides) + 8)
+    tensors = dump(2) + tensor(("0", "0"), 5) + tensor(("1", "1"), 3, 1) + (dump(last) + tensor(0)[4:] if folder == BAD else b"")
+    tar(folder / "storages.tar", [("sys_info", dump({})), ("pickle", dump({})), ("storages", storages), ("tensors", dump(0))])
+    tar(folder / "tensors.tar", [("sys_info", dump({})), ("pickle", dump({})), ("storages", dump(0)), ("tensors", tensors)])
+    tar(folder / "object.tar", [("sys_info", dump({})), ("pickle", dump(last)), ("storages", dump(0)), ("tensors", dump(0))])
 
 
 def bad():
@@ -135,7 +174,9 @@ def bad():
     archive("compressed.pth", members, compression=zipfile.ZIP_DEFLATED)
     archive("twice.pth", [(f"{folder}/data.pkl", pickle.dumps({}))] + members)
     archive("two-ends.pth", members, comment=b"PK\x05\x06" + b"\0" * 18 + b"x")
+    hidden(BAD, Call(os.system, "true"))
     np.savez(BAD / "objects.npz", a=np.array([Call(os.system, "true")], dtype=object))
+    np.savez_compressed(BAD / "objects-compressed.npz", a=np.zeros(9), b=np.array([Call(os.system, "true")], dtype=object))
     np.save(BAD / "objects.npy", np.array([Call(os.system, "true")], dtype=object), allow_pickle=True)
 
 
