@@ -11,4 +11,4 @@ pub use busy::{Busy, Probe, ProbeError};
 pub use notify::{NotifyError, run_with_input};
 pub use runs::{Change, Known, remember, run_of};
 pub use serving::{SERVE_SERVICE, SERVE_SOCKET, Serving, serve_service, serve_socket};
-pub use units::{Network, SERVICE, Schedule, Scope, TIMER, WRITTEN_BY, service, timer};
+pub use units::{FULL_SERVICE, FULL_TIMER, Network, Pair, SERVICE, Schedule, Scope, TIMER, WRITTEN_BY, service, timer};

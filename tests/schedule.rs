@@ -48,6 +48,9 @@ const ALL: [&str; 10] = [
     "--folder",
 ];
 
+const UNITS: [&str; 4] =
+    ["larder-verify.service", "larder-verify.timer", "larder-verify-full.service", "larder-verify-full.timer"];
+
 fn analyze(systemd_analyze: &Path, arguments: &[&str], lab: &Lab) -> Output {
     let home = lab.path("home");
     let mut command = Command::new(systemd_analyze);
@@ -64,9 +67,9 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     let Some(systemd_analyze) = tool("systemd-analyze") else { return };
     for (scope, manager) in [("user", "--user"), ("system", "--system")] {
         let lab = lab("");
-        let written = lab.run(&[&ALL[..], &["units", "--scope", scope]].concat());
+        let written = lab.run(&[&ALL[..], &["units", "--scope", scope, "--full-every", "90d"]].concat());
         assert_eq!(written.code, 0, "{written:?}");
-        for name in ["larder-verify.service", "larder-verify.timer"] {
+        for name in UNITS {
             let unit = lab.path("units").join(name);
             assert_eq!(fs_err::metadata(&unit).unwrap().permissions().mode() & 0o777, 0o644);
             let output = analyze(&systemd_analyze, &["verify", manager, "--man=no", unit.to_str().unwrap()], &lab);
@@ -84,12 +87,14 @@ fn the_systems_unit_exposes_little() {
     let Some(systemd_analyze) = tool("systemd-analyze") else { return };
     for (user, most) in [("root", "25"), ("daemon", "18")] {
         let lab = lab("");
-        assert_eq!(lab.run(&[&ALL[..7], &["--folder", "units", "--scope", "system", "--as", user]].concat()).code, 0);
-        let unit = lab.path("units/larder-verify.service");
-        let arguments =
-            ["security", "--offline=true", "--no-pager", &format!("--threshold={most}"), unit.to_str().unwrap()];
-        let output = analyze(&systemd_analyze, &arguments, &lab);
-        assert!(output.status.success(), "more than {most} for {user}:\n{}", said(&output));
+        let arguments = ["--folder", "units", "--scope", "system", "--full-every", "30d", "--as", user];
+        assert_eq!(lab.run(&[&ALL[..7], &arguments].concat()).code, 0);
+        for unit in ["units/larder-verify.service", "units/larder-verify-full.service"] {
+            let (unit, threshold) = (lab.path(unit), format!("--threshold={most}"));
+            let arguments = ["security", "--offline=true", "--no-pager", &threshold, unit.to_str().unwrap()];
+            let output = analyze(&systemd_analyze, &arguments, &lab);
+            assert!(output.status.success(), "more than {most} for {user}:\n{}", said(&output));
+        }
     }
 }
 
@@ -139,6 +144,44 @@ fn what_is_only_shown_changes_nothing() {
 }
 
 #[test]
+fn every_digest_is_compared_by_units_of_their_own() {
+    let lab = lab("");
+    let with = |more: &[&str]| lab.run(&[&["schedule", "--full-every"], more].concat());
+    let shown = with(&["90d", "--at", "4:05", "--budget", "2h", "--max-rate", "200MB/s", "--unless-busy", "exit 1"]);
+    assert_eq!(shown.code, 0, "{shown:?}");
+    let (night, full) = shown.out.split_once("larder-verify-full.service\n").unwrap();
+    assert!(
+        night.contains("verify --max-age 7d --budget 2h --max-rate 200MB/s") && !night.contains("--full"),
+        "{night}"
+    );
+    assert!(full.contains("verify --full --max-rate 200MB/s --unless-busy \"exit 1\"\n"), "no budget ends it: {full}");
+    assert!(
+        full.contains("\nAfter=larder-verify.service\n") && full.contains("OnCalendar=*-01/3-01 04:05:00"),
+        "{full}"
+    );
+    if let Some(systemd_analyze) = tool("systemd-analyze") {
+        for (interval, times) in [("7d", 52), ("30d", 12), ("60d", 6), ("90d", 4), ("180d", 2), ("365d", 1)] {
+            let shown = with(&[interval]).out;
+            let full = shown.split_once("larder-verify-full.timer\n").unwrap().1;
+            let calendar = full.lines().find_map(|line| line.strip_prefix("OnCalendar=")).unwrap();
+            let arguments = ["calendar", "--base-time=2026-01-01 05:00", "--iterations=60", calendar];
+            let told = said(&analyze(&systemd_analyze, &arguments, &lab));
+            let within = told.lines().filter(|line| line.contains("2026-") && line.contains(" 02:30:00 ")).count();
+            // The first of January is over at that hour.
+            assert!((times - 1..=times).contains(&within), "{interval}: {calendar}: {told}");
+        }
+    }
+    let dry = with(&["30d", "--install", "--dry-run"]).out;
+    let start = "$ systemctl --user enable --now larder-verify.timer larder-verify-full.timer";
+    assert!(dry.contains(start), "{dry}");
+    assert_eq!(with(&["30d", "--folder", "units"]).code, 0);
+    UNITS.iter().for_each(|unit| assert!(lab.path("units").join(unit).exists(), "{unit}"));
+    let without = lab.run(&["schedule", "--folder", "units"]);
+    assert!(without.err.contains("systemctl --user disable --now larder-verify-full.timer"), "{without:?}");
+    assert!(lab.path("units/larder-verify-full.timer").exists());
+}
+
+#[test]
 fn mistakes_are_told_and_foreign_units_are_kept() {
     let lab = lab("");
     for (arguments, why) in [
@@ -148,6 +191,8 @@ fn mistakes_are_told_and_foreign_units_are_kept() {
         (&["--scope", "system", "--as", "nobody-at-all"], "There is no user"),
         (&["--budget", "12"], "2h or 200GB"),
         (&["--quick", "--budget", "2h"], "cannot be used with"),
+        (&["--full", "--full-every", "90d"], "cannot be used with"),
+        (&["--full-every", "soon"], "write 7d, 30d, 60d, 90d, 180d or 365d"),
         (&["--unless-busy", "x", "--postpone", "soon"], "--postpone \"soon\" is no time"),
     ] {
         let said = lab.run(&[&["schedule"], arguments].concat());

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 pub const SERVICE: &str = "larder-verify.service";
 /// The timer's name.
 pub const TIMER: &str = "larder-verify.timer";
+/// The service that compares every digest of the lock, now and then.
+pub const FULL_SERVICE: &str = "larder-verify-full.service";
+/// Its timer.
+pub const FULL_TIMER: &str = "larder-verify-full.timer";
 /// How units begin that larder wrote: others are not overwritten.
 pub const WRITTEN_BY: &str = "# Written by `larder schedule`";
 
@@ -30,9 +34,45 @@ pub enum Network {
     Any,
 }
 
+/// Which of the two pairs of units it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pair {
+    /// What runs every night.
+    Night,
+    /// What reads everything as a whole, now and then.
+    Full,
+}
+
+impl Pair {
+    /// The service's name.
+    pub fn service(self) -> &'static str {
+        match self {
+            Pair::Night => SERVICE,
+            Pair::Full => FULL_SERVICE,
+        }
+    }
+
+    /// The timer's name.
+    pub fn timer(self) -> &'static str {
+        match self {
+            Pair::Night => TIMER,
+            Pair::Full => FULL_TIMER,
+        }
+    }
+
+    fn description(self) -> &'static str {
+        match self {
+            Pair::Night => "Verify the AI models of this machine",
+            Pair::Full => "Verify every digest of the AI models of this machine",
+        }
+    }
+}
+
 /// What is run, when, and what it may do.
 #[derive(Debug, Clone)]
 pub struct Schedule {
+    /// Which units these are.
+    pub pair: Pair,
     /// Whose manager runs it.
     pub scope: Scope,
     /// The program and its arguments.
@@ -85,8 +125,11 @@ KeyringMode=private
 pub fn service(schedule: &Schedule) -> String {
     let mut out = format!(
         "{}[Unit]\n\
-         Description=Verify the AI models of this machine\n\n[Service]\nType=oneshot\n",
-        heading(schedule, SERVICE)
+         Description={}\n{}\n[Service]\nType=oneshot\n",
+        heading(schedule, schedule.pair.service()),
+        schedule.pair.description(),
+        // Where both are due, one reads after the other.
+        if schedule.pair == Pair::Full { format!("After={SERVICE}\n") } else { String::new() }
     );
     if let Scope::System { user } = &schedule.scope {
         out.push_str(&format!("User={user}\n"));
@@ -132,9 +175,10 @@ fn walls(schedule: &Schedule, user: &str) -> String {
 pub fn timer(schedule: &Schedule) -> String {
     format!(
         "{}[Unit]\n\
-         Description=Verify the AI models of this machine when nobody needs it\n\n[Timer]\nOnCalendar={}\n\
+         Description={} when nobody needs it\n\n[Timer]\nOnCalendar={}\n\
          # A machine that was off catches up.\nPersistent=yes\n\n[Install]\nWantedBy=timers.target\n",
-        heading(schedule, TIMER),
+        heading(schedule, schedule.pair.timer()),
+        schedule.pair.description(),
         schedule.calendar.replace('%', "%%")
     )
 }

@@ -13,7 +13,7 @@ use crate::cli::limits::{self, Span};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit, env};
 use crate::fsio::{self, Owner, WriteOptions};
-use crate::nightly::{self, Network, Probe, SERVICE, Schedule, Scope, TIMER, WRITTEN_BY};
+use crate::nightly::{self, FULL_TIMER, Network, Pair, Probe, Schedule, Scope, WRITTEN_BY};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -72,6 +72,9 @@ struct Night {
     /// Leave out what was read within this time [default: 7d, and with --full nothing]
     #[arg(long, value_name = "TIME", value_parser = an_age)]
     max_age: Option<String>,
+    /// Compare every digest of the lock so often, by units of their own: 7d, 30d, 60d, 90d, 180d or 365d
+    #[arg(long, value_name = "TIME", value_parser = an_interval, conflicts_with = "full")]
+    full_every: Option<&'static str>,
     /// Read no faster than this, such as 200MB/s
     #[arg(long, value_name = "RATE", value_parser = a_rate)]
     max_rate: Option<String>,
@@ -104,16 +107,24 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     check_calendar(&schedule.calendar)?;
     let folder =
         args.folder.as_ref().map_or_else(|| units_folder(&schedule.scope, &lab.home), |dir| expand(dir, &lab.home));
-    let texts = [(SERVICE, nightly::service(&schedule)), (TIMER, nightly::timer(&schedule))];
-    let units: Vec<UnitFile<'_>> =
-        texts.into_iter().map(|(name, text)| UnitFile { name, path: folder.join(name), text }).collect();
-    let commands = if args.install { start_commands(&schedule.scope) } else { Vec::new() };
+    let full = full(&lab, common, args, &schedule)?;
+    let all: Vec<&Schedule> = std::iter::once(&schedule).chain(&full).collect();
+    let texts = all.iter().flat_map(|schedule| {
+        let service = (schedule.pair.service(), nightly::service(schedule));
+        [service, (schedule.pair.timer(), nightly::timer(schedule))]
+    });
+    let units: Vec<UnitFile<'_>> = texts.map(|(name, text)| UnitFile { name, path: folder.join(name), text }).collect();
+    let timers: Vec<&str> = all.iter().map(|schedule| schedule.pair.timer()).collect();
+    let commands = if args.install { start_commands(&schedule.scope, &timers) } else { Vec::new() };
     let writes = (args.install || args.folder.is_some()) && !args.dry_run;
     show(ui, &units, &commands, args);
     if writes {
         write(ui, &units, &schedule)?;
         commands.iter().try_for_each(|command| systemctl(command))?;
         tell_what_follows(ui, &lab, &schedule, args);
+        if full.is_none() && folder.join(FULL_TIMER).exists() {
+            tell_what_stays(ui, &schedule.scope);
+        }
     }
     let commands = commands.iter().map(|words| words.join(" ")).collect();
     ui.object("schedule", &Scheduled { units, commands, written: writes });
@@ -149,11 +160,7 @@ fn schedule(lab: &Lab, common: &Common, args: &Args) -> Result<Schedule, CliErro
     };
     let base = base(lab, common)?;
     let with = |words: Vec<String>| [base.clone(), words].concat();
-    let mut verify = depth(&args.night);
-    if let Some(probe) = &args.unless_busy {
-        verify.extend(["--unless-busy".to_owned(), probe.to_string()]);
-        verify.extend(args.postpone.iter().flat_map(|time| ["--postpone".to_owned(), time.clone()]));
-    }
+    let verify = [depth(&args.night), manners(args)].concat();
     let reports = [("prometheus", &args.prometheus), ("html", &args.html)];
     let reports: Vec<(&str, PathBuf)> = reports
         .into_iter()
@@ -170,6 +177,7 @@ fn schedule(lab: &Lab, common: &Common, args: &Args) -> Result<Schedule, CliErro
         )
     };
     Ok(Schedule {
+        pair: Pair::Night,
         verify: with(verify),
         afterwards: reports.iter().map(report).chain(telling(lab, args)?.map(with)).collect(),
         calendar: args.calendar.clone().unwrap_or_else(|| format!("*-*-* {}:00", args.at)),
@@ -178,6 +186,26 @@ fn schedule(lab: &Lab, common: &Common, args: &Args) -> Result<Schedule, CliErro
         network: network(lab, args),
         scope,
     })
+}
+
+/// The units that compare every digest now and then, where they are asked for: no budget ends them, because the next
+/// one comes late.
+fn full(lab: &Lab, common: &Common, args: &Args, night: &Schedule) -> Result<Option<Schedule>, CliError> {
+    let Some(days) = args.night.full_every else { return Ok(None) };
+    let mut verify = base(lab, common)?;
+    verify.extend(["verify", "--full"].map(str::to_owned));
+    verify.extend(args.night.max_rate.iter().flat_map(|rate| ["--max-rate".to_owned(), rate.clone()]));
+    verify.extend(manners(args));
+    let calendar = format!("{days} {}:00", args.at);
+    Ok(Some(Schedule { pair: Pair::Full, verify, calendar, ..night.clone() }))
+}
+
+/// When a night is left to others.
+fn manners(args: &Args) -> Vec<String> {
+    let Some(probe) = &args.unless_busy else { return Vec::new() };
+    let mut words = vec!["--unless-busy".to_owned(), probe.to_string()];
+    words.extend(args.postpone.iter().flat_map(|time| ["--postpone".to_owned(), time.clone()]));
+    words
 }
 
 /// What is verified each night: by default all chunks that were not compared within a week.
@@ -206,6 +234,21 @@ fn a_budget(text: &str) -> Result<String, String> {
 
 fn an_age(text: &str) -> Result<String, String> {
     text.parse::<Span>().map(|_| text.to_owned())
+}
+
+/// The days of a calendar that come so often. systemd remembers when a calendar was due, over restarts too, but not how
+/// long ago something ran.
+fn an_interval(text: &str) -> Result<&'static str, String> {
+    let days = match text {
+        "7d" => "Sun *-*-*",
+        "30d" => "*-*-01",
+        "60d" => "*-01/2-01",
+        "90d" => "*-01/3-01",
+        "180d" => "*-01/6-01",
+        "365d" => "*-01-01",
+        _ => return Err("write 7d, 30d, 60d, 90d, 180d or 365d".to_owned()),
+    };
+    Ok(days)
 }
 
 fn a_rate(text: &str) -> Result<String, String> {
@@ -264,12 +307,12 @@ fn units_folder(scope: &Scope, home: &Path) -> PathBuf {
     }
 }
 
-fn start_commands(scope: &Scope) -> Vec<Vec<String>> {
+fn start_commands(scope: &Scope, timers: &[&str]) -> Vec<Vec<String>> {
     let systemctl = |words: &[&str]| {
         let user = (*scope == Scope::User).then_some("--user");
         ["systemctl"].into_iter().chain(user).chain(words.iter().copied()).map(str::to_owned).collect()
     };
-    vec![systemctl(&["daemon-reload"]), systemctl(&["enable", "--now", TIMER])]
+    vec![systemctl(&["daemon-reload"]), systemctl(&[&["enable", "--now"], timers].concat())]
 }
 
 fn write(ui: &Ui, units: &[UnitFile<'_>], schedule: &Schedule) -> Result<(), CliError> {
@@ -317,6 +360,12 @@ fn tell_what_follows(ui: &Ui, lab: &Lab, schedule: &Schedule, args: &Args) {
     if lab.inventory.notify.is_some() {
         ui.note("the notify command runs within the unit's limits: it may use the network, but gain no rights (no sendmail)");
     }
+}
+
+/// Units of an earlier call are nobody's to remove without being asked.
+fn tell_what_stays(ui: &Ui, scope: &Scope) {
+    let user = if *scope == Scope::User { "--user " } else { "" };
+    ui.note(&format!("{FULL_TIMER} of an earlier call stays; to end it: systemctl {user}disable --now {FULL_TIMER}"));
 }
 
 /// systemd knows best what a calendar is; where it is not installed, only what would break the file is refused.
