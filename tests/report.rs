@@ -64,6 +64,33 @@ fn rotten_lab() -> Lab {
 }
 
 #[test]
+fn files_that_no_artifact_has_are_told_in_every_format() {
+    let lab = lab();
+    lab.run(&["lock"]);
+    lab.write("home/plain/mine/<own>.bin", [5; 700]);
+    lab.write("home/plain/half.safetensors.part", [5; 30]);
+    let told = |format: &str| lab.run(&["report", "--format", format]).out;
+    let (foreign, leftover) =
+        ("1 file that no artifact has: 700 B", "1 file left by stopped downloads of other programs: 30 B");
+    for (format, place) in
+        [("text", "mine/<own>.bin"), ("markdown", "mine/&lt;own&gt;.bin"), ("html", "mine/&lt;own&gt;.bin")]
+    {
+        let said = told(format);
+        assert!([foreign, leftover, place, "half.safetensors.part"].iter().all(|text| said.contains(text)), "{said}");
+    }
+    let json: Value = serde_json::from_str(&told("json")).unwrap();
+    assert_eq!(json["strays"].as_array().unwrap().len(), 2, "{json}");
+    let metrics = told("prometheus");
+    for line in [
+        "larder_stray_files{kind=\"foreign\"} 1",
+        "larder_stray_bytes{kind=\"foreign\"} 700",
+        "larder_stray_bytes{kind=\"leftover\"} 30",
+    ] {
+        assert!(metrics.lines().any(|own| own == line), "{line}: {metrics}");
+    }
+}
+
+#[test]
 fn faults_come_first_and_what_was_seen_good_is_told() {
     let lab = rotten_lab();
     let said = lab.run(&["report"]);

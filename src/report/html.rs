@@ -130,6 +130,12 @@ fn artifacts(overview: &Overview) -> String {
     if !overview.trusted.is_empty() {
         out.push_str(&format!("<p>{}</p>\n", escaped(&phrases::trusted(overview))));
     }
+    for (what, own) in phrases::strays(&overview.strays) {
+        let shown = own.iter().take(phrases::STRAYS_SHOWN);
+        let places: String =
+            shown.map(|stray| format!("<li>{}</li>", escaped(&stray.place.display().to_string()))).collect();
+        out.push_str(&format!("<p>{}</p>\n<ul>{places}</ul>\n", escaped(&what)));
+    }
     out.push_str("</section>\n");
     out
 }

@@ -36,6 +36,12 @@ pub fn text(overview: &Overview) -> String {
     if !overview.trusted.is_empty() {
         out.push_str(&format!("\n{}\n", inline(&phrases::trusted(overview))));
     }
+    for (what, own) in phrases::strays(&overview.strays) {
+        out.push_str(&format!("\n{}\n\n", inline(&what)));
+        for stray in own.iter().take(phrases::STRAYS_SHOWN) {
+            out.push_str(&format!("- {}\n", inline(&stray.place.display().to_string())));
+        }
+    }
     if !overview.runs.is_empty() {
         out.push_str("\n## Last runs\n\n| when | what | files | read | faults |\n|---|---|--:|--:|--:|\n");
         for run in overview.runs.iter().take(phrases::RUNS_SHOWN) {

@@ -11,7 +11,7 @@ use crate::fleet::HeldContent;
 use crate::observe::{Proof, Sighting};
 use crate::report::status::{ArtifactStatus, is_in_order, statuses};
 use crate::stores::FileState;
-use crate::verify::{Fault, TrustedFile, Verdict};
+use crate::verify::{Fault, Stray, TrustedFile, Verdict};
 
 /// The state of one machine at one moment.
 #[derive(Debug, Serialize)]
@@ -34,6 +34,8 @@ pub struct Overview {
     pub runs: Vec<Run>,
     /// Files that are trusted as first seen, because no record has a digest of them.
     pub trusted: Vec<TrustedFile>,
+    /// Files in the stores that no artifact has, where somebody looked.
+    pub strays: Vec<Stray>,
     /// What happened to files beside being right: faults, repairs; those with the newest first.
     pub histories: Vec<FileHistory>,
 }
@@ -131,6 +133,7 @@ impl Overview {
             findings,
             runs: runs.latest_first(),
             trusted: verdict.trusted.clone(),
+            strays: verdict.strays.clone(),
             histories: runs.histories().to_vec(),
         }
     }

@@ -9,7 +9,7 @@ use crate::report::overview::{Overview, ReportedArtifact};
 use crate::report::status::ArtifactStatus;
 use crate::report::table::{ago, count};
 use crate::size::Bytes;
-use crate::verify::Fault;
+use crate::verify::{Fault, Stray, StrayKind};
 
 /// How many runs a report shows.
 pub(super) const RUNS_SHOWN: usize = 30;
@@ -98,6 +98,23 @@ pub(super) fn ranges(ranges: &[Range<u64>]) -> String {
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!(", bytes {}{more}", shown.join(", "))
 }
+
+/// Of each kind of file that no artifact has: how many there are and how big, and the places of the first.
+pub(super) fn strays(strays: &[Stray]) -> Vec<(String, Vec<&Stray>)> {
+    let kinds = [
+        (StrayKind::Leftover, "left by stopped downloads of other programs"),
+        (StrayKind::Foreign, "that no artifact has"),
+    ];
+    let of = |(kind, what): (StrayKind, &str)| {
+        let own: Vec<&Stray> = strays.iter().filter(|stray| stray.kind == kind).collect();
+        let bytes = Bytes(own.iter().map(|stray| stray.bytes).sum());
+        (!own.is_empty()).then(|| (format!("{} {what}: {bytes}", count(own.len(), "file")), own))
+    };
+    kinds.into_iter().filter_map(of).collect()
+}
+
+/// How many places of files that no artifact has are shown.
+pub(super) const STRAYS_SHOWN: usize = 10;
 
 /// Files that nothing but their first reading vouches for, by name; empty where there are none.
 pub(super) fn trusted(overview: &Overview) -> String {

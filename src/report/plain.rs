@@ -3,6 +3,7 @@
 use crate::report::overview::Overview;
 use crate::report::phrases;
 use crate::report::table::{self, count};
+use crate::report::verdict;
 use crate::size::Bytes;
 
 /// How many files' histories are shown on a terminal, and how much of each.
@@ -32,6 +33,9 @@ pub fn text(overview: &Overview, width: u16) -> String {
     out.push_str(&artifacts(overview, width));
     if !overview.trusted.is_empty() {
         out.push_str(&format!("\n{}\n", phrases::trusted(overview)));
+    }
+    if !overview.strays.is_empty() {
+        out.push_str(&format!("\n{}", verdict::strays(&overview.strays)));
     }
     out.push_str(&runs(overview, width));
     out.push_str(&histories(overview));

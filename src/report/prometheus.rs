@@ -6,12 +6,20 @@ use std::fmt::Write as _;
 use crate::conditions::State;
 use crate::facts::Depth;
 use crate::report::overview::{Overview, ReportedArtifact};
+use crate::verify::{Stray, StrayKind};
 
 /// One metric with its samples: labels and value.
 struct Metric {
     name: &'static str,
     help: &'static str,
     samples: BTreeMap<Vec<(&'static str, String)>, f64>,
+}
+
+fn strays(name: &'static str, help: &'static str, overview: &Overview, of: fn(&Stray) -> u64) -> Metric {
+    let kinds = [(StrayKind::Foreign, "foreign"), (StrayKind::Leftover, "leftover")];
+    let sum = |kind| overview.strays.iter().filter(|stray| stray.kind == kind).map(of).sum::<u64>() as f64;
+    let samples = kinds.into_iter().map(|(kind, name)| (vec![("kind", name.to_owned())], sum(kind))).collect();
+    Metric { name, help, samples }
 }
 
 /// What a metric says of one artifact, if anything.
@@ -43,6 +51,10 @@ fn metrics(overview: &Overview) -> Vec<Metric> {
         faults(overview),
         wrong_bytes(overview),
         findings(overview),
+        strays("larder_stray_files", "Files in the stores that no artifact has.", overview, |_| 1),
+        strays("larder_stray_bytes", "Bytes of the files in the stores that no artifact has.", overview, |one| {
+            one.bytes
+        }),
         single("larder_unread_bytes", "Bytes here that were never read, or were written since.", {
             overview.totals.unread_bytes as f64
         }),

@@ -1,14 +1,12 @@
 //! What a verification found.
 
-use super::phrases::{moment, place as place_of};
+use super::phrases::{self, moment, place as place_of};
 use super::table::count;
 use crate::size::Bytes;
-use crate::verify::{AcceptedFile, Stray, StrayKind, Verdict};
+use crate::verify::{AcceptedFile, Stray, Verdict};
 
 /// How many files are listed that are trusted as first seen.
 const MOST_TRUSTED: usize = 10;
-/// How many files of each kind that no artifact has are listed.
-const MOST_STRAYS: usize = 10;
 
 /// Faults first, one a line, then the sums.
 pub fn text(verdict: &Verdict, contents_were_read: bool) -> String {
@@ -99,22 +97,14 @@ fn trusted(verdict: &Verdict) -> String {
     out
 }
 
-fn strays(strays: &[Stray]) -> String {
+/// Files that no artifact has.
+pub(super) fn strays(strays: &[Stray]) -> String {
     let mut out = String::new();
-    let kinds = [
-        (StrayKind::Leftover, "left by stopped downloads of other programs"),
-        (StrayKind::Foreign, "that no artifact has"),
-    ];
-    for (kind, what) in kinds {
-        let own: Vec<&Stray> = strays.iter().filter(|stray| stray.kind == kind).collect();
-        if own.is_empty() {
-            continue;
-        }
-        let bytes = Bytes(own.iter().map(|stray| stray.bytes).sum());
-        out.push_str(&format!("{} {what}: {bytes}\n", count(own.len(), "file")));
-        let shown = own.iter().take(MOST_STRAYS);
+    for (what, own) in phrases::strays(strays) {
+        out.push_str(&format!("{what}\n"));
+        let shown = own.iter().take(phrases::STRAYS_SHOWN);
         shown.for_each(|stray| out.push_str(&format!("       {}\n", stray.place.display())));
-        if let Some(more) = own.len().checked_sub(MOST_STRAYS).filter(|more| *more > 0) {
+        if let Some(more) = own.len().checked_sub(phrases::STRAYS_SHOWN).filter(|more| *more > 0) {
             out.push_str(&format!("       and {more} more; all of them with: larder verify --json\n"));
         }
     }

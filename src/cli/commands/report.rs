@@ -42,7 +42,8 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
             .hint("name a file for the report with --out FILE"));
     }
     let lab = Lab::read_wanted(ui, common)?;
-    let overview = overview(ui, common, &lab)?;
+    let mut overview = overview(ui, common, &lab)?;
+    overview.strays = super::verify::strays(&lab, common);
     let tests = LastTests::read(&lab.state).unwrap_or_else(|error| {
         ui.warn(&format!("what smoke tests made is not shown: {error}"));
         LastTests::default()

@@ -124,7 +124,7 @@ fn refuse_needless(lab: &Lab, args: &Args) -> Result<(), CliError> {
 
 /// Files that no artifact of the whole lock has, whatever this machine's profile selects; with --only, in the stores
 /// that are concerned.
-fn strays(lab: &Lab, common: &Common) -> Vec<Stray> {
+pub(super) fn strays(lab: &Lab, common: &Common) -> Vec<Stray> {
     let Ok(Some(lock)) = Lock::read(&lab.lock_path) else { return Vec::new() };
     let is_concerned =
         |store: &str| common.only.is_empty() || lab.wanted.artifacts.iter().any(|artifact| artifact.store == store);
