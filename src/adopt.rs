@@ -30,6 +30,8 @@ pub use propose::{Proposal, ProposedFile, lock_of, manifest_text};
 #[derive(Debug, Default)]
 pub struct Known {
     by_digest: HashMap<Sha256, String>,
+    /// The artifacts that have a content.
+    owners: HashMap<Sha256, BTreeSet<String>>,
     /// Declared places: store and path, with the length where it is known.
     places: HashMap<(String, String), (String, Option<u64>)>,
     /// References by store, as they are written.
@@ -56,6 +58,7 @@ impl Known {
                 known.contents.extend(names.into_iter().flatten());
                 if let Some(digest) = file.digests.sha256 {
                     known.by_digest.entry(digest).or_insert_with(|| name.clone());
+                    known.owners.entry(digest).or_default().insert(artifact.name.clone());
                 }
                 known.places.insert((artifact.store.clone(), file.path.to_string()), (name, file.size));
             }
@@ -64,6 +67,11 @@ impl Known {
             known.names.insert(declared.name.clone());
         }
         known
+    }
+
+    /// The artifacts that have the content of this digest.
+    fn owners(&self, digest: &Sha256) -> impl Iterator<Item = &str> {
+        self.owners.get(digest).into_iter().flatten().map(String::as_str)
     }
 
     /// Whether `item`, an artifact and a path, is of a known artifact.

@@ -67,6 +67,57 @@ fn what_a_pattern_knows_is_known() {
     assert_eq!((known.len(), known[2].0), (3, "unknown swarmui/loras/other.safetensors"));
 }
 
+/// The names of a cache's blobs say what they are, whatever the repository's folder is called.
+#[test]
+fn repositories_under_other_names_are_known_by_their_blobs() {
+    let contents = [content(1, 40_000), content(2, 30_000), content(3, 20_000)];
+    let entry = |name: &str, source: &str, files: &[usize]| {
+        let file = |number: &usize| {
+            let bytes = &contents[*number];
+            format!("{{ path = \"{number}.bin\", size = {}, sha256 = \"{}\" }}", bytes.len(), Sha256::of(bytes))
+        };
+        let files: Vec<String> = files.iter().map(file).collect();
+        let file = files.join(", ");
+        format!("[[artifact]]\nname = \"{name}\"\nstore = \"hub\"\nsource = \"hf:{source}\"\nfile = [{file}]\n")
+    };
+    let manifest = [entry("paint", "lab/paint", &[0, 1]), entry("talk", "lab/talk", &[1])].concat();
+    let lab = Lab::new(INVENTORY, &manifest);
+    let commit = "0123456789012345678901234567890123456789";
+    let own = content(9, 10_000);
+    let all = [("0.bin", &contents[0]), ("1.bin", &contents[1])];
+    let (some, none) = ([("0.bin", &contents[0]), ("own.bin", &own)], [("own.bin", &own)]);
+    let folders: [(&str, &[(&str, &Vec<u8>)]); 5] = [
+        ("models--lab--paint-fork", &all),
+        ("old paint", &all),
+        ("models--lab--mixture", &some),
+        ("old mixture", &some),
+        ("old own", &none),
+    ];
+    for (folder, files) in folders {
+        let snapshot = format!("home/hub/{folder}/snapshots/{commit}");
+        std::fs::create_dir_all(lab.path(&snapshot)).unwrap();
+        // Small files are named by git's digest, and tell nothing.
+        let readme = ("README.md", "00c0ffee00000000000000000000000000c0ffee".to_owned(), b"read me".to_vec());
+        let large = files.iter().map(|(name, bytes)| (*name, Sha256::of(bytes).to_string(), (*bytes).clone()));
+        for (name, blob, bytes) in large.chain([readme]) {
+            lab.write(&format!("home/hub/{folder}/blobs/{blob}"), bytes);
+            symlink(format!("../../blobs/{blob}"), lab.path(&snapshot).join(name)).unwrap();
+        }
+    }
+    let (code, seen, value) = survey(&lab, &[]);
+    assert_eq!(code, 3);
+    let what = |key: &str| seen.get(key).map(String::as_str).unwrap_or_else(|| panic!("{key} is not in {seen:#?}"));
+    assert_eq!(what("elsewhere hub/models--lab--paint-fork"), "the files of paint, as a repository of another name");
+    assert_eq!(what("elsewhere hub/old paint"), "the files of paint, in a folder of another name");
+    let half = "1 of its 2 large files are those of paint";
+    assert!(what("unknown hub/models--lab--mixture").ends_with(&format!("; {half}")), "{seen:#?}");
+    assert!(what("unknown hub/old mixture").ends_with(&format!("does not say which; {half}")), "{seen:#?}");
+    assert!(what("unknown hub/old own").ends_with("does not say which"), "{seen:#?}");
+    let proposed = value["proposals"].as_array().unwrap();
+    assert_eq!(proposed.len(), 1, "where a source is known and no artifact has all of it: {proposed:?}");
+    assert!(!seen.keys().any(|key| key.starts_with("leftovers")), "{seen:#?}");
+}
+
 #[test]
 fn a_tree_with_links_in_both_directions_is_understood_and_adopted() {
     let vae = content(1, 70_000);

@@ -1,6 +1,6 @@
 //! Hub caches: folder names, references and blob names say what they hold.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
@@ -28,9 +28,13 @@ pub(super) fn look(store: &dyn Store, known: &mut Known, found: &mut StoreSurvey
     names.sort();
     let mut repos = Vec::new();
     for name in names {
+        let place = store.root().join(&name);
         if let Some(repo) = repo_of(&name) {
             proposals.extend(look_at(store.root(), &name, &repo, known, found));
-            repos.push(store.root().join(name));
+            repos.push(place);
+        } else if place.join("blobs").is_dir() && place.join("snapshots").is_dir() {
+            look_at_nameless(&place, &name, known, found);
+            repos.push(place);
         }
     }
     orphans(store.root(), &repos, known, found);
@@ -110,10 +114,64 @@ fn look_at(root: &Path, folder: &str, repo: &HubRepo, known: &mut Known, found: 
         found.known.push(seen(artifact.clone()));
         return None;
     }
-    found.unknown.push(seen(format!("{source}")));
+    let likeness = likeness(&files, known);
+    if let Some(artifact) = likeness.all_of() {
+        found.elsewhere.push(seen(format!("the files of {artifact}, as a repository of another name")));
+        return None;
+    }
+    found.unknown.push(seen(format!("{source}{}", likeness.told())));
     let name = known.new_name(repo.id.rsplit('/').next().unwrap_or(&repo.id));
     let note = "found in the cache; whether all of the repository is needed is for you to say".to_owned();
     Some(Proposal { name, store: found.store.clone(), source, files, manifest: None, note })
+}
+
+/// A repository under a name that says nothing: what it is, only its contents tell.
+fn look_at_nameless(dir: &Path, folder: &str, known: &Known, found: &mut StoreSurvey) {
+    let Some(commit) = commits(dir).into_iter().next() else { return };
+    let files = files(&dir.join("snapshots").join(commit), folder, found);
+    let size = files.iter().map(|file| file.size).sum();
+    let likeness = likeness(&files, known);
+    let seen = |what: String| Seen { path: folder.to_owned(), size, what };
+    match likeness.all_of() {
+        Some(artifact) => found.elsewhere.push(seen(format!("the files of {artifact}, in a folder of another name"))),
+        None => found.unknown.push(seen(format!("a repository whose folder does not say which{}", likeness.told()))),
+    }
+}
+
+/// How many large files of a snapshot are known by their digests, and of which artifact most of them are.
+struct Likeness {
+    known: usize,
+    of: usize,
+    artifact: Option<String>,
+}
+
+impl Likeness {
+    /// The artifact that has all of them.
+    fn all_of(&self) -> Option<&str> {
+        self.artifact.as_deref().filter(|_| self.known == self.of)
+    }
+
+    fn told(&self) -> String {
+        match &self.artifact {
+            Some(artifact) => format!("; {} of its {} large files are those of {artifact}", self.known, self.of),
+            None => String::new(),
+        }
+    }
+}
+
+/// Compares the names of blobs, which are the digests of their contents. Small files are named in another way, and many
+/// repositories have the same ones.
+fn likeness(files: &[ProposedFile], known: &Known) -> Likeness {
+    let large: Vec<_> = files.iter().filter_map(|file| file.sha256).collect();
+    let mut owners: BTreeMap<&str, usize> = BTreeMap::new();
+    for digest in &large {
+        for owner in known.owners(digest) {
+            *owners.entry(owner).or_default() += 1;
+        }
+    }
+    let most = owners.into_iter().max_by_key(|(name, files)| (*files, std::cmp::Reverse(*name)));
+    let (artifact, known) = most.map_or((None, 0), |(name, files)| (Some(name.to_owned()), files));
+    Likeness { known, of: large.len(), artifact }
 }
 
 /// The commits that have a snapshot; the one that `main` means first.
