@@ -216,6 +216,13 @@ fn weights_that_do_not_fit() {
     );
     lab.write("root/proc/meminfo", "MemTotal: 4000000 kB\n");
     only_fault(&lab, "memory for sd", &["more than GPU and machine together have", "profile"]);
+    // Where nobody says what a GPU has, the machine's memory is what is known.
+    std::fs::remove_file(lab.path("root/usr/bin/nvidia-smi")).unwrap();
+    let found = findings(&lab);
+    let told = found.iter().find(|one| one.1 == "memory for sd").unwrap_or_else(|| panic!("{found:#?}"));
+    assert!(told.0 == "unknown" && told.2.contains("23.3 GiB, more than the machine has (3.8 GiB)"), "{told:?}");
+    lab.write("root/proc/meminfo", "MemTotal: 64000000 kB\n");
+    assert!(findings(&lab).iter().all(|one| one.1 != "memory for sd"));
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(super) fn look(machine: Machine<'_>, gpus: &Gpus, wanted: Wanted<'_>) -> Vec
     let mut findings =
         vec![Finding::ok("memory in /proc/meminfo", format!("{} of the machine, {told}", Bytes(main)), "")];
     let artifacts = wanted.artifacts.artifacts.iter();
-    findings.extend(artifacts.filter_map(|artifact| judge(artifact, weights(artifact), main, graphics?)));
+    findings.extend(artifacts.filter_map(|artifact| judge(artifact, weights(artifact), main, graphics)));
     findings
 }
 
@@ -32,8 +32,9 @@ fn weights(artifact: &Artifact) -> u64 {
     loaded.filter_map(|file| file.size).sum()
 }
 
-fn judge(artifact: &Artifact, weights: u64, main: u64, graphics: u64) -> Option<Finding> {
+fn judge(artifact: &Artifact, weights: u64, main: u64, graphics: Option<u64>) -> Option<Finding> {
     let subject = format!("memory for {}", artifact.name);
+    let Some(graphics) = graphics else { return without_gpu(subject, weights, main) };
     let what = |more: &str| {
         format!("its weights take {}, {more} (GPU {}, machine {})", Bytes(weights), Bytes(graphics), Bytes(main))
     };
@@ -50,6 +51,16 @@ fn judge(artifact: &Artifact, weights: u64, main: u64, graphics: u64) -> Option<
         let why = "it runs only where the program keeps parts of it in the machine's memory, and slower";
         let fix = "use a quantised edition, or take it out of this machine's profile in inventory.toml";
         Finding::unknown(subject, what("more than the GPU has"), why, fix)
+    })
+}
+
+/// Where nobody knows of a GPU's memory, the machine's is what there is.
+fn without_gpu(subject: String, weights: u64, main: u64) -> Option<Finding> {
+    (weights > main).then(|| {
+        let what = format!("its weights take {}, more than the machine has ({})", Bytes(weights), Bytes(main));
+        let why = "without a GPU that has the rest, it cannot be loaded";
+        let fix = "look with: nvidia-smi; or take it out of this machine's profile in inventory.toml";
+        Finding::unknown(subject, what, why, fix)
     })
 }
 
