@@ -22,9 +22,11 @@ mod folder;
 mod hub;
 mod ollama;
 mod propose;
+mod sections;
 
 pub use drive::survey_drive;
 pub use propose::{Proposal, ProposedFile, lock_of, manifest_text};
+pub use sections::{SectionSum, sections};
 
 /// What is known before looking: digests and places, of the lock and of every manifest.
 #[derive(Debug, Default)]
@@ -153,6 +155,8 @@ pub struct Survey {
     pub proposals: Vec<Proposal>,
     /// Bytes that were read to recognise content.
     pub bytes_read: u64,
+    /// What that means for the totals of the lab's document, where somebody compared.
+    pub sections: Vec<SectionSum>,
 }
 
 /// How a survey is made.

@@ -67,6 +67,51 @@ fn what_a_pattern_knows_is_known() {
     assert_eq!((known.len(), known[2].0), (3, "unknown swarmui/loras/other.safetensors"));
 }
 
+/// The owner's document gives totals that its rows do not add up to ("+ weitere"): what lies there is told by section.
+#[test]
+fn totals_of_the_document_are_compared_with_what_lies_here() {
+    let section = |name: &str, more: &str| format!("[[section]]\nname = \"{name}\"\ntitle = \"The {name}\"\n{more}\n");
+    let entry = |name: &str, section: &str, path: &str, len: usize| {
+        format!(
+            "[[artifact]]\nname = \"{name}\"\nsection = \"{section}\"\nstore = \"swarmui\"\nsource = \"local\"\nfile = [{{ path = \"{path}\", size = {len} }}]\n"
+        )
+    };
+    let manifest = [
+        section("all", "documented = \"~700 KB\""),
+        section("clip", "documented = \"~134 KB\"\npart-of = \"all\""),
+        section("vae", "part-of = \"all\""),
+        section("absent", "documented = \"~9 GB\""),
+        entry("clip-l", "clip", "clip/l.bin", 9_000),
+        entry("deep", "vae", "clip/vae/own.bin", 8_000),
+        entry("kl", "vae", "vae/kl.bin", 7_000),
+    ];
+    let lab = Lab::new(INVENTORY, &manifest.concat());
+    for (path, len) in [
+        ("clip/l.bin", 9_000),
+        ("clip/umt5.bin", 5_000),
+        ("clip/more/other.bin", 500),
+        ("clip/vae/own.bin", 8_000),
+        ("clip/vae/weitere.bin", 300),
+        ("vae/kl.bin", 7_000),
+        ("loras/nobody.bin", 50),
+    ] {
+        lab.write(&format!("home/swarm/{path}"), content(len as u8, len));
+    }
+    let (_, _, value) = survey(&lab, &[]);
+    let sections: Vec<_> = value["sections"].as_array().unwrap().iter().map(|one| one.to_string()).collect();
+    let told = |name: &str, documented: &str, known: u64, unknown: u64, count: u64| {
+        serde_json::json!({
+            "name": name, "title": format!("The {name}"), "documented": documented, "known_bytes": known,
+            "unknown_bytes": unknown, "unknown": count,
+        })
+        .to_string()
+    };
+    assert_eq!(sections, [told("all", "~700 KB", 24_000, 5_800, 3), told("clip", "~134 KB", 9_000, 5_500, 2)]);
+    let said = lab.run(&["adopt"]);
+    let line = said.out.lines().find(|line| line.contains("The clip")).unwrap_or_else(|| panic!("{said:?}"));
+    assert!(line.contains("~134 KB") && line.contains("2: 5."), "{line}");
+}
+
 /// The names of a cache's blobs say what they are, whatever the repository's folder is called.
 #[test]
 fn repositories_under_other_names_are_known_by_their_blobs() {
@@ -86,8 +131,8 @@ fn repositories_under_other_names_are_known_by_their_blobs() {
     let own = content(9, 10_000);
     let all = [("0.bin", &contents[0]), ("1.bin", &contents[1])];
     let (some, none) = ([("0.bin", &contents[0]), ("own.bin", &own)], [("own.bin", &own)]);
-    let folders: [(&str, &[(&str, &Vec<u8>)]); 5] = [
-        ("models--lab--paint-fork", &all),
+    let folders = [
+        ("models--lab--paint-fork", &all[..]),
         ("old paint", &all),
         ("models--lab--mixture", &some),
         ("old mixture", &some),

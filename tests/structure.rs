@@ -4,6 +4,7 @@
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
+use larder::fsio::{WriteOptions, write_atomic};
 use serde_json::{Value, json};
 
 #[path = "support/parts.rs"]
@@ -144,6 +145,36 @@ fn an_unsafe_pickle_stays_one_though_its_digest_is_proven() {
     assert!(said.code == 3 && said.out.contains("imports system from posix"), "{said:?}");
 }
 
+/// A digest that agrees says that it is what was published: it is brought, and told from then on.
+#[test]
+fn an_unsafe_pickle_that_apply_brings_is_told_by_everything_that_looks_afterwards() {
+    let evil = example("bad/zip.pth");
+    let drive = tempfile::tempdir().unwrap();
+    write_atomic(&drive.path().join("evil.pth"), &evil, &WriteOptions::default()).unwrap();
+    let inventory =
+        format!("{INVENTORY}[sources]\norder = [\"drive\"]\ndrives = [{:?}]\n", drive.path().display().to_string());
+    let manifest = format!(
+        "[[artifact]]\nname = \"model\"\nstore = \"plain\"\nsource = \"local\"\nfile = [{{ path = \"evil.pth\", size = {}, sha256 = \"{}\" }}]\n",
+        evil.len(),
+        larder::digest::Sha256::of(&evil)
+    );
+    let lab = Lab::new(&inventory, &manifest);
+    let applied = lab.run(&["apply", "--yes"]);
+    assert!(applied.code == 0 && applied.out.contains("1 file placed"), "{applied:?}");
+    let words = "imports system from posix";
+    // It reads no contents, so that it cannot tell.
+    assert_eq!(lab.run(&["status"]).code, 0);
+    for arguments in [&["verify", "--quick"][..], &["verify"], &["verify", "--full"], &["report"]] {
+        let said = lab.run(arguments);
+        assert_eq!(said.code, 3, "{arguments:?}: {said:?}");
+        assert!(said.out.contains(words), "{arguments:?}: {said:?}");
+    }
+    // Nothing is to be mended: what is published is what is here.
+    assert!(lab.run(&["repair", "--check"]).out.contains("Nothing is known to be wrong"));
+    assert_eq!(lab.run(&["plan", "--check"]).code, 0);
+    assert!(fs_err::read(lab.path("home/plain/evil.pth")).unwrap() == evil);
+}
+
 #[test]
 fn good_files_have_no_fault_and_wrong_ones_are_told_what_they_are() {
     let files =
@@ -190,6 +221,61 @@ fn what_was_never_written_is_found_behind_a_perfect_header() {
     assert_eq!(kinds, [("hole.safetensors", "zero-filled"), ("zeros.safetensors", "zero-filled")]);
     assert!(faults[0].2.contains("were never written: tensors c, d are blank"), "{faults:?}");
     assert!(faults[1].2.contains("as far as they were looked at: tensors c, d are blank"), "{faults:?}");
+}
+
+/// A matrix of 4 MiB without a zero byte, but that `hole` of its file is not written. `beforehand`, the whole room is
+/// allocated first, as downloaders do it.
+fn matrix_with_hole(place: &Path, hole: std::ops::Range<u64>, beforehand: bool) -> Vec<u8> {
+    let header = json!({"a": {"dtype": "F32", "shape": [1024, 1024], "data_offsets": [0, 4 << 20]}}).to_string();
+    let data = vec![0x3f; 4 << 20];
+    let mut whole = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+    larder::fsio::create_dir_all(place.parent().unwrap(), None).unwrap();
+    let mut file = fs_err::File::create(place).unwrap();
+    if beforehand {
+        rustix::fs::fallocate(file.file(), rustix::fs::FallocateFlags::empty(), 0, whole.len() as u64).unwrap();
+    }
+    file.write_all(&whole[..hole.start as usize]).unwrap();
+    file.seek(SeekFrom::Start(hole.end)).unwrap();
+    file.write_all(&whole[hole.end as usize..]).unwrap();
+    file.sync_all().unwrap();
+    whole[hole.start as usize..hole.end as usize].fill(0);
+    assert!(fs_err::read(place).unwrap() == whole);
+    whole
+}
+
+/// On the disk and in memory: what file systems tell differs.
+#[test]
+fn a_hole_in_the_middle_of_a_matrix_is_suspected_until_the_digest_is_proven() {
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    for folder in [None, Some(memory.path().join("plain"))] {
+        let inventory = match &folder {
+            Some(folder) => INVENTORY.replace("~/plain", &folder.display().to_string()),
+            None => INVENTORY.to_owned(),
+        };
+        assert_eq!(inventory != INVENTORY, folder.is_some());
+        for (number, beforehand) in [false, true].into_iter().enumerate() {
+            let (name, hole) = (format!("m{number}.safetensors"), 1 << 20..3 << 19);
+            let spare = Lab::new(&inventory, "");
+            let place = folder.clone().unwrap_or_else(|| spare.path("home/plain")).join(&name);
+            let whole = matrix_with_hole(&place, hole.clone(), beforehand);
+            let entry = format!(
+                "[[artifact]]\nname = \"model\"\nstore = \"plain\"\nsource = \"local\"\n[[artifact.file]]\npath = {name:?}\n"
+            );
+            spare.write("manifests/lab.toml", &entry);
+            let told = faults(&spare);
+            assert_eq!(told.len(), 1, "{folder:?} {beforehand}: {told:?}");
+            assert_eq!((told[0].0.as_str(), told[0].1.as_str()), (name.as_str(), "zero-filled"));
+            let words =
+                "in the middle of numbers, take no room: they were never written, or left out as zeros; its digest";
+            assert!(told[0].2.starts_with(&format!("bytes {} to {}, {words}", hole.start, hole.end)), "{told:?}");
+            // It is what was published: a copy left its zeros out.
+            let digest = larder::digest::Sha256::of(&whole);
+            spare.write("manifests/lab.toml", format!("{entry}size = {}\nsha256 = \"{digest}\"\n", whole.len()));
+            assert_eq!(faults(&spare).len(), 1, "not before it is read");
+            assert_eq!(spare.run(&["verify"]).code, 0);
+            assert_eq!(faults(&spare), []);
+        }
+    }
 }
 
 #[test]

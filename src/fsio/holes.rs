@@ -13,7 +13,8 @@ const MAX_HOLES: usize = 1 << 16;
 /// The holes of a file, in order: ranges that take no room because nothing was ever written there.
 ///
 /// Reads no content. Empty where the file system cannot tell. What was allocated beforehand counts as a hole
-/// until it is written, on the file systems that know it.
+/// until it is written, on the file systems that know it: they forget to say so of what the page cache has, where nothing
+/// but reading brought it there, so that they are asked for their extents too.
 pub fn holes(path: &Path) -> io::Result<Vec<Range<u64>>> {
     let file = fs_err::File::open(path)?;
     let len = file.metadata()?.len();
@@ -36,7 +37,23 @@ pub fn holes(path: &Path) -> io::Result<Vec<Range<u64>>> {
         }
         holes.push(start..at);
     }
-    Ok(holes)
+    let unwritten = larder_metal::unwritten(file.file(), MAX_HOLES).unwrap_or_default();
+    let within = |part: Range<u64>| part.start..part.end.min(len);
+    Ok(joined(holes.into_iter().chain(unwritten.into_iter().map(within))))
+}
+
+/// In order, and neighbours as one; empty ones are left out.
+fn joined(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = ranges.filter(|range| range.start < range.end).collect();
+    ranges.sort_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    joined
 }
 
 #[cfg(test)]

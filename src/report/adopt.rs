@@ -19,6 +19,7 @@ pub fn text(survey: &Survey, width: u16) -> String {
     for store in &survey.stores {
         out.push_str(&details(store));
     }
+    out.push_str(&sections(survey, width));
     let unknown: u64 = survey.stores.iter().flat_map(|store| &store.unknown).map(|seen| seen.size).sum();
     let (proposed, read) = (count(survey.proposals.len(), "artifact"), Bytes(survey.bytes_read));
     out.push_str(&format!(
@@ -26,6 +27,24 @@ pub fn text(survey: &Survey, width: u16) -> String {
         Bytes(unknown)
     ));
     out
+}
+
+/// Where the document's totals hide what no manifest has.
+fn sections(survey: &Survey, width: u16) -> String {
+    if survey.sections.is_empty() {
+        return String::new();
+    }
+    let mut table = table::plain(width, &["section", "the document says", "known here", "in no manifest"]);
+    for section in &survey.sections {
+        let unknown = match section.unknown {
+            0 => "–".to_owned(),
+            number => format!("{number}: {}", Bytes(section.unknown_bytes)),
+        };
+        let known = Bytes(section.known_bytes).to_string();
+        table.add_row([section.title.clone(), section.documented.clone(), known, unknown]);
+    }
+    table::align_right(&mut table, &[1, 2, 3]);
+    format!("\n{}", table::text(&table))
 }
 
 fn sum(list: &[Seen]) -> String {

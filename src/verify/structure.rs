@@ -134,6 +134,9 @@ fn judge(expected: Option<Format>, found: &Found, kind: &Result<Kind, WeightsErr
     }
     match blank(&found.path, found.size, kind) {
         Ok(None) => None,
+        Ok(Some(blank)) if blank.suspected => {
+            Some((FaultKind::ZeroFilled, format!("{blank}; its digest tells whether that is right: larder verify")))
+        }
         Ok(Some(blank)) => {
             Some((FaultKind::ZeroFilled, format!("{blank}; fetch it again, or copy it from another machine")))
         }

@@ -18,6 +18,8 @@ const PAGE: u64 = 4096;
 const MIN_TENSOR: u64 = 64 << 10;
 /// No part of a tensor of this many bytes is; the unused rows of a vocabulary stay below it.
 const MIN_RANGE: u64 = 16 << 20;
+/// A hole of this many bytes with written bytes of the same matrix behind it is no row of padding.
+const MIN_GAP: u64 = 256 << 10;
 /// How many names are kept.
 const MAX_NAMES: usize = 5;
 
@@ -28,6 +30,8 @@ pub struct Blank {
     pub first: Range<u64>,
     /// Whether the file system says that nothing was ever written there; else zeros were read in samples.
     pub hole: bool,
+    /// Whether a copy that leaves out zeros could look the same: only reading it tells.
+    pub suspected: bool,
     /// Tensors that are blank as a whole, by name: the first few.
     pub tensors: Vec<String>,
     /// How many there are.
@@ -37,6 +41,12 @@ pub struct Blank {
 impl std::fmt::Display for Blank {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Range { start, end } = self.first;
+        if self.suspected {
+            return write!(
+                f,
+                "bytes {start} to {end}, in the middle of numbers, take no room: they were never written, or left out as zeros"
+            );
+        }
         if self.hole {
             write!(f, "bytes {start} to {end} were never written")?;
         } else {
@@ -65,6 +75,9 @@ pub fn find_blank(
     let known = in_holes(&weights, holes, has_no_table(tensors));
     if known.is_some() {
         return Ok(known);
+    }
+    if let Some(gap) = weights.iter().find_map(|tensor| gap(tensor, len, holes)) {
+        return Ok(Some(Blank { first: gap, hole: true, suspected: true, tensors: Vec::new(), count: 0 }));
     }
     let region = match (weights.first(), weights.iter().map(|tensor| tensor.place.end).max()) {
         (Some(first), Some(end)) => first.place.start..end,
@@ -111,7 +124,19 @@ fn in_holes(weights: &[&Tensor], holes: &[Range<u64>], no_table: bool) -> Option
         first = holes.iter().find(|hole| hole.end - hole.start >= MIN_RANGE).cloned();
     }
     let tensors = names.iter().take(MAX_NAMES).map(|name| (*name).to_owned()).collect();
-    Some(Blank { first: first?, hole: true, tensors, count: names.len() })
+    Some(Blank { first: first?, hole: true, suspected: false, tensors, count: names.len() })
+}
+
+/// A hole within a tensor, or at the very end of the file of `len` bytes.
+///
+/// One that ends where its tensor ends is excused: the rows of a vocabulary that nobody uses are there.
+fn gap(tensor: &Tensor, len: u64, holes: &[Range<u64>]) -> Option<Range<u64>> {
+    let pages = inner(&tensor.place);
+    let first = holes.partition_point(|hole| hole.end <= pages.start);
+    let own = holes[first..].iter().take_while(|hole| hole.start < pages.end);
+    own.filter(|hole| hole.end < pages.end || hole.end > tensor.place.end.next_multiple_of(PAGE) || hole.end == len)
+        .map(|hole| hole.start.max(tensor.place.start)..hole.end.min(tensor.place.end))
+        .find(|common| common.end.saturating_sub(common.start) >= MIN_GAP)
 }
 
 fn sample(
@@ -158,7 +183,7 @@ fn sample(
         }
     }
     let tensors = names.iter().take(MAX_NAMES).map(|name| (*name).to_owned()).collect();
-    Ok(first.map(|first| Blank { first, hole: false, tensors, count: names.len() }))
+    Ok(first.map(|first| Blank { first, hole: false, suspected: false, tensors, count: names.len() }))
 }
 
 fn is_zero(file: &mut (impl Read + Seek), at: u64) -> Result<bool, WeightsError> {
@@ -262,7 +287,25 @@ mod tests {
         assert_eq!(find(&data, &tensors, &[4096..MIB]), None, "a vector");
         let mut data = bytes(100 + 4 * MIB);
         data[100..100 + MIB as usize / 2].fill(0);
-        assert_eq!(find(&data, &four(), &[4096..MIB / 2]), None, "half a tensor of a MiB");
+        assert_eq!(find(&data, &four(), &[]), None, "half a tensor of a MiB");
+    }
+
+    #[test]
+    fn a_hole_in_the_middle_of_a_tensor_is_suspected() {
+        let data = bytes(100 + 4 * MIB);
+        let page = 4096;
+        let found = find(&data, &four(), &[MIB + 16 * page..MIB + 80 * page]).unwrap();
+        assert!(found.suspected && found.hole && found.count == 0, "{found:?}");
+        assert_eq!(found.first, MIB + 16 * page..MIB + 80 * page);
+        assert!(found.to_string().ends_with("were never written, or left out as zeros"), "{found}");
+        let (end, crossing) = (100 + 4 * MIB, MIB / 2 + 4096..MIB + 8192);
+        assert_eq!(find(&data, &four(), &[crossing]).unwrap().first, MIB / 2 + 4096..MIB + 100, "into the next one");
+        assert_eq!(find(&data, &four(), &[end - 80 * page..end]).unwrap().first.end, end, "at the end of the file");
+        let several = [MIB + 4 * page..MIB + 5 * page, MIB + 100 * page..MIB + 200 * page];
+        assert_eq!(find(&data, &four(), &several).unwrap().first, several[1], "rows of padding are passed over");
+        assert_eq!(find(&data, &four(), &several[..1]), None, "a row of padding");
+        let unused = 2 * MIB - 80 * page..2 * MIB + 4096;
+        assert_eq!(find(&data, &four(), &[unused]), None, "unused rows of a vocabulary");
     }
 
     #[test]

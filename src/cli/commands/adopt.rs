@@ -39,14 +39,16 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     if let Some(unknown) = args.store.iter().find(|name| lab.stores.get(name).is_none()) {
         return Err(CliError::usage(format!("The inventory has no store `{unknown}`")));
     }
-    let mut known = Known::new(&everything(&lab), &lab.manifests);
+    let artifacts = everything(&lab);
+    let mut known = Known::new(&artifacts, &lab.manifests);
     let wanted = |name: &str| args.store.is_empty() || args.store.iter().any(|store| store == name);
     let monitor = ui.monitor(None);
     let how = Surveyor { read: true, facts: &lab.facts, monitor: monitor.as_ref(), at: now() };
-    let survey = match &args.drive {
+    let mut survey = match &args.drive {
         None => adopt::survey(&lab.stores, &wanted, &mut known, &how),
         Some(drive) => of_drive(&expand(drive, &lab.home), &mut known)?,
     };
+    survey.sections = adopt::sections(&survey, &artifacts, &lab.manifests);
     ui.text(&report::adopt::text(&survey, ui.width()));
     let written = match &args.out {
         Some(folder) => propose(ui, &lab, &survey, &expand(folder, &lab.home))?,
@@ -64,7 +66,7 @@ fn of_drive(root: &Path, known: &mut Known) -> Result<Survey, CliError> {
         return Err(CliError::usage(format!("{} is no folder", root.display())).hint("is the drive mounted?"));
     }
     let (found, proposals) = adopt::survey_drive(root, known);
-    Ok(Survey { stores: vec![found], proposals, bytes_read: 0 })
+    Ok(Survey { stores: vec![found], proposals, ..Survey::default() })
 }
 
 /// What the lock and all manifests know, whatever this machine must have.
