@@ -81,6 +81,7 @@
 //! # }
 //! ```
 
+mod attention;
 pub mod elementwise;
 pub mod layers;
 pub mod models;
