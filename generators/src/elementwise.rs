@@ -1,21 +1,29 @@
 //! What is done to each number or to each row of numbers, on the processor in one go: by all cores, many numbers at a
 //! time, and without a pass over memory for each operation. Elsewhere, and in other number formats, candle does it.
 
-use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::iter::{IndexedParallelIterator as _, ParallelIterator as _};
 use rayon::slice::{ParallelSlice as _, ParallelSliceMut as _};
 
 /// Numbers that one thread takes at a time, at least.
-const PIECE: usize = 1 << 14;
+pub(crate) const PIECE: usize = 1 << 14;
 /// Numbers that are summed side by side.
 const LANES: usize = 16;
 
 /// GELU in its approximation by the hyperbolic tangent, of every number.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    // Written with the logistic function: 1 + tanh(u) = 2 / (1 + exp(-2 u)).
-    let of = |x: f32| x / (1.0 + exp(-1.595_769 * (x + 0.044_715 * x * x * x)));
-    let op = ByRows("gelu", move |from: &[f32], to: &mut [f32]| from.iter().zip(to).for_each(|(x, y)| *y = of(*x)));
+    let op = ByRows("gelu", |from: &[f32], to: &mut [f32]| from.iter().zip(to).for_each(|(x, y)| *y = gelu_of(*x)));
     if is_here(x) { op.apply(x) } else { x.gelu() }
+}
+
+/// The same in place.
+pub(crate) fn to_gelu(numbers: &mut [f32]) {
+    numbers.iter_mut().for_each(|number| *number = gelu_of(*number));
+}
+
+fn gelu_of(x: f32) -> f32 {
+    // Written with the logistic function: 1 + tanh(u) = 2 / (1 + exp(-2 u)).
+    x / (1.0 + exp(-1.595_769 * (x + 0.044_715 * x * x * x)))
 }
 
 /// Softmax over the last dimension.
@@ -24,12 +32,29 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
         return candle_nn::ops::softmax_last_dim(x);
     }
     let op = ByRows("softmax", |from: &[f32], to: &mut [f32]| {
-        let most = from.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        from.iter().zip(&mut *to).for_each(|(x, y)| *y = exp(x - most));
-        let part = 1.0 / sum(to, |y| y);
-        to.iter_mut().for_each(|y| *y *= part);
+        to.copy_from_slice(from);
+        to_softmax(to);
     });
     op.apply(x)
+}
+
+/// Softmax over some numbers, in place.
+pub(crate) fn to_softmax(row: &mut [f32]) {
+    let most = most(row);
+    row.iter_mut().for_each(|x| *x = exp(*x - most));
+    let part = 1.0 / sum(row, |x| x);
+    row.iter_mut().for_each(|x| *x *= part);
+}
+
+/// The largest number; what is none counts for nothing here.
+fn most(row: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let whole = row.chunks_exact(LANES);
+    let rest = whole.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for group in whole {
+        lanes.iter_mut().zip(group).for_each(|(lane, x)| *lane = lane.max(*x));
+    }
+    lanes.into_iter().fold(rest, f32::max)
 }
 
 /// Moves every row along the last dimension to mean 0 and divides it to variance 1.
@@ -40,28 +65,60 @@ pub fn normalised(x: &Tensor, eps: f64) -> Result<Tensor> {
         return centred.broadcast_div(&(variance + eps)?.sqrt()?);
     }
     let op = ByRows("normalised", move |from: &[f32], to: &mut [f32]| {
-        let mean = sum(from, |x| x) / from.len() as f32;
-        let variance = sum(from, |x| (x - mean) * (x - mean)) / from.len() as f32;
-        let part = 1.0 / (variance + eps as f32).sqrt();
+        let (mean, part) = mean_and_part(from, eps);
         from.iter().zip(to).for_each(|(x, y)| *y = (x - mean) * part);
     });
     op.apply(x)
 }
 
-/// Divides every row along the last dimension by its root mean square.
-pub fn unit_mean_square(x: &Tensor, eps: f64) -> Result<Tensor> {
-    if !is_here(x) {
-        let mean = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?;
-        return x.broadcast_div(&mean.sqrt()?);
-    }
-    let op = ByRows("unit mean square", move |from: &[f32], to: &mut [f32]| {
-        let part = 1.0 / (sum(from, |x| x * x) / from.len() as f32 + eps as f32).sqrt();
-        from.iter().zip(to).for_each(|(x, y)| *y = x * part);
-    });
-    op.apply(x)
+/// The mean of some numbers, and what brings their variance to 1.
+fn mean_and_part(row: &[f32], eps: f64) -> (f32, f32) {
+    let mean = sum(row, |x| x) / row.len() as f32;
+    let variance = sum(row, |x| (x - mean) * (x - mean)) / row.len() as f32;
+    (mean, 1.0 / (variance + eps as f32).sqrt())
 }
 
-fn is_here(x: &Tensor) -> bool {
+/// The same as [`normalised`], each number times its own of `scale`, plus its own of `shift`: each of (width), or of
+/// (batch, 1, width) for `x` (batch, length, width).
+pub(crate) fn scaled_and_moved(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f64) -> Result<Tensor> {
+    if ![x, scale, shift].into_iter().all(is_here) {
+        return normalised(x, eps)?.broadcast_mul(scale)?.broadcast_add(shift);
+    }
+    let op = Beside("scaled and moved", move |from: &[f32], [scale, shift]: [&[f32]; 2], to: &mut [f32]| {
+        let (mean, part) = mean_and_part(from, eps);
+        let both = scale.iter().zip(shift);
+        from.iter().zip(both).zip(to).for_each(|((x, (scale, shift)), y)| *y = (x - mean) * part * scale + shift);
+    });
+    op.apply(x, scale, shift)
+}
+
+/// `x` (batch, length, width) plus `y` of its shape, each number of which is multiplied by its own of `gate` (batch, 1, width).
+pub(crate) fn gated_sum(x: &Tensor, y: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    if ![x, y, gate].into_iter().all(is_here) {
+        return x + y.broadcast_mul(gate)?;
+    }
+    let op = Beside("gated sum", |x: &[f32], [y, gate]: [&[f32]; 2], to: &mut [f32]| {
+        let both = y.iter().zip(gate);
+        x.iter().zip(both).zip(to).for_each(|((x, (y, gate)), to)| *to = x + y * gate);
+    });
+    op.apply(x, &y.contiguous()?, gate)
+}
+
+/// Divides every row along the last dimension by its root mean square, and multiplies it by `weight` (width).
+pub fn unit_mean_square(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    if !is_here(x) || !is_here(weight) {
+        let mean = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?;
+        return x.broadcast_div(&mean.sqrt()?)?.broadcast_mul(weight);
+    }
+    let op = Beside("unit mean square", move |from: &[f32], [weight, _]: [&[f32]; 2], to: &mut [f32]| {
+        let part = 1.0 / (sum(from, |x| x * x) / from.len() as f32 + eps as f32).sqrt();
+        from.iter().zip(weight).zip(to).for_each(|((x, weight), y)| *y = x * part * weight);
+    });
+    op.apply(x, weight, weight)
+}
+
+/// Whether this module, and not candle, computes with a tensor.
+pub(crate) fn is_here(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
@@ -81,7 +138,7 @@ impl<F: Fn(&[f32], &mut [f32]) + Send + Sync> CustomOp1 for ByRows<F> {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (CpuStorage::F32(numbers), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
-            candle_core::bail!("{} is for contiguous numbers in single precision", self.0)
+            bail!("{} is for contiguous numbers in single precision", self.0)
         };
         let mut made = vec![0.0; end - start];
         let width = layout.dims().last().copied().unwrap_or(1).max(1);
@@ -89,6 +146,75 @@ impl<F: Fn(&[f32], &mut [f32]) + Send + Sync> CustomOp1 for ByRows<F> {
         let pieces = numbers[start..end].par_chunks(piece).zip(made.par_chunks_mut(piece));
         pieces.for_each(|(from, to)| {
             from.chunks(width).zip(to.chunks_mut(width)).for_each(|(from, to)| (self.1)(from, to));
+        });
+        Ok((CpuStorage::F32(made), layout.shape().clone()))
+    }
+}
+
+/// Something done to each row along the last dimension with the rows of two other tensors that belong to it.
+struct Beside<F>(&'static str, F);
+
+/// Where the rows of another tensor lie: one for each row, one for all rows of a text or picture, or one for all.
+struct Rows<'a> {
+    numbers: &'a [f32],
+    /// Rows of the first tensor that share one of these.
+    shared: usize,
+    step: usize,
+    width: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn of(storage: &'a CpuStorage, layout: &Layout, like: &[usize]) -> Result<Self> {
+        let CpuStorage::F32(numbers) = storage else { bail!("not in single precision") };
+        let width = like.last().copied().unwrap_or(1);
+        let (shared, step) = match (layout.dims(), like, layout.stride()) {
+            (dims, like, _) if dims == like && layout.is_contiguous() => (1, width),
+            ([one], _, [1]) if *one == width => (usize::MAX, 0),
+            ([batch, 1, own], [of, length, _], [step, _, 1]) if batch == of && *own == width => (*length, *step),
+            (dims, ..) => bail!("{dims:?} has no row for each of {like:?}"),
+        };
+        Ok(Self { numbers: &numbers[layout.start_offset()..], shared, step, width })
+    }
+
+    fn at(&self, row: usize) -> &'a [f32] {
+        let start = row / self.shared.max(1) * self.step;
+        &self.numbers[start..start + self.width]
+    }
+}
+
+impl<F: Fn(&[f32], [&[f32]; 2], &mut [f32]) + Send + Sync> Beside<F> {
+    fn apply(&self, x: &Tensor, one: &Tensor, other: &Tensor) -> Result<Tensor> {
+        x.contiguous()?.apply_op3_no_bwd(one, other, self)
+    }
+}
+
+impl<F: Fn(&[f32], [&[f32]; 2], &mut [f32]) + Send + Sync> CustomOp3 for Beside<F> {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn cpu_fwd(
+        &self,
+        storage: &CpuStorage,
+        layout: &Layout,
+        one: &CpuStorage,
+        one_lies: &Layout,
+        other: &CpuStorage,
+        other_lies: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (CpuStorage::F32(numbers), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            bail!("{} is for contiguous numbers in single precision", self.0)
+        };
+        let (one, other) = (Rows::of(one, one_lies, layout.dims())?, Rows::of(other, other_lies, layout.dims())?);
+        let mut made = vec![0.0; end - start];
+        let width = one.width.max(1);
+        let rows = PIECE.div_ceil(width);
+        let pieces = numbers[start..end].par_chunks(width * rows).zip(made.par_chunks_mut(width * rows)).enumerate();
+        pieces.for_each(|(piece, (from, to))| {
+            for (i, (from, to)) in from.chunks(width).zip(to.chunks_mut(width)).enumerate() {
+                let row = piece * rows + i;
+                (self.1)(from, [one.at(row), other.at(row)], to);
+            }
         });
         Ok((CpuStorage::F32(made), layout.shape().clone()))
     }
@@ -147,8 +273,27 @@ mod tests {
             let right = candle_nn::ops::softmax(&exact, D::Minus1).unwrap();
             assert!(farthest(&softmax(&x).unwrap(), &right) < 5e-7);
             assert!(farthest(&normalised(&x, 1e-6).unwrap(), &normalised(&exact, 1e-6).unwrap()) < 5e-7);
-            assert!(farthest(&unit_mean_square(&x, 1e-6).unwrap(), &unit_mean_square(&exact, 1e-6).unwrap()) < 5e-7);
         }
+    }
+
+    #[test]
+    fn rows_beside_others_are_what_candle_computes_in_double_precision() {
+        let x = rows();
+        let exact = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+        // Of each text, and cut from wider ones; of all; of each row.
+        let of_texts = x.narrow(1, 3, 2).unwrap().reshape((8, 1, 200)).unwrap().narrow(2, 40, 100).unwrap();
+        let others = [of_texts, x.get(0).unwrap().get(1).unwrap()];
+        for x in [x.clone(), x.transpose(1, 2).unwrap().contiguous().unwrap().transpose(1, 2).unwrap()] {
+            for other in &others {
+                let right = scaled_and_moved(&exact(&x), &exact(other), &exact(other), 1e-6).unwrap();
+                assert!(farthest(&scaled_and_moved(&x, other, other, 1e-6).unwrap(), &right) < 5e-7);
+                let right = gated_sum(&exact(&x), &exact(&x), &exact(other)).unwrap();
+                assert!(farthest(&gated_sum(&x, &x, other).unwrap(), &right) < 5e-7);
+            }
+            let right = unit_mean_square(&exact(&x), &exact(&others[1]), 1e-6).unwrap();
+            assert!(farthest(&unit_mean_square(&x, &others[1], 1e-6).unwrap(), &right) < 5e-7);
+        }
+        assert!(scaled_and_moved(&x, &x.narrow(2, 0, 99).unwrap(), &others[1], 1e-6).is_err());
     }
 
     #[test]

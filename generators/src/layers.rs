@@ -2,8 +2,9 @@
 
 use candle_core::{Module as _, Result, Tensor};
 
-use crate::elementwise::{normalised, softmax, unit_mean_square};
-use crate::product::product;
+use crate::attention::by_pieces;
+use crate::elementwise::{gelu, normalised, scaled_and_moved, softmax, to_gelu, unit_mean_square};
+use crate::product::{Then, product, product_then};
 use crate::weights::{Param, Weights};
 
 /// Rows of attention scores that are held at a time, so that a long sequence does not need its whole square.
@@ -37,26 +38,34 @@ impl Linear {
 
     /// (…, inputs) to (…, outputs).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let turned = turned(&self.weight, x)?;
-        match &self.bias {
-            Some(bias) => turned.broadcast_add(&bias.tensor()?),
-            None => Ok(turned),
-        }
+        turned(&self.weight, x, self.bias.as_ref(), None)
+    }
+
+    /// The same, and GELU (by the hyperbolic tangent) of it.
+    pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
+        turned(&self.weight, x, self.bias.as_ref(), Some(Then { here: to_gelu, elsewhere: gelu }))
     }
 }
 
-/// `x` (…, inputs) times the transpose of `weight` (outputs, inputs): (…, outputs).
-fn turned(weight: &Param, x: &Tensor) -> Result<Tensor> {
+/// `x` (…, inputs) times the transpose of `weight` (outputs, inputs), plus `bias` (outputs), and `then` what is done to
+/// each number: (…, outputs).
+fn turned(weight: &Param, x: &Tensor, bias: Option<&Param>, then: Option<Then>) -> Result<Tensor> {
     let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
     let mut shape = x.dims().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = outputs;
     }
     let rows = x.reshape(((), inputs))?.contiguous()?;
+    let bias = bias.map(Param::tensor).transpose()?;
     if let Some(packed) = weight.packed()? {
-        return packed.forward(&rows)?.reshape(shape);
+        let made = packed.forward(&rows)?;
+        let made = bias.map_or(Ok(made.clone()), |bias| made.broadcast_add(&bias))?;
+        return then.map_or(Ok(made.clone()), |then| (then.elsewhere)(&made))?.reshape(shape);
     }
-    let parts = weight.pieces().into_iter().map(|piece| product(&rows, &weight.rows(piece)?.t()?));
+    let parts = weight.pieces().into_iter().map(|piece| {
+        let bias = bias.as_ref().map(|bias| bias.narrow(0, piece.start, piece.len())).transpose()?;
+        product_then(&rows, &weight.rows(piece)?.t()?, bias.as_ref(), then)
+    });
     let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
     if parts.len() == 1 { parts[0].reshape(shape) } else { Tensor::cat(&parts, 1)?.reshape(shape) }
 }
@@ -81,13 +90,13 @@ impl Embedding {
 
     /// How well states fit each entry: (…, width) to (…, entries).
     pub fn scores(&self, x: &Tensor) -> Result<Tensor> {
-        turned(&self.table, x)
+        turned(&self.table, x, None, None)
     }
 }
 
 /// Normalisation to mean 0 and variance 1 over the last dimension, with or without weights.
 pub struct LayerNorm {
-    affine: Option<(Param, Option<Param>)>,
+    affine: Option<(Param, Param)>,
     eps: f64,
 }
 
@@ -95,7 +104,7 @@ impl LayerNorm {
     /// Claims `weight` and `bias` (width).
     pub fn new(width: usize, eps: f64, weights: &Weights) -> Self {
         let bias = weights.param("bias", &[width]);
-        Self { affine: Some((weights.param("weight", &[width]), Some(bias))), eps }
+        Self { affine: Some((weights.param("weight", &[width]), bias)), eps }
     }
 
     /// Needs no tensors.
@@ -105,10 +114,8 @@ impl LayerNorm {
 
     /// (…, width) to the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let normed = normalised(x, self.eps)?;
-        let Some((weight, bias)) = &self.affine else { return Ok(normed) };
-        let scaled = normed.broadcast_mul(&weight.tensor()?)?;
-        bias.as_ref().map_or(Ok(scaled.clone()), |bias| scaled.broadcast_add(&bias.tensor()?))
+        let Some((weight, bias)) = &self.affine else { return normalised(x, self.eps) };
+        scaled_and_moved(x, &weight.tensor()?, &bias.tensor()?, self.eps)
     }
 }
 
@@ -126,7 +133,7 @@ impl RmsNorm {
 
     /// (…, width) to the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        unit_mean_square(x, self.eps)?.broadcast_mul(&self.weight.tensor()?)
+        unit_mean_square(x, &self.weight.tensor()?, self.eps)
     }
 }
 
@@ -194,27 +201,32 @@ impl Conv2d {
 
     /// (batch, inputs, height, width) to (batch, outputs, height', width').
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let Steps { padding, stride, dilation } = self.steps;
-        let weight = self.weight.tensor()?;
-        let reach = dilation * (weight.dim(2)? - 1);
-        let (_, inputs, height, width) = x.dims4()?;
-        let along = |side: usize| (side + 2 * padding).saturating_sub(reach + 1) / stride + 1;
-        let (rows, columns) = (along(height), along(width));
-        // What one row of outputs is made of, laid out for the product.
-        let row = inputs * weight.dim(2)? * weight.dim(3)? * columns;
-        let step = (UNFOLDED / row.max(1)).max(1);
-        if step >= rows {
-            let y = x.contiguous()?.conv2d(&weight, padding, stride, dilation, 1)?;
-            return add_channels(y, self.bias.as_ref());
-        }
-        let padded = x.pad_with_zeros(2, padding, padding)?.pad_with_zeros(3, padding, padding)?;
-        let bands = (0..rows).step_by(step).map(|start| {
-            let of = (rows - start).min(step);
-            let band = padded.narrow(2, start * stride, (of - 1) * stride + reach + 1)?.contiguous()?;
-            band.conv2d(&weight, 0, stride, dilation, 1)
-        });
-        add_channels(Tensor::cat(&bands.collect::<Result<Vec<_>>>()?, 2)?, self.bias.as_ref())
+        add_channels(over_images(x, &self.weight.tensor()?, self.steps)?, self.bias.as_ref())
     }
+}
+
+/// The convolution of images, in bands where they are large.
+///
+/// `x` (batch, inputs, height, width), `weight` (outputs, inputs, kernel, kernel): (batch, outputs, height', width').
+pub(crate) fn over_images(x: &Tensor, weight: &Tensor, steps: Steps) -> Result<Tensor> {
+    let Steps { padding, stride, dilation } = steps;
+    let reach = dilation * (weight.dim(2)? - 1);
+    let (_, inputs, height, width) = x.dims4()?;
+    let along = |side: usize| (side + 2 * padding).saturating_sub(reach + 1) / stride + 1;
+    let (rows, columns) = (along(height), along(width));
+    // What one row of outputs is made of, laid out for the product.
+    let row = inputs * weight.dim(2)? * weight.dim(3)? * columns;
+    let step = (UNFOLDED / row.max(1)).max(1);
+    if step >= rows {
+        return x.contiguous()?.conv2d(weight, padding, stride, dilation, 1);
+    }
+    let padded = x.pad_with_zeros(2, padding, padding)?.pad_with_zeros(3, padding, padding)?;
+    let bands = (0..rows).step_by(step).map(|start| {
+        let of = (rows - start).min(step);
+        let band = padded.narrow(2, start * stride, (of - 1) * stride + reach + 1)?.contiguous()?;
+        band.conv2d(weight, 0, stride, dilation, 1)
+    });
+    Tensor::cat(&bands.collect::<Result<Vec<_>>>()?, 2)
 }
 
 /// Convolution over sequences.
@@ -317,7 +329,8 @@ impl ConvTranspose1d {
     }
 }
 
-fn add_channels(y: Tensor, bias: Option<&Param>) -> Result<Tensor> {
+/// Adds a number to each channel, the second dimension, where there is a bias.
+pub(crate) fn add_channels(y: Tensor, bias: Option<&Param>) -> Result<Tensor> {
     let Some(bias) = bias else { return Ok(y) };
     let mut shape = vec![1; y.rank()];
     shape[1] = bias.shape()[0];
@@ -354,6 +367,11 @@ pub fn merge_heads(x: &Tensor) -> Result<Tensor> {
 /// and broadcast to (batch, heads, length, other length). Returns the shape of `q`.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     let (batch, heads, length, width) = q.dims4()?;
+    if mask.is_none()
+        && let Some(made) = by_pieces(q, k, v)?
+    {
+        return Ok(made);
+    }
     let keys = k.t()?;
     // Queries are fewer than scores.
     let q = (q * (1.0 / (width as f64).sqrt()))?;

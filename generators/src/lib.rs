@@ -60,7 +60,7 @@
 //! - [`weights`]: checkpoints as they lie on disk (one file, shards, diffusers folders, single files with ComfyUI
 //!   names, GGUF; F32, F16, BF16, fp8 with its scales, ggml's blocks), read tensor by tensor;
 //! - [`models`]: architectures, one a file;
-//! - [`layers`]: what they are made of;
+//! - [`layers`], [`video`]: what they are made of;
 //! - [`text`]: tokenizers and chat formats;
 //! - [`samplers`]: schedules, steps and noise that turn a denoiser's answers into a sample;
 //! - [`pipelines`]: whole generators, and their steps by themselves.
@@ -81,6 +81,7 @@
 //! # }
 //! ```
 
+mod attention;
 pub mod elementwise;
 pub mod layers;
 pub mod models;
@@ -88,4 +89,5 @@ pub mod pipelines;
 mod product;
 pub mod samplers;
 pub mod text;
+pub mod video;
 pub mod weights;

@@ -1,21 +1,51 @@
 //! Matrix products. On the processor, in single precision, they are faer's: on processors with wide registers a third
 //! to a half faster than those of candle (`docs/performance.md` of larder); everywhere else they are candle's.
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::iter::{IndexedParallelIterator as _, ParallelIterator as _};
 use rayon::slice::ParallelSliceMut as _;
 
+use crate::elementwise::{PIECE, is_here};
+
+/// What is done to every number of a product.
+#[derive(Clone, Copy)]
+pub(crate) struct Then {
+    /// On the processor, to numbers that are nobody else's.
+    pub(crate) here: fn(&mut [f32]),
+    /// By candle.
+    pub(crate) elsewhere: fn(&Tensor) -> Result<Tensor>,
+}
+
+/// `a` (m, k) times `b` (k, n), plus `bias` (n) in every row, and `then` something done to each number: (m, n).
+///
+/// In one go: each of them by itself would read and write the whole product, in memory that is new to the system.
+pub(crate) fn product_then(a: &Tensor, b: &Tensor, bias: Option<&Tensor>, then: Option<Then>) -> Result<Tensor> {
+    let all_here = [Some(a), Some(b), bias].into_iter().flatten().all(|x| is_here(x) && x.elem_count() > 0);
+    if !all_here || bias.is_some_and(|bias| !bias.is_contiguous()) {
+        let made = product(a, b)?;
+        let made = bias.map_or(Ok(made.clone()), |bias| made.broadcast_add(bias))?;
+        return then.map_or(Ok(made.clone()), |then| (then.elsewhere)(&made));
+    }
+    let (a, b, op) = (in_order(a)?, in_order(b)?, Product(then.map(|then| then.here)));
+    match bias {
+        Some(bias) => a.apply_op3_no_bwd(&b, bias, &op),
+        None => a.apply_op2_no_bwd(&b, &op),
+    }
+}
+
+fn in_order(x: &Tensor) -> Result<Tensor> {
+    if Order::of(x.layout()).is_some() { Ok(x.clone()) } else { x.contiguous() }
+}
+
 /// `a` (…, m, k) times `b` (…, k, n): (…, m, n). What comes before the last two dimensions is the same in both.
 pub(crate) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let is_here = |x: &Tensor| x.device().is_cpu() && x.dtype() == DType::F32;
     if !is_here(a) || !is_here(b) || a.elem_count() == 0 || b.elem_count() == 0 {
         // Some of candle's kernels take only what lies in one piece.
         return a.contiguous()?.matmul(&b.contiguous()?);
     }
-    let in_order = |x: &Tensor| if Order::of(x.layout()).is_some() { Ok(x.clone()) } else { x.contiguous() };
-    in_order(a)?.apply_op2_no_bwd(&in_order(b)?, &Product)
+    in_order(a)?.apply_op2_no_bwd(&in_order(b)?, &Product(None))
 }
 
 /// How the matrices of a tensor lie in memory, which follow each other without gaps.
@@ -43,7 +73,49 @@ impl Order {
     }
 }
 
-struct Product;
+/// With what is done to the product afterwards.
+struct Product(Option<fn(&mut [f32])>);
+
+type Lying<'a> = (&'a CpuStorage, &'a Layout);
+
+impl Product {
+    fn made(
+        &self,
+        (a, a_lies): Lying<'_>,
+        (b, b_lies): Lying<'_>,
+        bias: Option<&[f32]>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let [(many, [m, k], a, a_order), (many_b, [k_b, n], b, b_order)] = [matrices(a, a_lies)?, matrices(b, b_lies)?];
+        if k != k_b || many != many_b || bias.is_some_and(|bias| bias.len() != n) {
+            bail!("the product of {:?} and {:?} does not exist", a_lies.dims(), b_lies.dims());
+        }
+        let mut made = vec![0.0_f32; many * m * n];
+        let by_rows = n * PIECE.div_ceil(n.max(1));
+        if let Some(bias) = bias {
+            made.par_chunks_mut(by_rows)
+                .for_each(|rows| rows.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias)));
+        }
+        let start = if bias.is_some() { Accum::Add } else { Accum::Replace };
+        let one = |i: usize, to: &mut [f32], par: Par| {
+            let a = a_order.matrix(&a[i * m * k..(i + 1) * m * k], m, k);
+            let b = b_order.matrix(&b[i * k * n..(i + 1) * k * n], k, n);
+            matmul(MatMut::from_row_major_slice_mut(to, m, n), start, a, b, 1.0, par);
+        };
+        if many >= rayon::current_num_threads() {
+            made.par_chunks_exact_mut(m * n).enumerate().for_each(|(i, to)| one(i, to, Par::Seq));
+        } else {
+            made.chunks_exact_mut(m * n).enumerate().for_each(|(i, to)| one(i, to, Par::rayon(0)));
+        }
+        if let Some(then) = self.0 {
+            made.par_chunks_mut(by_rows).for_each(then);
+        }
+        let mut shape = a_lies.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = n;
+        }
+        Ok((CpuStorage::F32(made), Shape::from(shape)))
+    }
+}
 
 impl CustomOp2 for Product {
     fn name(&self) -> &'static str {
@@ -51,26 +123,28 @@ impl CustomOp2 for Product {
     }
 
     fn cpu_fwd(&self, a: &CpuStorage, a_lies: &Layout, b: &CpuStorage, b_lies: &Layout) -> Result<(CpuStorage, Shape)> {
-        let [(many, [m, k], a, a_order), (many_b, [k_b, n], b, b_order)] = [matrices(a, a_lies)?, matrices(b, b_lies)?];
-        if k != k_b || many != many_b {
-            bail!("the product of {:?} and {:?} does not exist", a_lies.dims(), b_lies.dims());
-        }
-        let mut made = vec![0.0_f32; many * m * n];
-        let one = |i: usize, to: &mut [f32], par: Par| {
-            let a = a_order.matrix(&a[i * m * k..(i + 1) * m * k], m, k);
-            let b = b_order.matrix(&b[i * k * n..(i + 1) * k * n], k, n);
-            matmul(MatMut::from_row_major_slice_mut(to, m, n), Accum::Replace, a, b, 1.0, par);
+        self.made((a, a_lies), (b, b_lies), None)
+    }
+}
+
+impl CustomOp3 for Product {
+    fn name(&self) -> &'static str {
+        "product and bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_lies: &Layout,
+        b: &CpuStorage,
+        b_lies: &Layout,
+        bias: &CpuStorage,
+        bias_lies: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (CpuStorage::F32(numbers), Some((start, end))) = (bias, bias_lies.contiguous_offsets()) else {
+            bail!("a bias is in single precision and lies in one piece")
         };
-        if many >= rayon::current_num_threads() {
-            made.par_chunks_exact_mut(m * n).enumerate().for_each(|(i, to)| one(i, to, Par::Seq));
-        } else {
-            made.chunks_exact_mut(m * n).enumerate().for_each(|(i, to)| one(i, to, Par::rayon(0)));
-        }
-        let mut shape = a_lies.dims().to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = n;
-        }
-        Ok((CpuStorage::F32(made), Shape::from(shape)))
+        self.made((a, a_lies), (b, b_lies), Some(&numbers[start..end]))
     }
 }
 
@@ -88,7 +162,7 @@ fn matrices<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<(usize, [usi
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     use super::*;
 
@@ -128,6 +202,32 @@ mod tests {
         let (whole, other) = (numbers(&[4, 6, 9], 5), numbers(&[4, 9, 8], 6));
         agrees(&whole.narrow(0, 1, 2).unwrap(), &other.narrow(0, 2, 2).unwrap());
         agrees(&whole.narrow(2, 2, 5).unwrap(), &other.narrow(1, 3, 5).unwrap());
+    }
+
+    #[test]
+    fn with_a_bias_and_what_follows_it_is_one_after_the_other() {
+        fn halve(numbers: &mut [f32]) {
+            numbers.iter_mut().for_each(|number| *number /= 2.0);
+        }
+        let then = Then { here: halve, elsewhere: |x| x / 2.0 };
+        for (m, k, n) in [(1, 1, 1), (5, 3, 7), (300, 20, 130)] {
+            let (a, b, bias) = (numbers(&[m, k], 1), numbers(&[n, k], 2).t().unwrap(), numbers(&[n], 3));
+            let whole = product(&a, &b).unwrap();
+            let moved = whole.broadcast_add(&bias).unwrap();
+            let cases = [
+                (product_then(&a, &b, None, None), whole.clone()),
+                (product_then(&a, &b, None, Some(then)), (whole / 2.0).unwrap()),
+                (product_then(&a, &b, Some(&bias), None), moved.clone()),
+                (product_then(&a, &b, Some(&bias), Some(then)), (moved / 2.0).unwrap()),
+            ];
+            for (found, right) in cases {
+                let apart = (found.unwrap() - right).unwrap().abs().unwrap().max_all().unwrap();
+                assert!(apart.to_scalar::<f32>().unwrap() < 1e-5, "{m} {k} {n}");
+            }
+            let exact = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+            assert!(product_then(&exact(&a), &exact(&b), Some(&exact(&bias)), Some(then)).is_ok(), "by candle");
+        }
+        assert!(product_then(&numbers(&[2, 3], 1), &numbers(&[3, 4], 2), Some(&numbers(&[5], 3)), None).is_err());
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use serde::Deserialize;
 
-use crate::elementwise::gelu;
-use crate::layers::{Conv2d, LayerNorm, Linear, RmsNorm, Steps, attention, merge_heads, sinusoid, split_heads};
+use crate::elementwise::{gated_sum, scaled_and_moved};
+use crate::layers::{Conv2d, Linear, RmsNorm, Steps, attention, merge_heads, sinusoid};
 use crate::models::llama::Unsupported;
 use crate::models::settings::{Settings, sizes};
 use crate::weights::{Param, Renamed, View, WeightSource, Weights};
@@ -130,7 +130,7 @@ impl Transformer {
             (image, context) = block.forward(&image, &context, &condition)?;
         }
         let [scale, shift] = modulation(&self.modulation_out, &condition)?;
-        let image = modulate(&LayerNorm::plain(EPS).forward(&image)?, &shift, &scale)?;
+        let image = modulated(&image, &shift, &scale)?;
         self.unpatch(&self.out.forward(&image)?, size)
     }
 
@@ -194,11 +194,11 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.second.forward(&gelu(&self.first.forward(x)?)?)
+        self.second.forward(&self.first.forward_gelu(x)?)
     }
 }
 
-/// Queries, keys and values of one stream, each (batch, heads, length, head width).
+/// Queries, keys and values of one stream, each (batch, length, heads, head width): as they lie after the linear layers.
 struct Projections {
     q: Linear,
     k: Linear,
@@ -225,7 +225,8 @@ impl Projections {
     }
 
     fn forward(&self, x: &Tensor) -> Result<[Tensor; 3]> {
-        let part = |linear: &Linear| split_heads(&linear.forward(x)?, self.heads);
+        let (batch, length, width) = x.dims3()?;
+        let part = |linear: &Linear| linear.forward(x)?.reshape((batch, length, self.heads, width / self.heads));
         let (q, k, v) = (part(&self.q)?, part(&self.k)?, part(&self.v)?);
         match &self.norms {
             Some((of_q, of_k)) => Ok([of_q.forward(&q)?, of_k.forward(&k)?, v]),
@@ -288,21 +289,18 @@ impl Block {
 
     /// `image` (batch, patches, width) and `context` (batch, length, width); `condition` (batch, width).
     fn forward(&self, image: &Tensor, context: &Tensor, condition: &Tensor) -> Result<(Tensor, Tensor)> {
-        let normed = LayerNorm::plain(EPS).forward(image)?;
         let (first, second) = self.image_parts(condition)?;
         let [shift, scale, gate, ..] = &first;
         let context_in = self.context_in(context, condition)?;
-        let (of_image, of_context) = self.joint(&modulate(&normed, shift, scale)?, &context_in.normed)?;
-        let mut image = (image + self.image_tail.out.forward(&of_image)?.broadcast_mul(gate)?)?;
+        let (of_image, of_context) = self.joint(&modulated(image, shift, scale)?, &context_in.normed)?;
+        let mut added = gated_sum(image, &self.image_tail.out.forward(&of_image)?, gate)?;
         if let (Some(attention), Some([shift, scale, gate])) = (&self.second, second) {
-            let attended = attention.forward(&modulate(&normed, &shift, &scale)?)?;
-            image = (image + attended.broadcast_mul(&gate)?)?;
+            added = gated_sum(&added, &attention.forward(&modulated(image, &shift, &scale)?)?, &gate)?;
         }
-        let image = self.image_tail.fed(&image, &first)?;
+        let image = self.image_tail.fed(&added, &first)?;
         let context = match (&self.context_tail, &context_in.parts) {
             (Some(tail), Some(parts)) => {
-                let attended = tail.out.forward(&of_context)?.broadcast_mul(&parts[2])?;
-                tail.fed(&(context + attended)?, parts)?
+                tail.fed(&gated_sum(context, &tail.out.forward(&of_context)?, &parts[2])?, parts)?
             }
             _ => context.clone(),
         };
@@ -318,19 +316,18 @@ impl Block {
     }
 
     fn context_in(&self, context: &Tensor, condition: &Tensor) -> Result<ContextIn> {
-        let normed = LayerNorm::plain(EPS).forward(context)?;
         if self.context_tail.is_none() {
             let [scale, shift] = modulation(&self.context_modulation, condition)?;
-            return Ok(ContextIn { normed: modulate(&normed, &shift, &scale)?, parts: None });
+            return Ok(ContextIn { normed: modulated(context, &shift, &scale)?, parts: None });
         }
         let parts: [Tensor; 6] = modulation(&self.context_modulation, condition)?;
-        Ok(ContextIn { normed: modulate(&normed, &parts[0], &parts[1])?, parts: Some(parts) })
+        Ok(ContextIn { normed: modulated(context, &parts[0], &parts[1])?, parts: Some(parts) })
     }
 
     /// Attention over both streams at once; returns what belongs to each.
     fn joint(&self, image: &Tensor, context: &Tensor) -> Result<(Tensor, Tensor)> {
         let (ours, theirs) = (self.image.forward(image)?, self.context.forward(context)?);
-        let both = |i: usize| Tensor::cat(&[&ours[i], &theirs[i]], 2);
+        let both = |i: usize| Tensor::cat(&[&ours[i], &theirs[i]], 1)?.transpose(1, 2);
         let attended = merge_heads(&attention(&both(0)?, &both(1)?, &both(2)?, None)?)?;
         let (patches, words) = (image.dim(1)?, context.dim(1)?);
         Ok((attended.narrow(1, 0, patches)?, attended.narrow(1, patches, words)?))
@@ -345,15 +342,15 @@ struct ContextIn {
 impl ImageAttention {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [q, k, v] = self.projections.forward(x)?;
-        self.out.forward(&merge_heads(&attention(&q, &k, &v, None)?)?)
+        let heads = |x: Tensor| x.transpose(1, 2);
+        self.out.forward(&merge_heads(&attention(&heads(q)?, &heads(k)?, &heads(v)?, None)?)?)
     }
 }
 
 impl Tail {
     /// Adds the feed-forward of the stream, modulated by the last three of its six parts.
     fn fed(&self, x: &Tensor, [_, _, _, shift, scale, gate]: &[Tensor; 6]) -> Result<Tensor> {
-        let normed = modulate(&LayerNorm::plain(EPS).forward(x)?, shift, scale)?;
-        x + self.feed_forward.forward(&normed)?.broadcast_mul(gate)?
+        gated_sum(x, &self.feed_forward.forward(&modulated(x, shift, scale)?)?, gate)
     }
 }
 
@@ -363,8 +360,9 @@ fn modulation<const N: usize>(linear: &Linear, condition: &Tensor) -> Result<[Te
     parts.try_into().map_err(|parts: Vec<_>| candle_core::Error::msg(format!("{} parts instead of {N}", parts.len())))
 }
 
-fn modulate(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
-    x.broadcast_mul(&(scale + 1.0)?)?.broadcast_add(shift)
+/// `x` (batch, length, width) normalised, and moved and scaled by parts of the condition, each (batch, 1, width).
+fn modulated(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    scaled_and_moved(x, &(scale + 1.0)?, shift, EPS)
 }
 
 /// Gives a single-file checkpoint, as Stability AI and ComfyUI name it, the names of the diffusers layout.

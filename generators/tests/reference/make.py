@@ -153,6 +153,29 @@ def autoencoder_kl():
 
 
 @makes
+def causal_conv3d():
+    """Wan's convolution over videos, with and without frames before the first."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+    cases = {
+        "cube": dict(kernel_size=3, padding=1), "frames": dict(kernel_size=(3, 1, 1), padding=(1, 0, 0)),
+        "halved": dict(kernel_size=(3, 1, 1), stride=(2, 1, 1)), "point": dict(kernel_size=1),
+        "strided": dict(kernel_size=3, stride=2, padding=1), "long": dict(kernel_size=(5, 3, 3), padding=(2, 1, 1)),
+    }
+    tensors, shapes = {}, {}
+    for name, how in cases.items():
+        model = torch.nn.ModuleDict({name: WanCausalConv3d(3, 5, **how)}).eval()
+        shapes |= fill(model)
+        for case, (batch, frames) in {"a": (2, 5), "b": (1, 3 if name == "halved" else 1)}.items():
+            video = rand(f"video {name} {case}", batch, 3, frames, 3, 4)
+            tensors |= {f"video.{name}.{case}": video, f"out.{name}.{case}": model[name](video)}
+            for past in range(1, 3) if how.get("padding") else ():
+                before = rand(f"past {name} {case} {past}", batch, 3, past, 3, 4)
+                tensors |= {f"past{past}.{name}.{case}": before, f"out{past}.{name}.{case}": model[name](video, before)}
+    record("causal_conv3d", tensors, None, shapes)
+
+
+@makes
 def autoencoder_kl_quant():
     """With the 1x1 convolutions around the latent that older autoencoders have."""
     from diffusers import AutoencoderKL
