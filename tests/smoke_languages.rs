@@ -13,7 +13,6 @@ use serde_json::Value;
 
 #[path = "support/made_language.rs"]
 mod made_language;
-#[expect(dead_code, reason = "each test uses a part of what the program says")]
 #[path = "support/program.rs"]
 mod program;
 
