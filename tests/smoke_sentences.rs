@@ -120,6 +120,8 @@ fn genuine_weights_embed_as_the_reference_does_and_changed_ones_are_told_by_the_
         assert!((found - expected).abs() < 1e-4, "{found} is not {expected}");
     }
     assert!(said.err.contains("minilm: component needs"), "{said}");
+    let page = second.larder(&["report", "--format", "html"]).out;
+    assert!(page.contains("The weather is lovely today. – It&#39;s so sunny outside!"), "a person can read it there");
     assert!(!checks(&said).contains_key("reference"), "nobody has recorded anything");
 
     let recorded = second.larder(&[&SMOKE[..], &["--record"]].concat()).must_be(0);

@@ -79,22 +79,21 @@ fn judged(job: &Job<'_>, found: &[Vec<f32>], same: bool, read: Option<Check>) ->
     let [alike, first, second] = [(0, 1), (0, 2), (1, 2)].map(|(a, b)| cosine(&found[a], &found[b]));
     checks.push(is_nearer(job, alike, first.max(second), [first, second]));
     let summaries = vec![Summary::of("embeddings of three sentences", &found.concat())];
-    let text = serde_json::json!({
-        "sentences": SENTENCES,
-        "similarities": [[0, 1, alike], [0, 2, first], [1, 2, second]],
-        "embeddings": found,
-    });
-    let path = job.out.join("sentences.json");
-    match fsio::write_atomic(&path, text.to_string().as_bytes(), &WriteOptions::default()) {
-        Ok(()) => {
-            let outputs = vec![Output { title: "three sentences and how alike they are".to_owned(), path }];
-            Run { checks, outputs, summaries, ..Run::default() }
-        }
-        Err(error) => {
-            checks.push(unwritten(job, &error));
-            Run { checks, summaries, ..Run::default() }
+    let similarities = [(0, 1, alike), (0, 2, first), (1, 2, second)];
+    let kept = serde_json::json!({ "sentences": SENTENCES, "similarities": similarities, "embeddings": found });
+    let told = similarities.map(|(a, b, how)| format!("{how:.4}  {} – {}\n", SENTENCES[a], SENTENCES[b])).concat();
+    let mut run = Run { checks, summaries, ..Run::default() };
+    for (name, title, text) in [
+        ("sentences.txt", "three sentences and how alike they are", told),
+        ("sentences.json", "the same with the embeddings", kept.to_string()),
+    ] {
+        let path = job.out.join(name);
+        match fsio::write_atomic(&path, text.as_bytes(), &WriteOptions::default()) {
+            Ok(()) => run.outputs.push(Output { title: title.to_owned(), path }),
+            Err(error) => run.checks.push(unwritten(job, &error)),
         }
     }
+    run
 }
 
 fn is_nearer(job: &Job<'_>, alike: f32, other: f32, both: [f32; 2]) -> Check {
