@@ -35,6 +35,7 @@ mod lines;
 mod preflight;
 
 pub use error::JobError;
+pub use fetch::TooSlow;
 pub use left_out::LeftOut;
 pub use preflight::{preflight, servers_of, silent_servers};
 
@@ -56,6 +57,8 @@ pub struct Means {
     pub connections: usize,
     /// Connections that a large file begins with, as long as nothing is known of its host.
     pub first_connections: usize,
+    /// When sources of the next kind help with a large file; `None`: only once those before them have failed.
+    pub too_slow: Option<TooSlow>,
     /// Limit for all downloads together, bytes per second.
     pub max_rate: Option<Bytes>,
     /// Whether what is copied from a drive keeps to it too.

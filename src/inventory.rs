@@ -186,6 +186,9 @@ pub struct SourceConfig {
     /// The same for single sources: `hub`, `ollama`, or a host.
     #[serde(default)]
     pub max_rates: BTreeMap<String, String>,
+    /// Sources that bring less than this together, such as `500 kB/s`, are helped by those of the next kind; or `never`.
+    #[serde(default = "default_too_slow")]
+    pub too_slow: String,
     /// Upper limit for what one run downloads from upstream and from other metered places, such as `20 GB`.
     #[serde(default)]
     pub max_download: Option<Bytes>,
@@ -233,6 +236,10 @@ fn default_order() -> Vec<SourceKind> {
     vec![SourceKind::Drive, SourceKind::Peer, SourceKind::Bucket, SourceKind::Upstream]
 }
 
+fn default_too_slow() -> String {
+    "500 kB/s".to_owned()
+}
+
 fn default_parallel() -> usize {
     8
 }
@@ -277,6 +284,7 @@ impl Default for SourceConfig {
             ollama_version: None,
             max_rate: None,
             max_rates: BTreeMap::new(),
+            too_slow: default_too_slow(),
             max_download: None,
             parallel: default_parallel(),
             xet: default_xet(),
@@ -294,6 +302,11 @@ impl SourceConfig {
     /// The rate limit in bytes per second, or the text that is none.
     pub fn max_rate(&self) -> Result<Option<Bytes>, String> {
         self.max_rate.as_deref().map(parse_rate).transpose()
+    }
+
+    /// Bytes per second below which sources are helped, or the text that is none. `None` where that is never.
+    pub fn too_slow(&self) -> Result<Option<Bytes>, String> {
+        if self.too_slow.trim() == "never" { Ok(None) } else { parse_rate(&self.too_slow).map(Some) }
     }
 
     /// The rate limits of single sources in bytes per second; or whose is none, and the text.

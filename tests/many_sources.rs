@@ -8,11 +8,16 @@ use std::process::{Child, Stdio};
 
 use larder::digest::Sha256;
 
+#[path = "support/scripted.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod scripted;
+
 #[path = "support/program.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod program;
 
 use program::Lab;
+use scripted::{Reply, Scripted};
 
 const MIB: usize = 1 << 20;
 /// How a file is cut into chunks that have digests of their own.
@@ -37,6 +42,11 @@ fn manifest(contents: &Contents) -> String {
     format!("{head}{}", contents.iter().map(file).collect::<String>())
 }
 
+/// The same, where one server has every file.
+fn manifest_of(contents: &Contents, upstream: &Scripted) -> String {
+    manifest(contents).replace("path = ", &format!("source = \"{}\"\npath = ", upstream.url()))
+}
+
 /// A machine with these keys in its sources; one file at a time, so that a test knows what came before what.
 fn machine(contents: &Contents, sources: &str) -> Lab {
     let inventory = format!(
@@ -45,6 +55,13 @@ fn machine(contents: &Contents, sources: &str) -> Lab {
          [sources]\nparallel = 1\nretries = 1\nretry-pause = \"1 ms\"\n{sources}"
     );
     Lab::new(&inventory, &manifest(contents))
+}
+
+/// The same, with an upstream that has the one file.
+fn machine_with(upstream: &Scripted, contents: &Contents, sources: &str) -> Lab {
+    let lab = machine(contents, sources);
+    lab.write("manifests/lab.toml", manifest_of(contents, upstream).as_bytes());
+    lab
 }
 
 /// A machine that hands out what it has; ends when dropped.
@@ -209,4 +226,56 @@ fn where_nobody_knows_the_chunks_the_parts_of_one_sender_come_again() {
     let outcome: serde_json::Value = serde_json::from_str(&applied.out).unwrap();
     let left_out = outcome["left_out"].as_array().unwrap();
     assert!(left_out.len() == 1 && left_out[0]["from"] == "peer:liar", "{outcome:#}");
+}
+
+/// One fetch of a file of so many MiB from a peer at `rate`, with upstream behind it in the order of sources: what peer and upstream
+/// sent, how often upstream was asked, and all that was said.
+fn from_a_peer_at(mib: usize, rate: &str, sources: &str, arguments: &[&str]) -> (u64, u64, usize, String) {
+    let contents = vec![("large.bin", noise(9, mib * MIB))];
+    let upstream = Scripted::start(std::sync::Arc::new(contents[0].1.clone()), |_| Reply::default());
+    let peer = Peer::with(&contents, rate);
+    let fresh = machine_with(&upstream, &contents, &format!("{sources}{}", peers(&[("pc2", &peer)])));
+    let applied = fresh.run(&[&["apply", "--yes"], arguments].concat());
+    let said = format!("{}{}", applied.out, applied.err);
+    assert_eq!(applied.code, 0, "{rate} {sources} {arguments:?}: {said}");
+    assert_has_all(&fresh, &contents);
+    (peer.sent(), upstream.sent(), upstream.take_asked().len(), said)
+}
+
+const BOTH: &str = "order = [\"peer\", \"upstream\"]\n";
+
+#[test]
+fn upstream_helps_a_peer_that_is_far_too_slow() {
+    let (peer, upstream, asked, said) = from_a_peer_at(32, "300KB/s", BOTH, &[]);
+    let size = 32 * MIB as u64;
+    assert!(asked >= 1 && upstream > size / 2 && peer > MIB as u64, "{peer} and {upstream} bytes: {said}");
+    // What the peer was still sending when others were done with it.
+    assert!(peer + upstream <= size + 3 * MIB as u64, "nothing comes twice: {peer} and {upstream} bytes");
+    assert_eq!(said.matches("helps from now on").count(), 1, "{said}");
+}
+
+/// It takes longer than the span after which a slow one is helped.
+#[test]
+fn upstream_is_left_alone_while_a_peer_is_fast_enough() {
+    let (_, upstream, asked, said) = from_a_peer_at(9, "750KB/s", BOTH, &[]);
+    assert_eq!((upstream, asked), (0, 0), "{said}");
+}
+
+#[test]
+fn upstream_does_not_help_where_it_must_not() {
+    let cases: [(&str, &[&str]); 4] = [
+        ("order = [\"peer\"]\n", &[]),
+        (BOTH, &["--only-local"]),
+        // It is upstream's bytes that are counted.
+        (BOTH, &["--max-download", "1GB"]),
+        ("too-slow = \"never\"\norder = [\"peer\", \"upstream\"]\n", &[]),
+    ];
+    std::thread::scope(|scope| {
+        for (sources, arguments) in cases {
+            scope.spawn(move || {
+                let (_, upstream, asked, said) = from_a_peer_at(9, "400KB/s", sources, arguments);
+                assert_eq!((upstream, asked), (0, 0), "{sources} {arguments:?}: {said}");
+            });
+        }
+    });
 }

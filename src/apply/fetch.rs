@@ -9,10 +9,12 @@ use crate::plan::WORTH_PARTS;
 use crate::sources::Body;
 
 pub(super) use blocks::Blocks;
+pub use joining::TooSlow;
 
 mod blocks;
 mod doubt;
 mod inquiry;
+mod joining;
 mod landing;
 mod line;
 mod parts;

@@ -4,7 +4,8 @@
 //! connection that only waited there for its turn would look slow to the tempo of its file.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts connections by authority.
 #[derive(Debug, Default)]
@@ -13,12 +14,14 @@ pub(super) struct Lines {
     counts: Mutex<HashMap<String, usize>>,
     /// What the last file of each host ended with.
     of_use: Mutex<HashMap<String, usize>>,
+    /// Bytes that came from each.
+    brought: Mutex<HashMap<String, Arc<AtomicU64>>>,
 }
 
 impl Lines {
     /// At most `most` to each host, not counting the first one of each file.
     pub(super) fn new(most: usize) -> Self {
-        Self { most, counts: Mutex::default(), of_use: Mutex::default() }
+        Self { most, counts: Mutex::default(), of_use: Mutex::default(), brought: Mutex::default() }
     }
 
     /// Counts one more, if there may be one; `is_needed` ones always may.
@@ -38,6 +41,17 @@ impl Lines {
     /// Remembers for the files to come how many connections were of use.
     pub(super) fn learn(&self, authority: &str, count: usize) {
         self.of_use.lock().unwrap_or_else(PoisonError::into_inner).insert(authority.to_owned(), count);
+    }
+
+    /// Where a connection counts the bytes that it brings.
+    pub(super) fn counter(&self, authority: &str) -> Arc<AtomicU64> {
+        let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        brought.entry(authority.to_owned()).or_default().clone()
+    }
+
+    /// Bytes of large files that came from there in this run.
+    pub(super) fn brought(&self, authority: &str) -> u64 {
+        self.counter(authority).load(Ordering::Relaxed)
     }
 
     /// Counts one less.

@@ -111,6 +111,10 @@ fn check_sources(inventory: &Inventory, wrong: &mut Report<'_>) {
     if let Err(message) = sources.max_rate() {
         wrong(&["sources", "max-rate"], format!("[sources] `max-rate`: {message}"), "write a size per second");
     }
+    if let Err(message) = sources.too_slow() {
+        let hint = "write a size per second, or never";
+        wrong(&["sources", "too-slow"], format!("[sources] `too-slow`: {message}"), hint);
+    }
     let limited = inventory.machines.iter().filter(|(_, config)| config.max_rate.is_some());
     for machine in limited.map(|(machine, _)| machine) {
         if let Err(message) = inventory.sources_of(machine).max_rate() {

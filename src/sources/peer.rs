@@ -127,6 +127,11 @@ impl PeerSource {
         self.peers.keys().map(String::as_str)
     }
 
+    /// Whether `peer` fetched `content` from upstream for us in this run.
+    pub(super) fn has_brought(&self, peer: &str, content: &ContentName) -> bool {
+        self.peers.get(peer).is_some_and(|peer| peer.brought().contains(content))
+    }
+
     /// Everything that `peer` has or would bring, by digest.
     pub async fn holdings(&self, peer: &str) -> Result<Holdings, SourceError> {
         #[derive(Deserialize)]

@@ -103,6 +103,7 @@ pub struct Sources {
     buckets: BucketSource,
     offline: bool,
     only_local: bool,
+    metered: Vec<String>,
     allowance: Arc<Allowance>,
     retry: RetryPolicy,
 }
@@ -137,6 +138,7 @@ impl Sources {
             directory: DirectorySource::new(),
             offline,
             only_local,
+            metered: settings.metered.clone(),
             retry: settings.retry,
         })
     }
@@ -159,6 +161,18 @@ impl Sources {
     /// The cap on content that everything downloaded in this run is taken out of.
     pub fn allowance(&self) -> &Arc<Allowance> {
         &self.allowance
+    }
+
+    /// Whether bytes may come from `reference`, and from others beside it, that could also be waited for.
+    ///
+    /// Not where a data cap counts, nor from places that are paid by the byte.
+    pub fn may_be_asked_in_addition(&self, reference: &Reference) -> bool {
+        self.allowance.limit().is_none() && !self.metered.contains(&reference.authority())
+    }
+
+    /// Whether a peer fetched it from upstream for us in this run.
+    pub fn was_brought(&self, reference: &Reference) -> bool {
+        matches!(reference, Reference::Peer { peer, content } if self.peers.has_brought(peer, content))
     }
 
     /// Reads what a reference means now; passing errors are tried again.

@@ -162,6 +162,7 @@ impl OneFile {
             parallel: 4,
             connections: self.connections,
             first_connections: self.first_connections,
+            too_slow: None,
             max_rate: None,
             paces_drives: false,
             retry: RetryPolicy { first, longest: first * 8, ..RetryPolicy::default() },

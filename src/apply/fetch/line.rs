@@ -47,6 +47,8 @@ pub(super) struct Line {
     pub(super) claim: Claim,
     /// Bytes that this connection brought.
     pub(super) brought: Arc<AtomicU64>,
+    /// Bytes that all connections of the run to this host brought.
+    pub(super) by_all: Arc<AtomicU64>,
 }
 
 /// Why a connection ended before its range did.
@@ -194,6 +196,7 @@ impl Line {
         let wanted = schedule.advance(self.claim.id, block.len() as u64);
         block.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
         self.brought.fetch_add(wanted, Ordering::Relaxed);
+        self.by_all.fetch_add(wanted, Ordering::Relaxed);
         self.shared.came.fetch_add(wanted, Ordering::Relaxed);
         if wanted > 0 {
             // The disk stops listening only after it said why.

@@ -8,11 +8,12 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::inquiry::Inquiry;
+use super::joining::Watch;
 use super::landing::{Landing, Site, Told};
 use super::line::{Broken, Line, Shared};
 use super::schedule::{Claim, ClaimId, Schedule};
 use super::suppliers::{Answers, Suppliers};
-use super::tempo::{Measure, PERIOD, Tempo};
+use super::tempo::{Measure, OWN_LIMIT, PERIOD, Tempo};
 use crate::apply::bring::{Arrival, Target, blocking};
 use crate::apply::{JobError, Run};
 use crate::artifact::Remote;
@@ -47,6 +48,7 @@ struct Parts<'a> {
     lines: JoinSet<Result<(), Broken>>,
     running: HashMap<Id, Running>,
     measured_at: Instant,
+    watch: Watch,
     told_lines: usize,
 }
 
@@ -155,6 +157,7 @@ impl<'a> Parts<'a> {
             lines: JoinSet::new(),
             running: HashMap::new(),
             measured_at: Instant::now(),
+            watch: Watch::default(),
             told_lines: 0,
         }
     }
@@ -248,7 +251,8 @@ impl<'a> Parts<'a> {
         let brought = Arc::new(AtomicU64::new(0));
         let id = claim.id;
         let remote = self.suppliers.get(supplier).remote.clone();
-        let line = Line { shared: self.shared.clone(), remote, supplier, claim, brought: brought.clone() };
+        let by_all = self.run.lines.counter(&authority);
+        let line = Line { shared: self.shared.clone(), remote, supplier, claim, brought: brought.clone(), by_all };
         let abort = self.lines.spawn(line.run());
         self.suppliers.get_mut(supplier).lines += 1;
         let running = Running { claim: id, supplier, authority, brought, since: Instant::now(), abort };
@@ -373,7 +377,17 @@ impl<'a> Parts<'a> {
         }
         let held_up = held_up / (time.as_secs_f64().max(0.001) * self.lines.len() as f64);
         self.tempo.measured(Measure { bytes, time, held_up });
+        self.join_where_it_is_slow(held_up > OWN_LIMIT);
         self.take_back_the_slow();
+    }
+
+    /// Lets sources of the next kind help where those at work are far too slow.
+    fn join_where_it_is_slow(&mut self, is_held_up: bool) {
+        let missing = self.shared.schedule().missing_bytes();
+        let Some(helper) = self.run.join(&mut self.watch, self.suppliers, missing, is_held_up) else { return };
+        self.tempo.joined();
+        let from = &self.suppliers.get(helper).name;
+        tracing::warn!("{}: {from} helps from now on: those before it are far too slow", self.target.item);
     }
 
     /// At the end, nobody is to wait for one connection that is far slower than the others.

@@ -39,6 +39,8 @@ pub(super) struct Suppliers {
     all: Vec<Supplier>,
     /// Only the first that is left: all others wait until it has proved itself or failed.
     one_alone: bool,
+    /// Up to this rank, all are asked beside those of the best one.
+    joined: Option<usize>,
 }
 
 impl Suppliers {
@@ -60,7 +62,7 @@ impl Suppliers {
             lines: 0,
             has_contributed: false,
         };
-        Self { all: remotes.into_iter().zip(ranks).map(supplier).collect(), one_alone: false }
+        Self { all: remotes.into_iter().zip(ranks).map(supplier).collect(), one_alone: false, joined: None }
     }
 
     pub(super) fn get(&self, index: usize) -> &Supplier {
@@ -76,12 +78,48 @@ impl Suppliers {
         self.all.iter().map(make).collect()
     }
 
-    /// Who is asked for the next part: of those of the best rank that can be asked, who has the fewest connections.
+    /// Who is asked for the next part: of those of the best rank that can be asked, and of those who joined them, who
+    /// has the fewest connections.
     pub(super) fn next(&self) -> Option<usize> {
         let now = Instant::now();
-        let best = self.left().map(|index| self.all[index].standing()).min()?;
-        let of_best = self.left().filter(|index| self.all[*index].standing() == best);
-        of_best.filter(|index| self.all[*index].is_ready(now)).min_by_key(|index| self.all[*index].lines)
+        self.asked().filter(|index| self.all[*index].is_ready(now)).min_by_key(|index| self.all[*index].lines)
+    }
+
+    /// All of the best rank, and those who joined them.
+    fn asked(&self) -> impl Iterator<Item = usize> {
+        let best = self.left().map(|index| self.all[index].standing()).min();
+        let has_joined =
+            |(is_suspect, rank): (bool, usize)| !is_suspect && self.joined.is_some_and(|joined| rank <= joined);
+        self.left().filter(move |index| {
+            let standing = self.all[*index].standing();
+            Some(standing) == best || has_joined(standing)
+        })
+    }
+
+    /// The authorities of those with connections.
+    pub(super) fn at_work(&self) -> Vec<String> {
+        let at_work = self.all.iter().filter(|supplier| supplier.lines > 0);
+        at_work.map(|supplier| supplier.remote.reference.authority()).collect()
+    }
+
+    /// Asks those of the next rank too from now on, if there is one and all of them `may` be; the first of them.
+    ///
+    /// Not beside anybody who is `as_good` as they are, however slow.
+    pub(super) fn join_next(
+        &mut self,
+        may: impl Fn(&Supplier) -> bool,
+        as_good: impl Fn(&Supplier) -> bool,
+    ) -> Option<usize> {
+        let widest = self.asked().map(|index| self.all[index].rank).max()?;
+        let behind = |index: &usize| !self.all[*index].is_suspect && self.all[*index].rank > widest;
+        let first = self.left().filter(behind).min_by_key(|index| self.all[*index].rank)?;
+        let rank = self.all[first].rank;
+        let may_all = self.left().filter(|index| self.all[*index].rank == rank).all(|index| may(&self.all[index]));
+        if !may_all || self.asked().any(|index| as_good(&self.all[index])) {
+            return None;
+        }
+        self.joined = Some(rank);
+        Some(first)
     }
 
     /// When the first of those that rest is to be asked again.
@@ -268,6 +306,24 @@ mod tests {
         suppliers.get_mut(3).leave_out(JobError::Interrupted);
         assert_eq!(asked(&mut suppliers, 1), [4]);
         assert_eq!(ranks(&remotes(&[peer("pc1"), bucket, drive])), [0, 1, 2], "as the order of sources says");
+    }
+
+    #[test]
+    fn the_next_kind_joins_where_it_may_and_keeps_its_place() {
+        let bucket = Reference::Bucket { bucket: "fleet".to_owned(), content: content() };
+        let hub: Reference = "hf:acme/tiny/large.bin".parse().unwrap();
+        let all = remotes(&[peer("pc1"), bucket, hub]);
+        let mut suppliers = Suppliers::new(all, &Distrusted::default(), RetryPolicy::default());
+        let is_no_bucket = |supplier: &Supplier| !matches!(supplier.remote.reference, Reference::Bucket { .. });
+        assert_eq!(suppliers.join_next(is_no_bucket, |_| false), None, "the next one may not, so nobody does");
+        assert_eq!(suppliers.join_next(|_| true, |supplier| supplier.rank == 0), None, "it is from there anyway");
+        assert_eq!(suppliers.join_next(|_| true, |_| false), Some(1));
+        assert_eq!(asked(&mut suppliers, 4), [0, 1, 0, 1]);
+        assert_eq!(suppliers.join_next(|_| true, |_| false), Some(2));
+        assert_eq!(asked(&mut suppliers, 2), [2, 2]);
+        assert_eq!(suppliers.join_next(|_| true, |_| false), None, "there is nobody else");
+        suppliers.ask_one_alone();
+        assert_eq!(asked(&mut suppliers, 1), [0]);
     }
 
     #[test]

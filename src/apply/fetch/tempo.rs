@@ -29,7 +29,7 @@ const WANTED_GAIN: f64 = 0.3;
 /// A gain below this is no gain, however many there are.
 const LEAST_GAIN: f64 = 0.06;
 /// Where lines wait for this machine for more than this share of the time, more of them are of no use.
-const OWN_LIMIT: f64 = 0.25;
+pub(super) const OWN_LIMIT: f64 = 0.25;
 /// The rate at which several connections count as collapsed, in shares of what it was.
 const COLLAPSE: f64 = 0.5;
 /// Periods without trying after an attempt that brought nothing, at first and at most.
@@ -113,6 +113,13 @@ impl Tempo {
     /// Never more than one connection from now on: the source cannot give parts.
     pub(super) fn only_one(&mut self) {
         (self.most, self.count) = (1, 1);
+    }
+
+    /// Others help from now on: one connection more at once, and how many are of use is found out anew.
+    pub(super) fn joined(&mut self) {
+        self.most = self.most.max(2);
+        self.count = (self.count + 1).min(self.most);
+        self.phase = Phase::Finding { tried: Vec::new() };
     }
 
     /// A connection was refused or broke while others went on: one less, for a long time.
@@ -282,6 +289,19 @@ mod tests {
         tempo.only_one();
         live(&mut tempo, 300, |count| 30.0 * count as f64, 0.0);
         assert_eq!(tempo.count(), 1);
+    }
+
+    #[test]
+    fn who_joins_gets_a_connection_and_what_is_of_use_is_found_out_anew() {
+        let mut tempo = Tempo::new(8);
+        live(&mut tempo, 10, |_| 0.1, 0.0);
+        assert_eq!(tempo.count(), 1);
+        tempo.joined();
+        assert_eq!(tempo.count(), 2);
+        assert_eq!(live(&mut tempo, 12, |count| 20.0 * count as f64, 0.0).last(), Some(&8));
+        let mut only = Tempo::new(1);
+        only.joined();
+        assert_eq!(only.count(), 2, "one to each of them");
     }
 
     #[test]

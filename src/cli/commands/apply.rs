@@ -1,18 +1,19 @@
 //! `larder apply`: shows the plan, asks, and carries out exactly that.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::{plan, sign};
-use crate::apply::{self, Failure, LeftOut, Means, Outcome};
+use crate::apply::{self, Failure, LeftOut, Means, Outcome, TooSlow};
 use crate::artifact::Artifact;
 use crate::cli::error::CliError;
 use crate::cli::gauge::Gauge;
 use crate::cli::lab::{Lab, Limits, Locality, now};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit};
-use crate::inventory::parse_rate;
+use crate::inventory::{SourceConfig, parse_rate};
 use crate::lock::Lock;
 use crate::plan::Plan;
 use crate::report::plan::ending;
@@ -131,12 +132,19 @@ pub(super) fn means(ui: &Ui, lab: &Lab, plan: &Plan, sources: Arc<crate::sources
         parallel: config.parallel,
         connections: config.connections,
         first_connections: config.first_connections,
+        too_slow: too_slow(&config)?,
         max_rate,
         paces_drives: false,
         retry: lab.retry(),
         stop: CancellationToken::new(),
         now,
     })
+}
+
+/// Longer than a hiccup, and shorter than anybody's patience.
+fn too_slow(config: &SourceConfig) -> Result<Option<TooSlow>, CliError> {
+    let below = config.too_slow().map_err(CliError::usage)?;
+    Ok(below.map(|below| TooSlow { below: below.0, during: Duration::from_secs(10) }))
 }
 
 /// Digests of first fetches go into the lock, so that they are pinned from now on.
