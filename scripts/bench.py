@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench_adapt
 import bench_copy
 import bench_fetch
 import bench_repair
@@ -353,7 +354,7 @@ def cached() -> int:
 def main() -> None:
     measurements = {"status": status, "plan": plan, "small": small, "large": large}
     measurements |= {"verify-many": verify_many, "scrub-one": scrub_one, **bench_fetch.MEASUREMENTS, **bench_copy.MEASUREMENTS, **bench_repair.MEASUREMENTS}
-    measurements |= bench_smoke.MEASUREMENTS
+    measurements |= {**bench_adapt.MEASUREMENTS, **bench_smoke.MEASUREMENTS}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--larder", type=Path, required=True, help="the program to measure")
     parser.add_argument("--only", choices=measurements, action="append", help="this measurement; may be repeated")

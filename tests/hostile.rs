@@ -373,6 +373,53 @@ fn refused(kind: Kind, which: Phase, later: bool, status: u16) -> String {
     format!("{case} → exit {}, {refusals} asked: {}\n", said.code.unwrap(), words.join(" "))
 }
 
+/// The same for a large file over four connections: what came before a refusal stays, and is not asked for again.
+#[test]
+fn refusals_in_every_phase_of_a_large_file() {
+    let mut table = String::new();
+    for (which, later) in [(Phase::Check, false), (Phase::Content, false), (Phase::Content, true)] {
+        for status in [401, 403, 404, 410, 412, 416, 429, 500, 503] {
+            table.push_str(&refused_in_parts(which, later, status));
+        }
+    }
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false, snapshot_path => "snapshots/hostile" }, {
+        insta::assert_snapshot!("refusals-large", table);
+    });
+}
+
+fn refused_in_parts(which: Phase, later: bool, status: u16) -> String {
+    /// What the first answers of all give: enough for a chunk to be whole.
+    const FIRST: usize = (4 << 20) + 100_000;
+    let bench = Bench::large("");
+    let (model, kind, port) = (bench.model, bench.kind, bench.server.port);
+    bench.misbehave(move |asked| match (phase(asked) == which, later && asked.before < 4) {
+        (true, true) => Some(honest_with(model, kind, port, asked).cut(FIRST, None)),
+        (true, false) => Some(Answer::new(status, &[], b"no")),
+        _ => None,
+    });
+    let said = bench.apply();
+    let place = if later { "later part" } else { "" };
+    let case = format!("{which:?} {place} {status}");
+    // Some servers answer GET only: what they say to HEAD is not believed.
+    let is_here = which == Phase::Check && bench.has_it();
+    assert!(bench.has_it() == is_here && (said.code == Some(0)) == is_here, "{case}: {said}");
+    let refusals = bench.server.served().iter().filter(|served| served.status == status).count();
+    assert!((1..=24).contains(&refusals), "{case}: {refusals} requests");
+    let told = if which == Phase::Check { obstacle(&bench) } else { bench.told(&said) };
+    let kept = bench.kept();
+    let reason = told.lines().find(|line| line.contains("failed: ")).unwrap_or(&told);
+    let words: Vec<&str> = reason.split_whitespace().collect();
+    if which == Phase::Content {
+        bench.behave();
+        bench.apply().must_be(0);
+        assert!(bench.has_it(), "{case}, afterwards");
+        // At least one of the first answers brought a whole chunk.
+        let most = if later { model.size - (4 << 20) + 100_000 } else { model.size + 100_000 };
+        assert!(bench.content_sent() <= most, "{case}, afterwards: {} bytes", bench.content_sent());
+    }
+    format!("{case} → exit {}, {kept}: {}\n", said.code.unwrap(), words.join(" "))
+}
+
 /// Why the plan says that it cannot be had.
 fn obstacle(bench: &Bench) -> String {
     let plan = bench.machine.larder(&["plan", "--json"]).must_be(0).json();

@@ -374,5 +374,23 @@ async fn many_slow_connections_are_used_and_no_byte_comes_twice() {
     let outcome = machine.apply(&[server.url()]).await;
     machine.must_be_right(&outcome);
     assert!((2..=4).contains(&machine.most_connections()), "{:#?}", machine.heard("Connections"));
+    let open = server.open();
+    assert!((2..=4).contains(&open.most) && open.sent_alone < content.len() as u64 / 2, "{open:?}");
     assert!(outcome.moved_bytes <= content.len() as u64 + PIECE_CUT_OFF, "{}", outcome.moved_bytes);
+}
+
+/// On a link where two are slower than one, one more is tried once, and not kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_collapses_is_left_to_one_connection() {
+    let content = noise(24 * CHUNK as usize);
+    let mut machine = OneFile::new(&content);
+    machine.connections = 8;
+    let pause = Duration::from_millis(3);
+    let server = Scripted::start(content.clone(), move |_| Reply { pause, collapses: true, ..Reply::default() });
+    let outcome = machine.apply(&[server.url()]).await;
+    machine.must_be_right(&outcome);
+    let (open, size) = (server.open(), content.len() as u64);
+    assert!(open.most <= 2, "{open:?}");
+    assert!(open.sent_alone > size / 2, "{open:?} of {size} bytes");
+    assert!(outcome.moved_bytes <= size + PIECE_CUT_OFF, "{}", outcome.moved_bytes);
 }

@@ -34,23 +34,45 @@ pub(crate) struct Reply {
     pub(crate) flip: Option<u64>,
     /// Before each piece.
     pub(crate) pause: Duration,
+    /// With several answers at once, the pauses are longer by the square of their number: all of them together are slower.
+    pub(crate) collapses: bool,
     /// The entity tag.
     pub(crate) etag: &'static str,
 }
 
 impl Default for Reply {
     fn default() -> Self {
-        Self { refuse: None, cut_after: None, whole: false, flip: None, pause: Duration::ZERO, etag: "one" }
+        Self {
+            refuse: None,
+            cut_after: None,
+            whole: false,
+            flip: None,
+            pause: Duration::ZERO,
+            collapses: false,
+            etag: "one",
+        }
     }
 }
 
 type Script = Box<dyn Fn(Asked) -> Reply + Send + Sync>;
+
+/// Answers with content.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Open {
+    /// Under way now.
+    now: u32,
+    /// The most that were under way at the same time.
+    pub(crate) most: u32,
+    /// Bytes that were sent while only one was under way.
+    pub(crate) sent_alone: u64,
+}
 
 struct World {
     content: Arc<Vec<u8>>,
     script: Mutex<Arc<Script>>,
     asked: Mutex<Vec<Asked>>,
     sent: Mutex<u64>,
+    open: Mutex<Open>,
     ended: AtomicBool,
 }
 
@@ -70,6 +92,7 @@ impl Scripted {
             script: Mutex::new(Arc::new(Box::new(script))),
             asked: Mutex::default(),
             sent: Mutex::new(0),
+            open: Mutex::default(),
             ended: AtomicBool::new(false),
         });
         let shared = world.clone();
@@ -98,6 +121,11 @@ impl Scripted {
     /// Takes the requests out of the log.
     pub(crate) fn take_asked(&self) -> Vec<Asked> {
         std::mem::take(&mut *self.world.asked.lock().unwrap())
+    }
+
+    /// How many answers were under way at the same time.
+    pub(crate) fn open(&self) -> Open {
+        *self.world.open.lock().unwrap()
     }
 
     /// Bytes of content that were handed to connections so far.
@@ -149,7 +177,22 @@ impl World {
             head.push_str(&format!("Content-Range: bytes {start}-{}/{size}\r\n", end - 1));
         }
         head.push_str(&format!("Content-Length: {}\r\nETag: \"{}\"\r\n\r\n", end - start, reply.etag));
-        stream.write_all(head.as_bytes()).is_ok() && self.send(stream, start, end, &reply)
+        if stream.write_all(head.as_bytes()).is_err() {
+            return false;
+        }
+        self.count(|open| {
+            open.now += 1;
+            open.most = open.most.max(open.now);
+        });
+        let goes_on = self.send(stream, start, end, &reply);
+        self.count(|open| open.now -= 1);
+        goes_on
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Open)) -> Open {
+        let mut open = self.open.lock().unwrap();
+        change(&mut open);
+        *open
     }
 
     fn send(&self, stream: &mut TcpStream, start: u64, end: u64, reply: &Reply) -> bool {
@@ -161,13 +204,15 @@ impl World {
             if let Some(flip) = reply.flip.filter(|flip| (at..until).contains(flip)) {
                 piece[(flip - at) as usize] ^= 0x10;
             }
+            let now = self.count(|_| ()).now;
             if !reply.pause.is_zero() {
-                std::thread::sleep(reply.pause);
+                std::thread::sleep(reply.pause * if reply.collapses { now * now } else { 1 });
             }
             if self.ended.load(Ordering::Relaxed) || stream.write_all(&piece).is_err() {
                 return false;
             }
             *self.sent.lock().unwrap() += piece.len() as u64;
+            self.count(|open| open.sent_alone += if open.now == 1 { piece.len() as u64 } else { 0 });
             at = until;
         }
         stop == end
