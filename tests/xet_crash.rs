@@ -28,6 +28,9 @@ const PAUSE: Duration = Duration::from_millis(12);
 /// What one kill may cost: the stretch under way, the ends of its chunks, and what lies in sockets.
 const LOST_BY_KILL: u64 = (2 << 20) + (512 << 10);
 
+/// The longest chunk of the store: one that a stretch ends in comes with the next stretch again.
+const CHUNK_OF_XET: u64 = 128 << 10;
+
 fn number(name: &str, otherwise: u64) -> u64 {
     #[expect(clippy::disallowed_methods, reason = "how long a test runs is told by the environment")]
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
@@ -111,6 +114,7 @@ fn no_kill_over_xet_shows_a_wrong_byte_or_fetches_a_file_again() {
     while kills < rounds {
         start_over(&machine);
         let (before, mut killed) = (cas.sent(), 0);
+        let asked_before = cas.count(cas::Logged::is_question);
         while killed < 4 {
             let mut command = machine.command(&["apply", "--yes"]);
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -128,7 +132,8 @@ fn no_kill_over_xet_shows_a_wrong_byte_or_fetches_a_file_again() {
         assert_eq!(nothing_visible_is_wrong(&machine), contents.len());
         machine.larder(&["verify", "--full"]).must_be(0);
         // Both files are under way at the same time.
-        let (sent, bound) = (cas.sent() - before, whole + whole / 100 + killed * 2 * LOST_BY_KILL);
+        let stretches = (cas.count(cas::Logged::is_question) - asked_before) as u64;
+        let (sent, bound) = (cas.sent() - before, whole + stretches * CHUNK_OF_XET + killed * 2 * LOST_BY_KILL);
         assert!(sent <= bound, "{sent} bytes were sent, {bound} can be explained by {killed} kills");
         kills += killed.max(1);
     }
