@@ -165,14 +165,14 @@ impl Sources {
 
     /// Whether bytes may come from `reference`, and from others beside it, that could also be waited for.
     ///
-    /// Not where a data cap counts, nor from places that are paid by the byte, nor from a peer that brought the content
-    /// from upstream for us: then it has crossed that line already.
+    /// Not where a data cap counts, nor from places that are paid by the byte.
     pub fn may_be_asked_in_addition(&self, reference: &Reference) -> bool {
-        let was_brought = match reference {
-            Reference::Peer { peer, content } => self.peers.has_brought(peer, content),
-            _ => false,
-        };
-        self.allowance.limit().is_none() && !was_brought && !self.metered.contains(&reference.authority())
+        self.allowance.limit().is_none() && !self.metered.contains(&reference.authority())
+    }
+
+    /// Whether a peer fetched it from upstream for us in this run.
+    pub fn was_brought(&self, reference: &Reference) -> bool {
+        matches!(reference, Reference::Peer { peer, content } if self.peers.has_brought(peer, content))
     }
 
     /// Reads what a reference means now; passing errors are tried again.

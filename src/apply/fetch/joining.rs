@@ -75,12 +75,14 @@ impl Run {
         let rate = watch.rate(Instant::now(), limit.during, at_work, brought)?;
         let is_slow = rate > 0.0 && rate < limit.below as f64;
         let is_worth_it = missing as f64 > rate * limit.during.as_secs_f64();
-        if is_slow && is_worth_it { suppliers.join_next(|supplier| self.may_join(supplier)) } else { None }
-    }
-
-    /// Never for bytes that a data cap is about, nor for such as cost by the byte.
-    fn may_join(&self, supplier: &Supplier) -> bool {
-        self.means.sources.may_be_asked_in_addition(&supplier.remote.reference)
+        if !is_slow || !is_worth_it {
+            return None;
+        }
+        let sources = &self.means.sources;
+        let may = |supplier: &Supplier| sources.may_be_asked_in_addition(&supplier.remote.reference);
+        // What a peer fetched from upstream for us has crossed that line already.
+        let as_good = |supplier: &Supplier| sources.was_brought(&supplier.remote.reference);
+        suppliers.join_next(may, as_good)
     }
 }
 

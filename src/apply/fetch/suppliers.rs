@@ -103,15 +103,19 @@ impl Suppliers {
     }
 
     /// Asks those of the next rank too from now on, if there is one and all of them `may` be; the first of them.
-    pub(super) fn join_next(&mut self, may: impl Fn(&Supplier) -> bool) -> Option<usize> {
+    ///
+    /// Not beside anybody who is `as_good` as they are, however slow.
+    pub(super) fn join_next(
+        &mut self,
+        may: impl Fn(&Supplier) -> bool,
+        as_good: impl Fn(&Supplier) -> bool,
+    ) -> Option<usize> {
         let widest = self.asked().map(|index| self.all[index].rank).max()?;
         let behind = |index: &usize| !self.all[*index].is_suspect && self.all[*index].rank > widest;
         let first = self.left().filter(behind).min_by_key(|index| self.all[*index].rank)?;
         let rank = self.all[first].rank;
         let may_all = self.left().filter(|index| self.all[*index].rank == rank).all(|index| may(&self.all[index]));
-        // Who is asked already may say no: what it delivers comes from where the others are.
-        let may_those = self.asked().all(|index| may(&self.all[index]));
-        if !may_all || !may_those {
+        if !may_all || self.asked().any(|index| as_good(&self.all[index])) {
             return None;
         }
         self.joined = Some(rank);
@@ -311,13 +315,13 @@ mod tests {
         let all = remotes(&[peer("pc1"), bucket, hub]);
         let mut suppliers = Suppliers::new(all, &Distrusted::default(), RetryPolicy::default());
         let is_no_bucket = |supplier: &Supplier| !matches!(supplier.remote.reference, Reference::Bucket { .. });
-        assert_eq!(suppliers.join_next(is_no_bucket), None, "the next one may not, so nobody does");
-        assert_eq!(suppliers.join_next(|supplier| supplier.rank > 0), None, "those at work may say no");
-        assert_eq!(suppliers.join_next(|_| true), Some(1));
+        assert_eq!(suppliers.join_next(is_no_bucket, |_| false), None, "the next one may not, so nobody does");
+        assert_eq!(suppliers.join_next(|_| true, |supplier| supplier.rank == 0), None, "it is from there anyway");
+        assert_eq!(suppliers.join_next(|_| true, |_| false), Some(1));
         assert_eq!(asked(&mut suppliers, 4), [0, 1, 0, 1]);
-        assert_eq!(suppliers.join_next(|_| true), Some(2));
+        assert_eq!(suppliers.join_next(|_| true, |_| false), Some(2));
         assert_eq!(asked(&mut suppliers, 2), [2, 2]);
-        assert_eq!(suppliers.join_next(|_| true), None, "there is nobody else");
+        assert_eq!(suppliers.join_next(|_| true, |_| false), None, "there is nobody else");
         suppliers.ask_one_alone();
         assert_eq!(asked(&mut suppliers, 1), [0]);
     }

@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn who_joins_gets_a_connection_and_what_is_of_use_is_found_out_anew() {
         let mut tempo = Tempo::new(8);
-        live(&mut tempo, 20, |_| 0.1, 0.0);
+        live(&mut tempo, 10, |_| 0.1, 0.0);
         assert_eq!(tempo.count(), 1);
         tempo.joined();
         assert_eq!(tempo.count(), 2);
