@@ -209,7 +209,7 @@ impl Trial<'_> {
         run.summaries.push(Summary::of("latent of the drawing", &numbers(&latent)?));
         run.summaries.push(Summary::of("copy of the drawing", &back));
         let colours: Vec<f32> = back.iter().map(|number| number / 2.0 + 0.5).collect();
-        let picture = Picture { width: side, height: side, colours: &colours };
+        let picture = Picture { width: side, height: side, colours: &colours, rate: 1 };
         self.keep(["drawing.png", "a drawing after the autoencoder"], &picture, run)
     }
 
@@ -223,7 +223,7 @@ impl Trial<'_> {
         run.checks.push(is_shaped(self.job, "picture", drawn.dims(), &[1, 3, side, side]));
         let drawn = numbers(&drawn)?;
         run.checks.extend(sane(self.job, "picture", &drawn));
-        let picture = Picture { width: side, height: side, colours: &drawn };
+        let picture = Picture { width: side, height: side, colours: &drawn, rate: 1 };
         self.keep(["picture.png", WORDS[0]], &picture, &mut run)?;
         let one = numbers(&self.picture([&words[0], &words[2]], 1, "in one step")?)?;
         let again = numbers(&self.picture([&words[0], &words[2]], 1, "the same again")?)?;
