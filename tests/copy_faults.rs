@@ -108,7 +108,6 @@ fn connections_that_break_again_and_again_cost_only_what_was_on_them() {
     assert!(relay.passed() < 26 * MIB as u64, "{} bytes for 16 MiB", relay.passed());
 }
 
-/// All connections end in the middle, and none is made any more; then the second run takes what is missing.
 /// Gives from `here` by `client`.
 fn give(here: &Lab, client: &str, there: &Lab, how: &str) -> Said {
     let words = remote_words(Path::new(env!("CARGO_BIN_EXE_larder")), &there.path(""));
@@ -173,6 +172,7 @@ fn logins_that_die_while_something_is_given_cost_only_what_was_on_them() {
     assert!(moved >= all && moved < all + 6 * MIB as u64, "{moved} of {all}");
 }
 
+/// All connections end in the middle, and none is made any more; then the second run takes what is missing.
 #[test]
 fn a_connection_that_is_gone_for_good_leaves_a_state_to_go_on_from() {
     let Some(sshd) = Sshd::start() else { return };

@@ -17,7 +17,7 @@ fn all_four_faults_are_found_and_mended_and_the_lab_can_be_kept() {
     let arguments: Vec<&str> = line.split(' ').skip(1).chain(["--json"]).collect();
     let status = lab.run(&arguments);
     assert_eq!(status.code, 0, "{}{}", status.out, status.err);
-    assert!(status.out.contains("\"proven_at\":1"), "what the demonstration proved is known: {}", status.out);
+    assert!(status.out.contains("\"proven_at\": 1"), "what the demonstration proved is known: {}", status.out);
     a_kept_lab_can_be_broken_and_mended(&lab, &said);
     let again = lab.run(&["demo", "--keep", "kept"]);
     assert_eq!(again.code, 2, "a lab that was kept is not overwritten");

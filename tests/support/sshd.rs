@@ -150,7 +150,7 @@ impl Sshd {
 }
 
 fn note(line: &str, logins: &AtomicUsize, ciphers: &Mutex<Vec<String>>) {
-    if line.starts_with("Accepted ") {
+    if line.starts_with("Accepted publickey ") {
         logins.fetch_add(1, Ordering::Relaxed);
     }
     if let Some((_, cipher)) = line.split_once("kex: server->client cipher: ") {
