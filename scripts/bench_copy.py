@@ -1,6 +1,7 @@
 """Between machines, measured beside the programs that people use for it: see scripts/bench.
 
-    copy-ssh     one large file over ssh on loopback, beside rsync -a and scp with the same cipher
+    copy-ssh     one large file over ssh on loopback, beside rsync -a and scp: with the same cipher, and with what each
+                 of them takes by itself
     copy-noop    a store of 100,000 files that the other machine has already, beside rsync -a
     serve-rate   one large file from larder serve and from nginx, to hf download and to larder
     serve-token  one large file from larder serve with a token, to larder and to curl
@@ -29,10 +30,12 @@ from bench_fetch import LOOPBACK, REPOSITORY, Place, free_port, link, make_files
 from bench_parts import COMMIT, MIB, Contestant, Lab, Serve, apart, children_cpu, compare, fresh, hf_download, sweep
 
 CLIENTS = 200
+# What larder asks for where nobody chose; OpenSSH by itself, and so rsync and scp, take ChaCha20-Poly1305.
+SAME_CIPHER = " Ciphers aes128-gcm@openssh.com\n"
 
 
 @contextlib.contextmanager
-def sshd(work: Path, place: Place = LOOPBACK) -> Iterator[tuple[str, Callable[[], float]]]:
+def sshd(work: Path, place: Place = LOOPBACK, more: str = "") -> Iterator[tuple[str, Callable[[], float]]]:
     """A server that lets this user in: how to reach it as `bench`, and the processor time of its sessions so far."""
     folder, port = work / "sshd", free_port()
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +49,7 @@ def sshd(work: Path, place: Place = LOOPBACK) -> Iterator[tuple[str, Callable[[]
     )
     (folder / "ssh_config").write_text(
         f"Host *\n HostName {place.address}\n Port {port}\n IdentityFile {folder}/user\n IdentitiesOnly yes\n BatchMode yes\n"
-        f" StrictHostKeyChecking no\n UserKnownHostsFile {folder}/known_hosts\n LogLevel ERROR\n"
+        f" StrictHostKeyChecking no\n UserKnownHostsFile {folder}/known_hosts\n LogLevel ERROR\n{more}"
     )
     if os.geteuid() == 0:
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
@@ -91,7 +94,12 @@ def link_copy(options: argparse.Namespace) -> None:
 
 
 def copy_one(options: argparse.Namespace, place: Place, mib: int, where: str, target: str) -> None:
-    """Who takes one file from another machine, all with the cipher that ssh prefers by itself."""
+    """Who takes one file from another machine: all by one cipher, then each by what it takes itself."""
+    for ciphers, how in ((SAME_CIPHER, "the same cipher"), ("", "each with its own cipher")):
+        copy_by(options, place, mib, f"{where}; {how}", target, ciphers)
+
+
+def copy_by(options: argparse.Namespace, place: Place, mib: int, where: str, target: str, ciphers: str) -> None:
     work = options.work / "copy"
     there, here = Lab(options.larder, work / "there", "folder"), Lab(options.larder, work / "here", "folder")
     size, out = mib * MIB, work / "out"
@@ -107,7 +115,7 @@ def copy_one(options: argparse.Namespace, place: Place, mib: int, where: str, ta
         sweep(options.work)
         out.mkdir()
 
-    with sshd(work, place) as (client, other_end):
+    with sshd(work, place, ciphers) as (client, other_end):
         made, source = {out / name: size}, f"bench:{there.store}/{mib}/{name}"
         peer = lambda who, argv, made: Contestant(who, [*place.client, *argv], here.env, clean, made, other_end=other_end)
         compare(
