@@ -11,12 +11,14 @@ use larder::weights::{Kind, Tensor, WeightsError, check, check_file, unsafe_text
 /// What each bad file must be told to be.
 const BAD: &[(&str, &str)] = &[
     ("after-harmless.pkl", "imports system from posix"),
+    ("behind-many.zip", "many.pkl: it has more than 65536 pickles, and those behind were not followed"),
     ("broken-after.pkl", "imports system from os"),
     ("bytes-as-name.pkl", "imports something whose name is computed"),
     ("call-of-a-result.pkl", "calls something that is no import"),
     ("changed-class.pkl", "changes OrderedDict of collections"),
     ("compressed.pth", "compressed or encrypted, so that its instructions cannot be read"),
     ("computed-name.pkl", "imports something whose name is computed"),
+    ("deep.zip", "archives are nested too deeply to be followed"),
     ("deflated-0.zip", "weights/object.pkl: it imports system from posix"),
     ("deflated-4.zip", "weights/object.pkl: it imports system from posix"),
     ("dotted.pkl", "imports _utils.sys.modules from torch"),

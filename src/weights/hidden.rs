@@ -52,8 +52,12 @@ pub(crate) fn check_zip<F: Read + Seek>(
 }
 
 fn sealed(name: &str) -> WeightsError {
-    let finding = "it is compressed or encrypted, so that its instructions cannot be read".to_owned();
-    WeightsError::UnsafePickle { pickle: shown(name), findings: vec![finding] }
+    unfollowed(name, "it is compressed or encrypted, so that its instructions cannot be read".to_owned())
+}
+
+/// What was not followed to its end is not harmless.
+fn unfollowed(name: &str, why: String) -> WeightsError {
+    WeightsError::UnsafePickle { pickle: shown(name), findings: vec![why] }
 }
 
 fn is_called_pickle(name: &str) -> bool {
@@ -68,7 +72,7 @@ fn check_member<F: Read + Seek>(file: &mut F, place: &Range<u64>, name: &str, de
         .and_then(|_| file.by_ref().take(6.min(place.end - place.start)).read_to_end(&mut first))
         .map_err(WeightsError::Io)?;
     if first.starts_with(b"PK\x03\x04") {
-        return only_danger(torch::read_inner_archive(file, place, depth));
+        return only_danger(torch::read_inner_archive(file, place, name, depth));
     }
     if first.starts_with(numpy::MAGIC) {
         return numpy::check_array(file, place, name);
@@ -159,7 +163,7 @@ fn follow_all<F: Read + Seek>(
             return Ok(());
         }
     }
-    Err(WeightsError::malformed(format!("{:?} has more than {MAX_PICKLES} pickles", shown(name))))
+    Err(unfollowed(name, format!("it has more than {MAX_PICKLES} pickles, and those behind were not followed")))
 }
 
 /// Looks into every member of a tar archive of `len` bytes: pickles, and what torch put there before 2017.
@@ -181,7 +185,10 @@ pub(crate) fn check_tar<F: Read + Seek>(file: &mut F, len: u64) -> Result<(), We
         }
         at = at.saturating_add(TAR_BLOCK).saturating_add(size.next_multiple_of(TAR_BLOCK));
     }
-    Ok(())
+    Err(unfollowed(
+        "the archive",
+        format!("it has more than {MAX_MEMBERS} members, and those behind were not looked at"),
+    ))
 }
 
 /// Name and size of a member; `None` behind the last one.

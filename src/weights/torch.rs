@@ -55,14 +55,18 @@ pub(crate) fn read_archive(file: &mut (impl Read + Seek), len: u64) -> Result<Ar
     read_archive_at(file, 0, len, 0)
 }
 
-/// Follows an archive within another one, at `place` of `file`.
+/// Follows an archive within another one, at `place` of `file`; it is called `name` there.
+///
+/// One that lies too deep is unsafe: what is not looked at is not harmless.
 pub(crate) fn read_inner_archive<F: Read + Seek>(
     file: &mut F,
     place: &Range<u64>,
+    name: &str,
     depth: u32,
 ) -> Result<(), WeightsError> {
     if depth == MAX_DEPTH {
-        return Err(WeightsError::malformed("archives are nested too deeply"));
+        let finding = "archives are nested too deeply to be followed".to_owned();
+        return Err(WeightsError::UnsafePickle { pickle: shown(name), findings: vec![finding] });
     }
     read_archive_at(file, place.start, place.end - place.start, depth + 1).map(drop)
 }
@@ -150,7 +154,7 @@ fn check_other<F: Read + Seek>(file: &mut F, start: u64, member: &Member, depth:
         .and_then(|_| file.by_ref().take(4.min(member.stored)).read_to_end(&mut first))
         .map_err(WeightsError::Io)?;
     if first.starts_with(b"PK\x03\x04") {
-        return read_inner_archive(file, &place, depth);
+        return read_inner_archive(file, &place, &member.name, depth);
     }
     if is_named_so || begins_like_pickle(&first) { follow_member(file, start, member).map(drop) } else { Ok(()) }
 }

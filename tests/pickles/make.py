@@ -128,6 +128,18 @@ def hidden(folder, last):
     tar(folder / "object.tar", [("sys_info", dump({})), ("pickle", dump(last)), ("storages", dump(0)), ("tensors", dump(0))])
 
 
+# Where larder stops following: what lies behind must not pass for harmless.
+def unfollowed(last):
+    content, name = pickle.dumps(last), "object.pkl"
+    for _ in range(7):
+        outer = io.BytesIO()
+        with zipfile.ZipFile(outer, "w") as out:
+            out.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+        content, name = outer.getvalue(), "more.zip"
+    (BAD / "deep.zip").write_bytes(content)
+    archive("behind-many.zip", [("many.pkl", pickle.dumps(1) * (1 << 16) + pickle.dumps(last))], compression=zipfile.ZIP_DEFLATED)
+
+
 def bad():
     for protocol in range(6):
         (BAD / f"system-protocol-{protocol}.bin").write_bytes(pickle.dumps(Call(os.system, "true"), protocol))
@@ -175,6 +187,7 @@ def bad():
     archive("twice.pth", [(f"{folder}/data.pkl", pickle.dumps({}))] + members)
     archive("two-ends.pth", members, comment=b"PK\x05\x06" + b"\0" * 18 + b"x")
     hidden(BAD, Call(os.system, "true"))
+    unfollowed(Call(os.system, "true"))
     np.savez(BAD / "objects.npz", a=np.array([Call(os.system, "true")], dtype=object))
     np.savez_compressed(BAD / "objects-compressed.npz", a=np.zeros(9), b=np.array([Call(os.system, "true")], dtype=object))
     np.save(BAD / "objects.npy", np.array([Call(os.system, "true")], dtype=object), allow_pickle=True)
