@@ -7,6 +7,9 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/chance.rs"]
+mod chance;
 #[expect(dead_code, reason = "each test uses a part of the lab")]
 #[path = "support/lab.rs"]
 mod lab;
@@ -18,6 +21,7 @@ mod python;
 #[path = "support/rules.rs"]
 mod rules;
 
+use chance::{Random, number};
 use lab::{Lab, Said};
 use parts::skip;
 use python::CLIENTS;
@@ -30,24 +34,6 @@ const PARALLEL: u64 = 8;
 const LOST_BY_KILL: u64 = PARALLEL * (64 << 10);
 /// How much is sent before a run is told to stop.
 const HELD: u64 = 1 << 20;
-
-fn number(name: &str, otherwise: u64) -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "how long a test runs is told by the environment")]
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-}
-
-/// splitmix64: the same moments for the same seed, as far as machines allow.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: Duration) -> Duration {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        limit.mul_f64(((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64)
-    }
-}
 
 /// Lets the program run for `moment` and kills it. A success means that it was done before.
 fn kill_after(mut child: Child, moment: Duration) -> ExitStatus {

@@ -5,10 +5,12 @@
 
 use std::path::Path;
 
-use larder::artifact::{Artifact, File, Origin};
+use larder::artifact::File;
 use larder::digest::{ContentHasher, Digests, Sha256};
-use larder::serve::{Index, Served};
 
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/chance.rs"]
+mod chance;
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/machine.rs"]
 mod machine;
@@ -21,17 +23,13 @@ mod sparse;
 #[path = "support/upstream.rs"]
 mod upstream;
 
+use chance::number;
 use machine::Machine;
 use upstream::Upstream;
 
 /// Memory of its own: with 20 MiB of an optimised build's code it stays below 64 MiB. The files here are longer than that.
 const MOST_KIB: u64 = 44 << 10;
 const MIB: u64 = 1 << 20;
-
-fn number(name: &str, otherwise: u64) -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "how much a test moves is told by the environment")]
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-}
 
 /// A file of holes with a number at its beginning, so that no two are the same.
 struct Hole {
@@ -58,32 +56,12 @@ impl Hole {
     }
 }
 
-/// Serves the files as a hub repository.
-fn serve(folder: &Path, holes: &[Hole]) -> Upstream {
-    let artifact = Artifact {
-        name: "model".to_owned(),
-        store: "upstream".to_owned(),
-        source: "hf:lab/model".parse().unwrap(),
-        declared: String::new(),
-        revision: Some("00c0ffee00000000000000000000000000c0ffee".to_owned()),
-        origin: Origin::Upstream,
-        complete: true,
-        whole: true,
-        irreplaceable: false,
-        ollama: None,
-        pattern: None,
-        folder: None,
-        files: holes.iter().map(Hole::file).collect(),
-    };
-    let content = holes.iter().map(|hole| Some(folder.join(&hole.path))).collect();
-    Upstream::start(Index::of(vec![Served { artifact, content }], ["/"]))
-}
-
 /// Fetches so many files of so many MiB, each over up to eight connections from the beginning; the memory that took.
 fn fetch(files: u64, mib: u64) -> u64 {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let holes: Vec<Hole> = (0..files).map(|number| Hole::make(folder.path(), number, mib * MIB)).collect();
-    let upstream = serve(folder.path(), &holes);
+    let files = holes.iter().map(|hole| (hole.file(), folder.path().join(&hole.path))).collect();
+    let upstream = Upstream::of_repository(files);
     let inventory = format!(
         "manifests = [\"manifests/*.toml\"]\n[stores]\nplain = {{ layout = \"folder\", path = \"~/store\" }}\n\
          [sources]\nparallel = 8\nconnections = 8\nfirst-connections = 8\nhub = \"http://{}\"\n",

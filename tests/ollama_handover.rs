@@ -117,6 +117,7 @@ async fn a_running_server_takes_what_another_machine_has() {
         let here = served_machine(&image, &server, sight, "");
         let shown = copy(&here, &sshd, &there, &["pc9:", "--dry-run"]);
         assert!(shown.out.contains("pc9 (peer), through the running Ollama server"), "{}{}", shown.out, shown.err);
+        assert!(shown.out.contains("that a killed larder left of these images"), "what goes is shown: {}", shown.out);
         assert_eq!(server.models(), BTreeMap::new());
         let taken = copy(&here, &sshd, &there, &["pc9:", "--yes", "--json"]);
         assert_eq!(taken.code, 0, "{sight:?}: {}{}", taken.out, taken.err);

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 #[path = "support/cas.rs"]
 mod cas;
 #[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/chance.rs"]
+mod chance;
+#[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/hub.rs"]
 mod hub;
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -20,6 +23,7 @@ mod machine;
 mod peak;
 
 use cas::Cas;
+use chance::{Random, number};
 use hub::{Hub, Xet};
 use machine::Machine;
 
@@ -30,35 +34,6 @@ const LOST_BY_KILL: u64 = (2 << 20) + (512 << 10);
 
 /// The longest chunk of the store: one that a stretch ends in comes with the next stretch again.
 const CHUNK_OF_XET: u64 = 128 << 10;
-
-fn number(name: &str, otherwise: u64) -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "how long a test runs is told by the environment")]
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-}
-
-/// splitmix64: the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: Duration) -> Duration {
-        limit.mul_f64((self.next() >> 11) as f64 / (1_u64 << 53) as f64)
-    }
-
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes: Vec<u8> =
-            std::iter::repeat_with(|| self.next().to_le_bytes()).take(len / 8 + 1).flatten().collect();
-        bytes.truncate(len);
-        bytes
-    }
-}
 
 /// A hub with these files in a store, and a machine that wants them.
 fn lab(files: &[(&str, &[u8])], cas: &Cas) -> (Hub, Machine) {

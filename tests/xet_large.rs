@@ -12,6 +12,9 @@ use std::time::Duration;
 #[path = "support/cas.rs"]
 mod cas;
 #[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/chance.rs"]
+mod chance;
+#[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/hub.rs"]
 mod hub;
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -19,6 +22,7 @@ mod hub;
 mod machine;
 
 use cas::Cas;
+use chance::{Random, number};
 use hub::{Hub, Xet};
 use machine::Machine;
 
@@ -32,24 +36,6 @@ const UNDER_WAY: u64 = (2 << 20) + (512 << 10);
 /// The longest chunk of the store: one that a stretch ends in comes with the next stretch again.
 const CHUNK_OF_XET: u64 = 128 << 10;
 
-fn number(name: &str, otherwise: u64) -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "how long a test runs is told by the environment")]
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-}
-
-/// splitmix64: the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-}
-
 /// A hub whose one large file lies in a store, and a machine that wants it.
 struct World {
     hub: Hub,
@@ -62,7 +48,7 @@ impl World {
     /// The machine makes so many connections from the beginning.
     fn with(connections: u64) -> Self {
         let mut random = Random(5);
-        let content: Vec<u8> = std::iter::repeat_with(|| random.next().to_le_bytes()).flatten().take(SIZE).collect();
+        let content = random.bytes(SIZE);
         let (hub, cas) = (Hub::start(), Cas::start(None));
         let name = cas.upload(&[&content]).remove(0);
         let hashes = HashMap::from([(hub::sha256(&content), name)]);

@@ -14,7 +14,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use axum::http::{Method, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use rustls::crypto::aws_lc_rs;
@@ -278,14 +278,19 @@ async fn tell(State(shelf): State<Arc<Shelf>>, request: Request) -> Response {
         }
         _ => response.status(StatusCode::NOT_FOUND).body(Body::empty()),
     };
-    response.unwrap_or_default()
+    or_fault(response)
+}
+
+/// An answer that cannot be put into words is a fault of ours, and no empty content.
+fn or_fault(response: Result<Response, axum::http::Error>) -> Response {
+    response.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
 /// Contents, whole and in ranges.
 async fn give(State(shelf): State<Arc<Shelf>>, request: Request) -> Response {
     let found = shelf.find(request.uri().path());
     let (&Method::GET, Some((digest, Asked::Blob(blob)))) = (request.method(), found) else {
-        return Response::builder().status(StatusCode::NOT_FOUND).body(Body::empty()).unwrap_or_default();
+        return StatusCode::NOT_FOUND.into_response();
     };
     let range = request.headers().get(RANGE).and_then(|range| range.to_str().ok());
     let (start, end) = range.and_then(|range| part(range, blob.size)).unwrap_or((0, blob.size));
@@ -300,7 +305,7 @@ async fn give(State(shelf): State<Arc<Shelf>>, request: Request) -> Response {
     let pouring = Arc::clone(&shelf);
     tokio::spawn(async move { pouring.pour(digest, start, end, sender).await });
     let chunks = stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
-    response.body(Body::from_stream(chunks)).unwrap_or_default()
+    or_fault(response.body(Body::from_stream(chunks)))
 }
 
 /// The bytes that `bytes=FIRST-LAST` means, as Ollama and every other client of registries writes it.

@@ -83,8 +83,11 @@ mod tests {
         fadvise(&file, 0, None, Advice::Random).unwrap();
         fadvise(&file, 0, None, Advice::DontNeed).unwrap();
         let held = |start: u64, len: u64| cached_pages(&file, start, len);
-        if held(0, LEN) != Some(0) {
-            return;
+        match held(0, LEN) {
+            // Before Linux 6.5 nobody tells, and what lies in memory only is never given back.
+            None => return,
+            Some(all) if all == LEN / 4096 => return,
+            some => assert_eq!(some, Some(0)),
         }
         let mut buffer = vec![0; 300 << 10];
         file.read_exact_at(&mut buffer, 1 << 20).unwrap();

@@ -49,8 +49,20 @@ pub fn text(plan: &Plan, heading: &Heading<'_>, rates: &Rates) -> String {
     }
     out.push('\n');
     out.push_str(&sums(plan, rates));
+    out.push_str(left_names(plan));
     out.push_str(&obstacles(plan));
     out
+}
+
+/// Where larder hands images over, it tidies up behind itself: that is said, like everything that goes.
+fn left_names(plan: &Plan) -> &'static str {
+    let hands_over = |step: &Step| matches!(step, Step::Install { from, .. } if !from.is_empty());
+    match plan.artifacts.iter().flat_map(|entry| &entry.steps).any(hands_over) {
+        true => {
+            "  names 127.0.0.1:…/larder-… that a killed larder left of these images at their server go too: no content\n"
+        }
+        false => "",
+    }
 }
 
 fn title(plan: &Plan, heading: &Heading<'_>) -> String {

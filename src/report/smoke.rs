@@ -6,8 +6,8 @@ use crate::smoke::{Check, Level, Outcome, Taken, Verdict};
 /// How many details of one check are printed; `--json` has all.
 const MAX_DETAILS: usize = 5;
 
-/// One line for each artifact, below it what was computed and what is not as it must be, then the sums. `level` is the one that was asked for;
-/// none where each artifact was tried as far as it can be.
+/// One line for each artifact, below it what was computed and what is not as it must be, then the sums. `level` is the
+/// one that was asked for; none where each artifact was tried as far as it can be.
 pub fn text(verdicts: &[Verdict], level: Option<Level>, interrupted: bool) -> String {
     let width = verdicts.iter().map(|verdict| verdict.artifact.chars().count()).max().unwrap_or(0);
     let mut out = String::new();

@@ -2,6 +2,7 @@
 //! paced or held back, so that something can happen in the middle of a transfer.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use axum::http::{Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::stream::{self, StreamExt};
-use larder::serve::{Guests, Index, Server, Traffic, router};
+use larder::artifact::{Artifact, File, Origin};
+use larder::serve::{Guests, Index, Served, Server, Traffic, router};
 use tokio::sync::{oneshot, watch};
 
 /// Content passes in pieces of this length.
@@ -51,6 +53,27 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
+    /// Serves these files, each with its place, as the hub repository `lab/model`.
+    pub(crate) fn of_repository(files: Vec<(File, PathBuf)>) -> Self {
+        let (files, content) = files.into_iter().map(|(file, place)| (file, Some(place))).unzip();
+        let artifact = Artifact {
+            name: "model".to_owned(),
+            store: "upstream".to_owned(),
+            source: "hf:lab/model".parse().unwrap(),
+            declared: String::new(),
+            revision: Some("00c0ffee00000000000000000000000000c0ffee".to_owned()),
+            origin: Origin::Upstream,
+            complete: true,
+            whole: true,
+            irreplaceable: false,
+            ollama: None,
+            pattern: None,
+            folder: None,
+            files,
+        };
+        Self::start(Index::of(vec![Served { artifact, content }], ["/"]))
+    }
+
     /// Serves `index` on a free port.
     pub(crate) fn start(index: Index) -> Self {
         let wire = Arc::new(Wire::default());

@@ -271,7 +271,13 @@ fn exit(args: &Args, machine: &str, status: ExitStatus) -> Result<Exit, CliError
                 args.way.ssh
             ))),
         Some(1 | 2) => Ok(Exit::Failed),
-        _ => Err(CliError::failed(&std::io::Error::other(format!("the connection to {machine} ended early")))
-            .hint("what arrived stays; running it again continues from there")),
+        // ssh tells on its own which of the two it was, and does not say so by its code.
+        _ => Err(CliError::failed(&std::io::Error::other(format!(
+            "{machine} could not be reached, or the connection to it was lost"
+        )))
+        .hint(format!(
+            "see what ssh said above; try: {} {machine} true; what has arrived stays, and running it again continues from there",
+            args.way.ssh
+        ))),
     }
 }
