@@ -125,6 +125,11 @@ fn a_machine_that_cannot_be_reached_or_has_no_larder_is_explained() {
     let none = run(&here, &sshd, "/nowhere/larder", &["--to", "pc9:", "--yes"]);
     assert_eq!(none.code, 1, "{}", none.err);
     assert!(none.err.contains("there is no larder on pc9"), "{}", none.err);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = here.command(&["copy", "--to", "pc9:", "--yes", "--ssh", &sshd.client_by(closed)]);
+    let away = program::said(command.env("PATH", "/usr/bin:/bin"), &here.path(""));
+    assert_eq!(away.code, 1, "{}", away.err);
+    assert!(away.err.contains("pc9 could not be reached, or the connection to it was lost"), "{}", away.err);
     let mut command = here.command(&["copy", "pc9:", "--yes", "--ssh", "/nowhere/ssh"]);
     let unreachable = program::said(&mut command, &here.path(""));
     assert_eq!(unreachable.code, 1, "{}", unreachable.err);
