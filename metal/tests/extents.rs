@@ -16,7 +16,11 @@ fn what_was_allocated_and_not_written_is_told() {
     let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     if unwritten(&file, 9).is_none() {
-        assert!(std::env::var_os("CI").is_none(), "in CI every test runs: the file system of {} does not tell", dir.display());
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "in CI every test runs: the file system of {} does not tell",
+            dir.display()
+        );
         return eprintln!("SKIPPED: the file system of {} does not tell", dir.display());
     }
     assert_eq!(unwritten(&file, 9).unwrap(), [], "an empty file");
