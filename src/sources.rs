@@ -98,6 +98,8 @@ pub struct Body {
     pub start: u64,
     /// Length of the whole file, where the source says so.
     pub total: Option<u64>,
+    /// Whether the source sends the whole file, though a part was asked for; what is behind the part is not read.
+    pub ignores_range: bool,
     /// The source's name for this content: changes when the content does.
     pub etag: Option<String>,
     /// The bytes. Ends early with an error, never silently, when the length is known; only where the source says

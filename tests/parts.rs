@@ -292,6 +292,19 @@ async fn a_server_that_ignores_ranges_is_read_as_one_stream() {
     assert!(outcome.moved_bytes <= size() + 9_000_000);
 }
 
+/// Of a file that is longer than one request, the first answer shows it: what was sent by then is all it costs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ignores_ranges_is_known_by_its_first_answer() {
+    let content = noise(17 * CHUNK as usize);
+    let machine = OneFile::new(&content);
+    let server = Scripted::start(content.clone(), |_| Reply { whole: true, ..Reply::default() });
+    let outcome = machine.apply(&[server.url()]).await;
+    machine.must_be_right(&outcome);
+    let asked = server.take_asked();
+    let ends: Vec<_> = asked.iter().map(|asked| (asked.start, asked.end.is_some())).collect();
+    assert_eq!((ends, outcome.moved_bytes), (vec![(0, true), (0, false)], content.len() as u64), "{asked:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_exchanged_on_the_way_is_left_for_another_source() {
     let machine = OneFile::new(&CONTENT);

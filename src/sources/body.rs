@@ -47,6 +47,7 @@ pub(super) fn into_body(
         return Err(changed);
     }
     let etag = entity_tag(response.headers(), &ETAG);
+    let ignores_range = response.status() == StatusCode::OK && range_header(asked).is_some();
     let patience = Patience::new(response.network().timeouts().stall);
     // A server may give less than was asked for, if it says so: what is missing is asked for again.
     let what = what.to_owned();
@@ -61,7 +62,7 @@ pub(super) fn into_body(
         is_over: false,
         patience,
     };
-    Ok(Body { start, total, etag, stream: watch.over(response) })
+    Ok(Body { start, total, ignores_range, etag, stream: watch.over(response) })
 }
 
 /// Whether only the first bytes tell what this is: too short for most files, and from the beginning.
@@ -71,7 +72,7 @@ pub(super) fn is_worth_a_look(start: u64, total: Option<u64>) -> bool {
 
 /// The answer to a request for nothing: no bytes from `start` on.
 pub(super) fn empty_body(start: u64, total: Option<u64>) -> Body {
-    Body { start, total, etag: None, stream: futures_util::stream::empty().boxed() }
+    Body { start, total, ignores_range: false, etag: None, stream: futures_util::stream::empty().boxed() }
 }
 
 /// The value of a `Range` header; `None` for a whole file.

@@ -191,7 +191,8 @@ fn open(path: PathBuf, expected: Option<u64>, range: ByteRange) -> Result<Body, 
     file.seek(SeekFrom::Start(range.start)).map_err(|error| refused(&path, error))?;
     let wanted = range.end.map_or(size, |end| end.min(size)) - range.start;
     let reader = Reader { file, path, wanted, got: 0 };
-    Ok(Body { start: range.start, total: Some(size), etag: None, stream: reader.stream() })
+    let (start, total) = (range.start, Some(size));
+    Ok(Body { start, total, ignores_range: false, etag: None, stream: reader.stream() })
 }
 
 struct Reader {

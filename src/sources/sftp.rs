@@ -154,7 +154,8 @@ impl Source for SftpSource {
         let lane = self.network.lane(&[&machine.config.name]);
         let network = self.network.clone();
         let reader = Reader { lent, handle, place, start: range.start, next: range.start, end, asked: VecDeque::new() };
-        Ok(Body { start: range.start, total: Some(size), etag: None, stream: reader.stream(network, lane, allowed) })
+        let (start, total, stream) = (range.start, Some(size), reader.stream(network, lane, allowed));
+        Ok(Body { start, total, ignores_range: false, etag: None, stream })
     }
 
     fn distrust(&self, remote: &Remote) -> bool {

@@ -114,7 +114,8 @@ impl Source for XetSource {
         let etag = announced.etag.clone();
         let mut reading = Reading::new(Arc::clone(&self.0), remote.clone(), announced, range.start..end);
         reading.is_cut = allowed.is_cut;
-        Ok(Body { start: range.start, total: Some(size), etag, stream: reading.into_stream() })
+        let (start, total) = (range.start, Some(size));
+        Ok(Body { start, total, ignores_range: false, etag, stream: reading.into_stream() })
     }
 
     fn distrust(&self, remote: &Remote) -> bool {

@@ -31,7 +31,7 @@ pub(super) struct Shared {
     pub(super) answers: Vec<Answers>,
     /// Whether there is to be one connection only.
     pub(super) is_alone: AtomicBool,
-    /// How much a connection that is alone goes on for.
+    /// How much a connection that goes on takes at a time.
     pub(super) stride: AtomicU64,
     /// Bytes that came since somebody last asked.
     pub(super) came: AtomicU64,
@@ -45,6 +45,8 @@ pub(super) struct Line {
     pub(super) remote: Remote,
     pub(super) supplier: usize,
     pub(super) claim: Claim,
+    /// Whether it asks for all that follows, and goes on with it as long as it is alone.
+    pub(super) goes_on: bool,
     /// Bytes that this connection brought.
     pub(super) brought: Arc<AtomicU64>,
     /// Bytes that all connections of the run to this host brought.
@@ -75,11 +77,11 @@ impl Shared {
     }
 
     /// Whether more is wanted than the `held` bytes that were not handed over yet.
-    fn goes_on(&self, claim: ClaimId, held: usize) -> bool {
+    fn wants_more(&self, claim: ClaimId, held: usize, may_extend: bool) -> bool {
         let mut schedule = self.schedule();
         let rest = schedule.rest(claim);
         rest.end - rest.start > held as u64
-            || (self.is_alone.load(Ordering::Relaxed) && schedule.extend(claim, self.stride.load(Ordering::Relaxed)))
+            || (may_extend && schedule.extend(claim, self.stride.load(Ordering::Relaxed)))
     }
 }
 
@@ -96,7 +98,7 @@ impl Line {
     pub(super) async fn run(self) -> Result<(), Broken> {
         let mut body = self.open().await?;
         let skip = self.claim.range.start.saturating_sub(body.start);
-        if skip > 0 && !self.is_alone() {
+        if (skip > 0 || body.ignores_range) && !self.takes_all() {
             return Err(Broken::SendsWhole);
         }
         let mut filling = None;
@@ -121,8 +123,8 @@ impl Line {
         let source = self.shared.run.means.sources.for_reference(&self.remote.reference);
         let source = source.map_err(|error| Broken::Job(error.into()))?;
         let std::ops::Range { start, end } = self.claim.range;
-        // Who is alone asks for all that follows: one request, and no pause between two of them.
-        let end = if self.is_alone() { self.shared.schedule().open_end(end) } else { end };
+        // One request for all that follows, and no pause between two of them.
+        let end = if self.goes_on { self.shared.schedule().open_end(end) } else { end };
         let range = ByteRange { start, end: (end < self.shared.size).then_some(end) };
         let body = source.open(&self.remote, range).await?;
         let what = self.remote.reference.to_string();
@@ -146,7 +148,7 @@ impl Line {
             let _ = bytes.split_to(usize::try_from(known).unwrap_or(0));
             self.pass_on(bytes, filling).await;
             let held = filling.as_ref().map_or(0, |filling| filling.block.len());
-            if !self.shared.goes_on(self.claim.id, held) {
+            if !self.shared.wants_more(self.claim.id, held, self.may_extend()) {
                 break;
             }
         }
@@ -190,7 +192,7 @@ impl Line {
             let rest = schedule.rest(self.claim.id);
             rest.end - rest.start < block.len() as u64
         };
-        while is_short(&schedule) && self.is_alone() && schedule.extend(self.claim.id, stride) {}
+        while is_short(&schedule) && self.may_extend() && schedule.extend(self.claim.id, stride) {}
         let offset = schedule.rest(self.claim.id).start;
         // What was given to another connection meanwhile is not wanted from this one.
         let wanted = schedule.advance(self.claim.id, block.len() as u64);
@@ -202,6 +204,16 @@ impl Line {
             // The disk stops listening only after it said why.
             let _ = self.shared.pieces.send(Some(Piece { offset, block, supplier: self.supplier }));
         }
+    }
+
+    /// Whether all that comes until the end of the file is wanted from this connection.
+    fn takes_all(&self) -> bool {
+        self.is_alone() && (self.goes_on || self.claim.range.end == self.shared.size)
+    }
+
+    /// Whether what follows its range comes on this connection, and nobody else is to have it.
+    fn may_extend(&self) -> bool {
+        self.goes_on && self.is_alone()
     }
 
     fn is_alone(&self) -> bool {

@@ -252,7 +252,8 @@ impl<'a> Parts<'a> {
         let id = claim.id;
         let remote = self.suppliers.get(supplier).remote.clone();
         let by_all = self.run.lines.counter(&authority);
-        let line = Line { shared: self.shared.clone(), remote, supplier, claim, brought: brought.clone(), by_all };
+        let (shared, goes_on) = (self.shared.clone(), self.tempo.is_one_enough());
+        let line = Line { shared, remote, supplier, claim, goes_on, brought: brought.clone(), by_all };
         let abort = self.lines.spawn(line.run());
         self.suppliers.get_mut(supplier).lines += 1;
         let running = Running { claim: id, supplier, authority, brought, since: Instant::now(), abort };
@@ -376,7 +377,8 @@ impl<'a> Parts<'a> {
             return;
         }
         let held_up = held_up / (time.as_secs_f64().max(0.001) * self.lines.len() as f64);
-        self.tempo.measured(Measure { bytes, time, held_up });
+        let missing = self.shared.schedule().missing_bytes();
+        self.tempo.measured(Measure { bytes, time, held_up, missing });
         self.join_where_it_is_slow(held_up > OWN_LIMIT);
         self.take_back_the_slow();
     }

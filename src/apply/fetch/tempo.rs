@@ -11,15 +11,19 @@ use crate::digest::CHUNK_LEN;
 
 /// How often the rate is measured.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
-/// The same while nothing is known of a host: long enough for a handshake and the start of TCP on most links.
+/// The same while nothing is known of a host: long enough for a handshake, and then for the start of TCP on most links.
 const FIRST_PERIOD: Duration = Duration::from_millis(500);
 /// Bytes per second from which on nobody is in a hurry to try more: one connection of a disk's speed.
 const FAST: f64 = 256.0 * 1_048_576.0;
 /// Fewer connections that reach this share of the best rate are as good as more.
 const AS_GOOD: f64 = 0.9;
 
-/// What one request asks for before any rate is known.
-const FIRST_RANGE: u64 = 4 * CHUNK_LEN;
+/// Twice as many that bring less than this share more are the last that are tried: where each connection has a limit of
+/// its own, they bring a whole.
+const WORTH_DOUBLING: f64 = 0.25;
+
+/// What one request asks for before any rate is known: it lasts for a first period on most links.
+const FIRST_RANGE: u64 = 16 * CHUNK_LEN;
 /// No request asks for more: so much is put at risk by one connection.
 const LONGEST_RANGE: u64 = 64 * CHUNK_LEN;
 /// How long one request is to last.
@@ -34,6 +38,8 @@ pub(super) const OWN_LIMIT: f64 = 0.25;
 const COLLAPSE: f64 = 0.5;
 /// Periods without trying after an attempt that brought nothing, at first and at most.
 const REST: (u32, u32) = (15, 240);
+/// Nothing is tried for what comes within this time anyway.
+const WORTH_TRYING: f64 = 8.0;
 
 /// One period's result.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +50,8 @@ pub(super) struct Measure {
     pub(super) time: Duration,
     /// The share of the time that connections waited for this machine: its disk, its hashing, its limit.
     pub(super) held_up: f64,
+    /// Bytes that have not come yet.
+    pub(super) missing: u64,
 }
 
 /// The number of connections of one file, and what its last change brought.
@@ -59,6 +67,8 @@ pub(super) struct Tempo {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
+    /// TCP begins slowly: what comes meanwhile would make any second connection look good.
+    Starting,
     /// Nothing is known of the host: twice as many each time. What each number brought, the fewest first.
     Finding { tried: Vec<(usize, f64)> },
     /// The number has just changed: the next period does not count.
@@ -72,7 +82,7 @@ enum Phase {
 impl Tempo {
     /// Begins with one connection, and goes up to `most`.
     pub(super) fn new(most: usize) -> Self {
-        Self { most: most.max(1), count: 1, rate: 0.0, phase: Phase::Finding { tried: Vec::new() }, rest: REST.0 }
+        Self { most: most.max(1), count: 1, rate: 0.0, phase: Phase::Starting, rest: REST.0 }
     }
 
     /// Begins with `first` connections, which are known to be of use, and stays about there.
@@ -88,7 +98,15 @@ impl Tempo {
 
     /// Whether the number of connections is one that was found to be of use.
     pub(super) fn has_found(&self) -> bool {
-        !matches!(self.phase, Phase::Finding { .. })
+        !matches!(self.phase, Phase::Starting | Phase::Finding { .. })
+    }
+
+    /// Whether one connection is to go on with all that follows.
+    ///
+    /// Not before it was found that one is enough: what is under way on a connection that is given less than it asked
+    /// for crosses the network in vain.
+    pub(super) fn is_one_enough(&self) -> bool {
+        self.count == 1 && (self.most == 1 || self.has_found())
     }
 
     /// How many connections there should be.
@@ -136,6 +154,14 @@ impl Tempo {
         self.rate = smoothed;
         let is_ours = measure.held_up > OWN_LIMIT;
         match self.phase {
+            // The first byte has not come yet: more connections to somebody who is silent would be rude.
+            Phase::Starting | Phase::Finding { .. } if rate <= 0.0 => {}
+            Phase::Starting => {
+                self.phase = Phase::Finding { tried: Vec::new() };
+                if is_ours || rate >= FAST {
+                    self.find(rate, is_ours);
+                }
+            }
             Phase::Finding { .. } => self.find(rate, is_ours),
             Phase::Changed { before } => {
                 self.phase = before.map_or(Phase::Resting { left: 0 }, |before| Phase::Trying { before });
@@ -150,22 +176,19 @@ impl Tempo {
                     self.take_back();
                 }
             }
+            Phase::Resting { left: 0 } if (measure.missing as f64) < rate * WORTH_TRYING => {}
             Phase::Resting { left: 0 } => self.add(rate),
             Phase::Resting { left } => self.phase = Phase::Resting { left: left - 1 },
         }
     }
 
-    /// Tries twice as many, until this machine is the limit, it is fast enough, or more brought less.
+    /// Tries twice as many, until this machine is the limit, it is fast enough, or twice as many brought little more.
     fn find(&mut self, rate: f64, is_ours: bool) {
         let Phase::Finding { tried } = &mut self.phase else { return };
-        if rate <= 0.0 {
-            // The first byte has not come yet: more connections to somebody who is silent would be rude.
-            return;
-        }
         let best_before = tried.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
         tried.push((self.count, rate));
-        let is_worse = rate < best_before * AS_GOOD;
-        if !is_ours && !is_worse && rate < FAST && self.count < self.most {
+        let is_worth_it = rate >= best_before * (1.0 + WORTH_DOUBLING);
+        if !is_ours && is_worth_it && rate < FAST && self.count < self.most {
             self.count = (self.count * 2).min(self.most);
             return;
         }
@@ -213,7 +236,7 @@ mod tests {
     fn live(tempo: &mut Tempo, periods: usize, rate: impl Fn(usize) -> f64, held_up: f64) -> Vec<usize> {
         let period = |_| {
             let bytes = (rate(tempo.count()) * MIB) as u64;
-            tempo.measured(Measure { bytes, time: PERIOD, held_up });
+            tempo.measured(Measure { bytes, time: PERIOD, held_up, missing: u64::MAX });
             tempo.count()
         };
         (0..periods).map(period).collect()
@@ -224,7 +247,7 @@ mod tests {
         let mut tempo = Tempo::new(8);
         let counts = live(&mut tempo, 20, |count| 30.0 * count as f64, 0.0);
         assert_eq!(counts.last(), Some(&8), "{counts:?}");
-        assert_eq!(counts[..3], [2, 4, 8], "{counts:?}");
+        assert_eq!(counts[..4], [1, 2, 4, 8], "{counts:?}");
         assert!(tempo.has_found());
         let mut tempo = Tempo::beginning_with(2, 8);
         let counts = live(&mut tempo, 60, |count| 30.0 * count as f64, 0.0);
@@ -245,12 +268,12 @@ mod tests {
     fn a_host_where_more_are_slower_is_left_alone_after_one_try() {
         let mut tempo = Tempo::new(8);
         let counts = live(&mut tempo, 15, |count| 80.0 / count as f64, 0.0);
-        assert_eq!(counts[..2], [2, 1], "{counts:?}");
-        assert!(counts[1..].iter().all(|count| *count == 1), "{counts:?}");
+        assert_eq!(counts[..3], [1, 2, 1], "{counts:?}");
+        assert!(counts[2..].iter().all(|count| *count == 1), "{counts:?}");
         // One that collapses beyond four is seen at eight.
         let mut tempo = Tempo::new(8);
         let counts = live(&mut tempo, 8, |count| if count > 4 { 3.0 } else { 20.0 * count as f64 }, 0.0);
-        assert_eq!(counts[..4], [2, 4, 8, 4], "{counts:?}");
+        assert_eq!(counts[..5], [1, 2, 4, 8, 4], "{counts:?}");
     }
 
     #[test]
@@ -267,8 +290,33 @@ mod tests {
         assert!(counts[3..].iter().all(|count| *count <= 2), "{counts:?}");
         let wasted = counts[3..].iter().filter(|count| **count == 2).count();
         assert!(wasted < 20, "{wasted} of 400 periods with a connection of no use");
-        let counts = live(&mut Tempo::new(8), 40, |count| 40.0 * count.min(3) as f64, 0.0);
+        let counts = live(&mut Tempo::new(8), 30, |count| 40.0 * count.min(3) as f64, 0.0);
         assert!(matches!(counts.last(), Some(3 | 4)), "{counts:?}");
+    }
+
+    #[test]
+    fn nothing_is_tried_for_the_little_that_is_left() {
+        let counts = |missing| {
+            let mut tempo = Tempo::beginning_with(1, 8);
+            let period = |_| {
+                tempo.measured(Measure { bytes: 100 << 20, time: PERIOD, held_up: 0.0, missing });
+                tempo.count()
+            };
+            (0..40).map(period).collect::<Vec<_>>()
+        };
+        assert!(counts(700 << 20).iter().all(|count| *count == 1));
+        assert!(counts(900 << 20).contains(&2));
+    }
+
+    #[test]
+    fn one_connection_gets_all_that_follows_once_it_is_known_to_be_enough() {
+        let mut tempo = Tempo::new(8);
+        assert!(!tempo.is_one_enough());
+        live(&mut tempo, 2, |_| 100.0, 0.0);
+        assert!(!tempo.is_one_enough(), "two are tried");
+        live(&mut tempo, 1, |_| 100.0, 0.0);
+        assert!(tempo.is_one_enough());
+        assert!(Tempo::new(1).is_one_enough() && Tempo::beginning_with(1, 8).is_one_enough());
     }
 
     #[test]
@@ -308,7 +356,7 @@ mod tests {
     fn a_request_lasts_a_second_or_two() {
         let mut tempo = Tempo::new(8);
         assert_eq!(tempo.range(u64::MAX), FIRST_RANGE);
-        live(&mut tempo, 1, |_| 100.0, 0.0);
+        live(&mut tempo, 2, |_| 100.0, 0.0);
         assert_eq!((tempo.count(), tempo.range(u64::MAX)), (2, 75 << 20));
         assert_eq!(tempo.range(100 << 20), 25 << 20, "at the end all have something to do");
         live(&mut tempo, 10, |_| 0.01, 0.0);
