@@ -40,7 +40,9 @@ pub struct File {
     pub role: Option<String>,
     /// Where this file comes from, if not from the artifact's own source: see [`Artifact::source_of`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<Reference>,
+    ///
+    /// Few files name one: boxed, it costs the others eight bytes.
+    pub source: Option<Box<Reference>>,
     /// Other places with the same bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Reference>,
@@ -190,8 +192,8 @@ impl Artifact {
     /// Where `file` comes from: what it names itself, else its path without the artifact's folder at the
     /// artifact's source and revision.
     pub fn source_of(&self, file: &File) -> Option<Reference> {
-        if file.source.is_some() {
-            return file.source.clone();
+        if let Some(own) = &file.source {
+            return Some(Reference::clone(own));
         }
         let inner = self.folder.as_ref().and_then(|folder| file.path.within(folder));
         self.source.file(inner.as_ref().unwrap_or(&file.path), self.revision.as_deref())
@@ -226,8 +228,8 @@ pub struct Found {
     pub path: PathBuf,
     /// Length in bytes.
     pub size: u64,
-    /// Time of the last change, nanoseconds since 1970.
-    pub mtime_ns: i128,
+    /// Time of the last change, nanoseconds since 1970; what lies before 1678 or after 2261 is that year.
+    pub mtime_ns: i64,
     /// Inode number.
     pub inode: u64,
     /// Device number of the file system.

@@ -329,7 +329,7 @@ impl Facts {
 }
 
 fn identity(found: &Found) -> [i64; 4] {
-    [as_stored(found.size), found.mtime_ns as i64, as_stored(found.inode), as_stored(found.device)]
+    [as_stored(found.size), found.mtime_ns, as_stored(found.inode), as_stored(found.device)]
 }
 
 /// SQLite has signed integers only; the bits are kept.
@@ -345,7 +345,7 @@ fn insert(connection: &Connection, found: &Found, digests: &Digests, at: i64) ->
         .execute(params![
             found.path.as_os_str().as_bytes(),
             as_stored(found.size),
-            found.mtime_ns as i64,
+            found.mtime_ns,
             as_stored(found.inode),
             as_stored(found.device),
             sha256.as_bytes(),
@@ -386,7 +386,7 @@ mod tests {
     use super::*;
     use crate::digest::ChunkHasher;
 
-    fn found(path: &str, mtime_ns: i128) -> Found {
+    fn found(path: &str, mtime_ns: i64) -> Found {
         Found { path: path.into(), size: 3, mtime_ns, inode: u64::MAX, device: 1, owner: (0, 0) }
     }
 

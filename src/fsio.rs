@@ -283,7 +283,7 @@ pub fn found(path: PathBuf, stat: &Stat) -> Found {
     Found {
         path,
         size: stat.st_size.cast_unsigned(),
-        mtime_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+        mtime_ns: stat.st_mtime.saturating_mul(1_000_000_000).saturating_add_unsigned(stat.st_mtime_nsec),
         inode: stat.st_ino,
         device: stat.st_dev,
         owner: (stat.st_uid, stat.st_gid),

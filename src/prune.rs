@@ -60,7 +60,7 @@ pub fn plan(survey: &Survey, stores: &Stores, artifacts: &[Artifact], before: i6
             }
             let reason = if places.contains(&path) {
                 Some("its place is that of a file that nobody else has")
-            } else if found.mtime_ns > i128::from(before) * 1_000_000_000 {
+            } else if found.mtime_ns > before.saturating_mul(1_000_000_000) {
                 Some("it was changed lately: a download may be running")
             } else {
                 None

@@ -14,7 +14,7 @@ use crate::text::FromText;
 /// paths, drive letters, backslashes, control characters, and parts longer than 255 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
-pub struct RelPath(String);
+pub struct RelPath(Box<str>);
 
 /// A name that must not become a path here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,24 +42,24 @@ impl RelPath {
 
     /// Everything before the last part; `None` for a file at the top.
     pub fn parent(&self) -> Option<RelPath> {
-        self.0.rsplit_once('/').map(|(parent, _)| RelPath(parent.to_owned()))
+        self.0.rsplit_once('/').map(|(parent, _)| RelPath(parent.into()))
     }
 
     /// This path below `root`.
     pub fn under(&self, root: &Path) -> PathBuf {
-        root.join(&self.0)
+        root.join(&*self.0)
     }
 
     /// What follows `folder/` in this path; `None` where it does not lie in `folder`.
     pub fn within(&self, folder: &RelPath) -> Option<RelPath> {
         let rest = self.0.strip_prefix(folder.as_str())?.strip_prefix('/')?;
-        Some(RelPath(rest.to_owned()))
+        Some(RelPath(rest.into()))
     }
 
     /// `child` below this path.
     #[must_use]
     pub fn join(&self, child: &RelPath) -> RelPath {
-        RelPath(format!("{}/{}", self.0, child.0))
+        RelPath(format!("{}/{}", self.0, child.0).into())
     }
 }
 
@@ -68,7 +68,7 @@ impl FromStr for RelPath {
 
     fn from_str(path: &str) -> Result<Self, Self::Err> {
         match refusal(path) {
-            None => Ok(Self(path.to_owned())),
+            None => Ok(Self(path.into())),
             Some(reason) => Err(UnsafePath { path: path.chars().take(300).collect(), reason }),
         }
     }

@@ -213,7 +213,7 @@ fn pinned_file(declared: &Declared, artifact: &Artifact, file: &DeclaredFile) ->
         lfs: None,
         xet: None,
         role: file.role.clone(),
-        source: file.source.clone(),
+        source: file.source.clone().map(Box::new),
         mirrors: file.mirrors.iter().cloned().chain(mirrored).collect(),
     }
 }
@@ -235,7 +235,7 @@ async fn resolve_each(artifact: &mut Artifact, sources: &Sources) -> Result<(), 
     let name = artifact.name.clone();
     let source = artifact.source.clone();
     for file in &mut artifact.files {
-        let reference = file.source.clone().unwrap_or_else(|| source.clone());
+        let reference = file.source.as_deref().unwrap_or(&source).clone();
         let listing = list(&name, &reference, sources).await?;
         let listed = listing.files.first().ok_or_else(|| ResolveError::NotListed {
             artifact: name.clone(),
@@ -246,8 +246,8 @@ async fn resolve_each(artifact: &mut Artifact, sources: &Sources) -> Result<(), 
         merge(file, listed);
         // The lock names the exact commit, so that the file stays the same file.
         if let (Reference::Hub { repo, path, .. }, Some(revision)) = (&reference, &listing.revision) {
-            file.source =
-                Some(Reference::Hub { repo: repo.clone(), revision: Some(revision.clone()), path: path.clone() });
+            let exact = Reference::Hub { repo: repo.clone(), revision: Some(revision.clone()), path: path.clone() };
+            file.source = Some(Box::new(exact));
         }
     }
     artifact.origin = Origin::Upstream;

@@ -140,7 +140,7 @@ pub enum FileState {
         /// What is wrong.
         defect: Defect,
         /// What lies there, where it can be looked at.
-        found: Option<Found>,
+        found: Option<Box<Found>>,
     },
     /// Something is there and cannot be looked at, so it is neither present nor missing.
     Unreadable {

@@ -54,7 +54,7 @@ fn file() -> impl Strategy<Value = File> {
             lfs,
             xet,
             role,
-            source,
+            source: source.map(Box::new),
             mirrors,
         },
     )

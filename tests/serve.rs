@@ -275,9 +275,9 @@ async fn ids_and_branches_that_overlap_are_told_apart() {
 async fn files_in_plain_folders_are_served_under_the_repositories_they_came_from() {
     let dir = tempfile::tempdir().unwrap();
     let mut clip = put(dir.path(), "clip/encoder.safetensors", b"encoder", true);
-    clip.0.source = hub_file(&format!("hf:acme/encoders@{COMMIT}/t5/encoder.safetensors"));
+    clip.0.source = hub_file(&format!("hf:acme/encoders@{COMMIT}/t5/encoder.safetensors")).map(Box::new);
     let mut vae = put(dir.path(), "vae/ae.safetensors", b"vae", true);
-    vae.0.source = hub_file(&format!("hf:acme/encoders@{COMMIT}/ae.safetensors"));
+    vae.0.source = hub_file(&format!("hf:acme/encoders@{COMMIT}/ae.safetensors")).map(Box::new);
     let artifacts = vec![served("encoder", "local", None, vec![clip]), served("vae", "local", None, vec![vae])];
     let mirror = Mirror::open(artifacts, None).await;
     let tree = get_json(&mirror.at("/api/models/acme/encoders/tree/main?recursive=true")).await;

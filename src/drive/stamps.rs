@@ -13,14 +13,14 @@ use crate::fsio::{self, WriteOptions};
 /// Below the drive's root: a line per content with its name, length and time of the last change in nanoseconds.
 const PLACE: &str = ".larder/proven";
 /// Times on exFAT are multiples of this, and those on FAT too.
-const COARSE: i128 = 10_000_000;
+const COARSE: i64 = 10_000_000;
 /// How much FAT rounds a time by, once the file is read from the drive again.
-const ROUNDED_BY: i128 = 2_000_000_000;
+const ROUNDED_BY: i64 = 2_000_000_000;
 
 /// What was proven, by the name of its file.
 #[derive(Debug, Default)]
 pub(super) struct Stamps {
-    lines: BTreeMap<String, (u64, i128)>,
+    lines: BTreeMap<String, (u64, i64)>,
 }
 
 impl Stamps {
@@ -58,12 +58,12 @@ impl Stamps {
     }
 }
 
-fn line(name: &str, size: u64, mtime_ns: i128) -> String {
+fn line(name: &str, size: u64, mtime_ns: i64) -> String {
     format!("{name} {size} {mtime_ns}")
 }
 
 /// A torn line says nothing.
-fn parse(line: &str) -> Option<(String, (u64, i128))> {
+fn parse(line: &str) -> Option<(String, (u64, i64))> {
     let mut words = line.split(' ');
     let (name, size, mtime) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     words.next().is_none().then(|| (name.to_owned(), (size, mtime)))
@@ -77,7 +77,7 @@ fn name(found: &Found) -> String {
 mod tests {
     use super::*;
 
-    fn found(size: u64, mtime_ns: i128) -> Found {
+    fn found(size: u64, mtime_ns: i64) -> Found {
         Found { path: "/d/blobs/sha256-ab".into(), size, mtime_ns, inode: 1, device: 1, owner: (0, 0) }
     }
 

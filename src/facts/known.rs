@@ -1,7 +1,6 @@
 //! Measurements read at one moment, and how they are asked for.
 
 use std::ffi::OsStr;
-use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -20,17 +19,27 @@ pub struct Known {
     paths: Vec<u8>,
     /// By path, in the order of its bytes.
     rows: Vec<Stored>,
+    /// Digests that some rows have beside the SHA-256.
+    others: Vec<(Option<GitSha1>, Option<Md5>)>,
     damaged: Damaged,
     trusted: TrustedFiles,
 }
 
+/// What was measured of one file, in few bytes: every look at a store begins with reading all of them.
 #[derive(Debug)]
 struct Stored {
-    /// Where the path is in [`Known::paths`].
-    path: Range<usize>,
+    /// Where the path begins in [`Known::paths`].
+    path_start: usize,
+    path_len: u32,
+    /// Which of [`Known::others`] is this row's; [`NONE`] for rows without.
+    other: u32,
     identity: [i64; 4],
-    measurement: Measurement,
+    sha256: Sha256,
+    at: i64,
 }
+
+/// No row of [`Known::others`].
+const NONE: u32 = u32::MAX;
 
 impl Known {
     /// What was measured of exactly this file: same path, length, time of change, inode and device.
@@ -52,7 +61,7 @@ impl Known {
     /// What was measured at this path, though the file there may be another one by now.
     pub fn before(&self, path: &Path) -> Option<Measurement> {
         let row = self.find(path.as_os_str().as_bytes())?;
-        Some(self.rows[row].measurement)
+        Some(self.measurement(&self.rows[row]))
     }
 
     /// The paths of everything measured, in the order of their bytes.
@@ -71,15 +80,26 @@ impl Known {
     }
 
     pub(super) fn push(&mut self, row: &Row<'_>) -> Result<(), rusqlite::Error> {
-        let start = self.paths.len();
-        self.paths.extend_from_slice(row.get_ref(0)?.as_blob()?);
-        let path = start..self.paths.len();
-        self.rows.push(Stored { path, identity: identity_in(row)?, measurement: measurement_in(row)? });
+        let path = row.get_ref(0)?.as_blob()?;
+        let (path_start, path_len) = (self.paths.len(), short(path.len()));
+        let git_sha1 = row.get::<_, Option<[u8; 20]>>(6)?.map(GitSha1::from_bytes);
+        let md5 = row.get::<_, Option<[u8; 16]>>(7)?.map(Md5::from_bytes);
+        let is_alone = git_sha1.is_none() && md5.is_none();
+        let other = if is_alone { NONE } else { short(self.others.len()) };
+        let (identity, sha256, at) = (identity_in(row)?, Sha256::from_bytes(row.get(5)?), row.get(8)?);
+        self.paths.extend_from_slice(path);
+        self.others.extend((!is_alone).then_some((git_sha1, md5)));
+        self.rows.push(Stored { path_start, path_len, other, identity, sha256, at });
         Ok(())
     }
 
+    fn measurement(&self, stored: &Stored) -> Measurement {
+        let (git_sha1, md5) = self.others.get(stored.other as usize).copied().unwrap_or_default();
+        Measurement { digests: Digests { sha256: Some(stored.sha256), git_sha1, md5 }, at: stored.at }
+    }
+
     fn path(&self, stored: &Stored) -> &[u8] {
-        &self.paths[stored.path.clone()]
+        &self.paths[stored.path_start..][..stored.path_len as usize]
     }
 
     fn find(&self, path: &[u8]) -> Option<usize> {
@@ -113,7 +133,7 @@ impl InTurn<'_> {
         let row = if is_next { self.next } else { self.known.find(path)? };
         self.next = row + 1;
         let stored = &self.known.rows[row];
-        (stored.identity == identity(found)).then_some(stored.measurement)
+        (stored.identity == identity(found)).then(|| self.known.measurement(stored))
     }
 }
 
@@ -121,11 +141,7 @@ fn identity_in(row: &Row<'_>) -> Result<[i64; 4], rusqlite::Error> {
     Ok([row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?])
 }
 
-fn measurement_in(row: &Row<'_>) -> Result<Measurement, rusqlite::Error> {
-    let digests = Digests {
-        sha256: Some(Sha256::from_bytes(row.get(5)?)),
-        git_sha1: row.get::<_, Option<[u8; 20]>>(6)?.map(GitSha1::from_bytes),
-        md5: row.get::<_, Option<[u8; 16]>>(7)?.map(Md5::from_bytes),
-    };
-    Ok(Measurement { digests, at: row.get(8)? })
+/// Lengths of SQLite's values and numbers of rows are far below this.
+fn short(number: usize) -> u32 {
+    u32::try_from(number).expect("a path is shorter, and rows are fewer, than 2^32")
 }

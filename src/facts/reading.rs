@@ -227,7 +227,7 @@ mod tests {
     use super::*;
     use crate::digest::Blake3;
 
-    fn found(mtime_ns: i128) -> Found {
+    fn found(mtime_ns: i64) -> Found {
         Found { path: "/s/a".into(), size: 3, mtime_ns, inode: u64::MAX, device: 1, owner: (0, 0) }
     }
 

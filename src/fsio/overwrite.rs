@@ -19,6 +19,7 @@ use crate::artifact::Found;
 pub struct Overwrite {
     file: fs_err::File,
     found: Found,
+    modified: Timespec,
     aside: PathBuf,
     key: String,
     owner: Option<Owner>,
@@ -35,10 +36,12 @@ impl Overwrite {
         let mut options = fs_err::OpenOptions::new();
         options.read(true).write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         let file = options.open(&path)?;
-        let now = found(expected.path.clone(), &rustix::fs::fstat(&file)?);
+        let stat = rustix::fs::fstat(&file)?;
+        let now = found(expected.path.clone(), &stat);
+        let modified = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.cast_signed() };
         let is_same = now == *expected;
         let (aside, key, saved) = (aside.to_owned(), key.to_owned(), Vec::new());
-        Ok(is_same.then(|| Self { file, found: now, aside, key, owner, saved }))
+        Ok(is_same.then(|| Self { file, found: now, modified, aside, key, owner, saved }))
     }
 
     /// Replaces the bytes from `offset` on by `bytes`, durably; the length never changes.
@@ -70,12 +73,8 @@ impl Overwrite {
     }
 
     fn keep_time(&self) -> io::Result<()> {
-        let seconds = self.found.mtime_ns.div_euclid(1_000_000_000);
-        let nanos = self.found.mtime_ns.rem_euclid(1_000_000_000);
-        let times = Timestamps {
-            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-            last_modification: Timespec { tv_sec: seconds as i64, tv_nsec: nanos as i64 },
-        };
+        let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let times = Timestamps { last_access, last_modification: self.modified };
         Ok(futimens(self.file.file(), &times)?)
     }
 

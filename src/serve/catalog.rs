@@ -318,7 +318,7 @@ struct HubPlace {
 impl HubPlace {
     /// Where `file` comes from on the hub; `None` for other sources, and where the commit is not known.
     fn of(artifact: &Artifact, file: &File) -> Option<Self> {
-        let Reference::Hub { repo, revision: asked, .. } = file.source.as_ref().unwrap_or(&artifact.source) else {
+        let Reference::Hub { repo, revision: asked, .. } = file.source.as_deref().unwrap_or(&artifact.source) else {
             return None;
         };
         let Some(Reference::Hub { path: Some(path), .. }) = artifact.source_of(file) else {

@@ -78,7 +78,7 @@ fn judge(path: PathBuf, stat: &Stat, file: &File) -> FileState {
     let found = fsio::found(path, stat);
     match defect_of(&found, file) {
         Ok(None) => FileState::Present(found),
-        Ok(Some(defect)) => FileState::Wrong { defect, found: Some(found) },
+        Ok(Some(defect)) => FileState::Wrong { defect, found: Some(Box::new(found)) },
         Err(error) => unreadable(found.path, &error),
     }
 }
@@ -160,7 +160,7 @@ fn unless_unfinished(state: FileState, path: &Path, file: &File) -> FileState {
         return state;
     };
     let found = match state {
-        FileState::Present(found) => Some(found),
+        FileState::Present(found) => Some(Box::new(found)),
         FileState::Wrong { found, .. } => found,
         _ => None,
     };

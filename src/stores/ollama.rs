@@ -362,8 +362,8 @@ fn digest_of(file: &File) -> Option<Sha256> {
 ///
 /// Only a precaution: a file of another user cannot be touched, and is looked at again afterwards.
 fn refresh(found: &Found) {
-    let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos() as i128
-        - found.mtime_ns;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let age = now.as_nanos() as i128 - i128::from(found.mtime_ns);
     if age > YOUNG.as_nanos() as i128 {
         let _ = fsio::touch(&found.path);
     }

@@ -112,7 +112,7 @@ impl OneFile {
         let file = File {
             size: Some(self.content.len() as u64),
             digests: Digests::sha256(self.sha256),
-            source: Some(urls[0].parse().unwrap()),
+            source: Some(Box::new(urls[0].parse().unwrap())),
             mirrors: urls[1..].iter().map(|url| url.parse().unwrap()).collect(),
             ..File::named("model.bin".parse().unwrap())
         };
