@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::artifact::{Artifact, Pattern};
+use crate::artifact::{Artifact, Pattern, Reference};
 use crate::digest::Sha256;
 use crate::facts::Facts;
 use crate::inventory::Layout;
@@ -40,6 +40,8 @@ pub struct Known {
     sources: BTreeMap<(String, String), String>,
     /// Digests of wanted contents, as blobs are called by them.
     contents: BTreeSet<String>,
+    /// Commits, branches and tags that artifacts name.
+    revisions: BTreeSet<String>,
     /// Files that are known by pattern only, with the store they lie in.
     patterns: Vec<(String, Pattern, String)>,
     names: BTreeSet<String>,
@@ -51,6 +53,9 @@ impl Known {
         let mut known = Self::default();
         for artifact in artifacts {
             known.sources.insert((artifact.store.clone(), authority(&artifact.source)), artifact.name.clone());
+            known.revisions.extend(artifact.revision.clone());
+            let sources = artifact.files.iter().filter_map(|file| file.source.as_deref()).chain([&artifact.source]);
+            known.revisions.extend(sources.filter_map(revision_of));
             let pattern = artifact.pattern.clone();
             known.patterns.extend(pattern.map(|pattern| (artifact.store.clone(), pattern, artifact.name.clone())));
             for file in &artifact.files {
@@ -109,8 +114,16 @@ impl Known {
     }
 }
 
+/// The revision of a hub repository that a reference names.
+fn revision_of(source: &Reference) -> Option<String> {
+    match source {
+        Reference::Hub { revision, .. } => revision.clone(),
+        _ => None,
+    }
+}
+
 /// What is asked for as one, whatever the revision.
-fn authority(source: &crate::artifact::Reference) -> String {
+fn authority(source: &Reference) -> String {
     source.authority()
 }
 
@@ -123,6 +136,17 @@ pub struct Seen {
     pub size: u64,
     /// What it is, or what is wrong with it.
     pub what: String,
+}
+
+/// A revision of a hub repository that a newer one replaced, and that nobody names any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Superseded {
+    /// Its snapshot's folder, below the store's root.
+    pub path: String,
+    /// The snapshot's entries, and the list of what it had.
+    pub files: Vec<Seen>,
+    /// Contents that it leads to, and no revision that somebody names.
+    pub blobs: Vec<Seen>,
 }
 
 /// What was seen in one store.
@@ -142,6 +166,8 @@ pub struct StoreSurvey {
     pub links: Vec<Seen>,
     /// Leftovers of downloads, and what is no content.
     pub leftovers: Vec<Seen>,
+    /// Revisions of hub repositories that were replaced by others, and that nobody names any more.
+    pub superseded: Vec<Superseded>,
     /// What could not be looked at.
     pub unreadable: Vec<Seen>,
 }

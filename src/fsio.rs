@@ -252,6 +252,15 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
     fs_err::remove_file(path)
 }
 
+/// Removes folders that are empty, from `dir` upwards, up to and without `top`; the first that is not ends it.
+pub fn remove_empty_dirs(dir: &Path, top: &Path) {
+    for folder in dir.ancestors().take_while(|folder| folder.starts_with(top) && *folder != top) {
+        if fs_err::remove_dir(folder).is_err() {
+            return;
+        }
+    }
+}
+
 /// Makes changes of names in `dir` durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };

@@ -119,3 +119,91 @@ fn blobs_of_a_cache_that_no_snapshot_leads_to_go_and_wanted_ones_stay() {
     let here = [linked, wanted, orphan, young].map(|bytes| lab.path(&place(bytes)).exists());
     assert_eq!(here, [true, true, false, true]);
 }
+
+const OLD: &str = "1111111111111111111111111111111111111111";
+const LOCKED: &str = "2222222222222222222222222222222222222222";
+const NEW: &str = "3333333333333333333333333333333333333333";
+
+fn blob(bytes: &[u8]) -> String {
+    Sha256::of(bytes).to_string()
+}
+
+fn link(target: &str, place: &Path) {
+    larder::fsio::create_dir_all(place.parent().unwrap(), None).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the test's own link")]
+    std::os::unix::fs::symlink(target, place).unwrap();
+    let then = rustix::fs::Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: then, last_modification: then };
+    rustix::fs::utimensat(rustix::fs::CWD, place, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+/// A repository whose branch went on: three revisions, the first of which nobody names; its contents are in the blobs
+/// that the cache's repositories share.
+fn repository_that_went_on(lab: &Lab) {
+    for bytes in [b"old".as_slice(), b"both", b"locked", b"new"] {
+        lab.write(&format!("home/hub/blobs/{}", blob(bytes)), bytes);
+        age(&lab.path(&format!("home/hub/blobs/{}", blob(bytes))), 30);
+        let own = lab.path(&format!("home/hub/models--a--b/blobs/{}", blob(bytes)));
+        link(&format!("../../blobs/{}", blob(bytes)), &own);
+    }
+    let contents = [
+        (OLD, "x/old.bin", "old"),
+        (OLD, "both.bin", "both"),
+        (LOCKED, "locked.bin", "locked"),
+        (NEW, "new.bin", "new"),
+        (NEW, "both.bin", "both"),
+    ];
+    for (commit, path, bytes) in contents {
+        let up = if path.contains('/') { "../../../blobs" } else { "../../blobs" };
+        let entry = lab.path(&format!("home/hub/models--a--b/snapshots/{commit}/{path}"));
+        link(&format!("{up}/{}", blob(bytes.as_bytes())), &entry);
+    }
+    lab.write("home/hub/models--a--b/refs/main", NEW);
+    let list = format!("home/hub/models--a--b/trees/{OLD}.json");
+    lab.write(&list, "[]");
+    age(&lab.path(&list), 30);
+}
+
+#[test]
+fn replaced_revisions_go_only_when_asked_for_and_what_others_share_stays() {
+    let manifest =
+        format!("[[artifact]]\nname = \"b\"\nstore = \"hub\"\nsource = \"hf:a/b@{LOCKED}\"\ninclude = [\"*\"]\n");
+    let lab = Lab::new(INVENTORY, &manifest);
+    repository_that_went_on(&lab);
+    let plain = lab.run(&["prune"]);
+    assert!(plain.out.contains("0 leftovers, ") && plain.out.contains("1 replaced revision more can go"), "{plain:?}");
+    // A revision that came lately is part of somebody's work.
+    let young = lab.path(&format!("home/hub/models--a--b/trees/{OLD}.json"));
+    age(&young, 1);
+    let shown = lab.run(&["prune", "--superseded"]);
+    assert!(
+        shown.out.contains("0 leftovers, ") && shown.out.contains(&format!("{OLD}: it was changed lately")),
+        "{shown:?}"
+    );
+    age(&young, 30);
+    let shown = lab.run(&["prune", "--superseded"]);
+    assert!(shown.out.contains("5 leftovers, 5 B to win"), "{shown:?}");
+    assert_eq!(lab.run(&["prune", "--superseded", "--apply", "--yes"]).code, 0);
+
+    let cache = lab.path("home/hub/models--a--b");
+    let snapshots: BTreeSet<_> = fs_err::read_dir(cache.join("snapshots"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(snapshots, BTreeSet::from([LOCKED.to_owned(), NEW.to_owned()]));
+    let is_here = |bytes: &[u8]| lab.path(&format!("home/hub/blobs/{}", blob(bytes))).exists();
+    assert_eq!([b"old".as_slice(), b"both", b"locked", b"new"].map(is_here), [false, true, true, true]);
+    assert!(fs_err::symlink_metadata(cache.join("blobs").join(blob(b"old"))).is_err(), "a link to nothing would stay");
+    assert_eq!(fs_err::read(cache.join("snapshots").join(NEW).join("both.bin")).unwrap(), b"both");
+    assert!(lab.run(&["prune", "--superseded"]).out.contains("0 leftovers, 0 B to win"));
+}
+
+#[test]
+fn a_repository_of_which_only_commits_are_asked_for_has_no_replaced_revisions() {
+    let lab = Lab::new(INVENTORY, "");
+    repository_that_went_on(&lab);
+    // Whoever wrote it names revisions by their commits alone.
+    larder::fsio::remove_file(&lab.path("home/hub/models--a--b/refs/main")).unwrap();
+    let shown = lab.run(&["prune", "--superseded"]);
+    assert!(shown.out.contains("0 leftovers, 0 B to win"), "{shown:?}");
+}

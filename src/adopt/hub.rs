@@ -11,6 +11,8 @@ use crate::artifact::{HubKind, HubRepo, Reference};
 use crate::resolve::is_commit;
 use crate::stores::Store;
 
+mod superseded;
+
 /// Files that a snapshot has and that are no model.
 const UNFINISHED: &str = ".incomplete";
 
@@ -38,6 +40,7 @@ pub(super) fn look(store: &dyn Store, known: &mut Known, found: &mut StoreSurvey
         }
     }
     orphans(store.root(), &repos, known, found);
+    superseded::look(store.root(), &repos, known, found);
     proposals
 }
 
@@ -49,29 +52,40 @@ fn orphans(root: &Path, repos: &[PathBuf], known: &Known, found: &mut StoreSurve
         let blobs = WalkDir::new(repo.join("blobs")).min_depth(1).max_depth(1).sort_by_file_name();
         for entry in blobs.into_iter().filter_map(Result::ok).filter(|entry| entry.file_type().is_file()) {
             let name = entry.file_name().to_string_lossy();
-            let is_blob = [40, 64].contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if !is_blob || known.contents.contains(name.as_ref()) {
+            if !is_blob(&name) || known.contents.contains(name.as_ref()) {
                 continue;
             }
             if fs_err::canonicalize(entry.path()).is_ok_and(|place| !linked.contains(&place)) {
                 let size = entry.metadata().map_or(0, |metadata| metadata.len());
-                let path = entry.path().strip_prefix(root).unwrap_or(entry.path()).display().to_string();
+                let path = within(root, entry.path());
                 found.leftovers.push(Seen { path, size, what: "no snapshot leads to it".to_owned() });
             }
         }
     }
 }
 
+/// Whether a file of a `blobs` folder is called by the digest of its content.
+fn is_blob(name: &str) -> bool {
+    [40, 64].contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn within(root: &Path, path: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).display().to_string()
+}
+
 /// Everything that snapshots lead to; `None` where one of them cannot be looked into.
 fn linked(repos: &[PathBuf]) -> Option<HashSet<PathBuf>> {
+    linked_by(repos.iter().map(|repo| repo.join("snapshots")))
+}
+
+/// Everything that links below `folders` lead to, by way of what; `None` where one of them cannot be looked into.
+fn linked_by(folders: impl Iterator<Item = PathBuf>) -> Option<HashSet<PathBuf>> {
     let mut linked = HashSet::new();
-    for snapshots in repos.iter().map(|repo| repo.join("snapshots")) {
-        if !snapshots.exists() {
-            continue;
-        }
-        for entry in WalkDir::new(snapshots) {
+    for folder in folders.filter(|folder| folder.exists()) {
+        for entry in WalkDir::new(folder) {
             let entry = entry.ok()?;
             if entry.file_type().is_symlink() {
+                linked.extend(next_hop(entry.path()));
                 match fs_err::canonicalize(entry.path()) {
                     Ok(place) => drop(linked.insert(place)),
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -81,6 +95,12 @@ fn linked(repos: &[PathBuf]) -> Option<HashSet<PathBuf>> {
         }
     }
     Some(linked)
+}
+
+/// What a link names itself: in caches that share blobs between repositories, that is a link as well.
+fn next_hop(link: &Path) -> Option<PathBuf> {
+    let target = link.parent()?.join(fs_err::read_link(link).ok()?);
+    Some(fs_err::canonicalize(target.parent()?).ok()?.join(target.file_name()?))
 }
 
 /// `models--owner--name` and `datasets--owner--name`.
@@ -211,7 +231,7 @@ fn leftovers(root: &Path, dir: &Path, found: &mut StoreSurvey) {
         let path = entry.path();
         if path.to_string_lossy().ends_with(UNFINISHED) {
             let size = entry.metadata().map(|metadata| metadata.len()).unwrap_or(0);
-            let path = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+            let path = within(root, &path);
             found.leftovers.push(Seen { path, size, what: "an unfinished download".to_owned() });
         }
     }

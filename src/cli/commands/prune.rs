@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::adopt::{self, Known, Surveyor};
+use crate::adopt::{self, Known, Survey, Surveyor};
 use crate::cli::commands::adopt::everything;
 use crate::cli::commands::after::duration;
 use crate::cli::error::CliError;
@@ -32,6 +32,9 @@ pub(in crate::cli) struct Args {
     /// What was changed later stays: a download may be running [default: 7d; in a bucket 30d]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     older_than: Option<Duration>,
+    /// Revisions of hub repositories too that a newer one replaced and that no branch, tag, lock or manifest names
+    #[arg(long, conflicts_with = "bucket")]
+    superseded: bool,
     /// Not here: what lies in a bucket and no machine's lock names; BUCKET as [sources] buckets calls it, or the only one
     #[arg(long, value_name = "BUCKET", num_args = 0..=1)]
     bucket: Option<Option<String>>,
@@ -55,9 +58,12 @@ pub(in crate::cli) fn run(ui: &Ui, common: &Common, args: &Args) -> Result<Exit,
     let how = Surveyor { read: false, facts: &lab.facts, monitor: &Silent, at: now() };
     let survey = adopt::survey(&lab.stores, &|_| true, &mut known, &how);
     let age = i64::try_from(args.older_than.unwrap_or(USUAL_AGE).as_secs()).unwrap_or(i64::MAX);
-    let (removals, kept) = prune::plan(&survey, &lab.stores, &artifacts, now().saturating_sub(age));
+    let (removals, kept) = prune::plan(&survey, &lab.stores, &artifacts, now().saturating_sub(age), args.superseded);
     let bytes_to_win = removals.iter().map(|removal| removal.size).sum();
     ui.text(&text(&removals, &kept, bytes_to_win));
+    if !args.superseded {
+        ui.text(&hint_of_superseded(&survey));
+    }
     let outcomes =
         if args.apply && !removals.is_empty() && agreed(ui, args)? { carry_out(ui, &removals) } else { Vec::new() };
     ui.object("prune", &Pruned { bytes_to_win, removals: &removals, kept: &kept, outcomes: &outcomes });
@@ -98,4 +104,13 @@ fn text(removals: &[Removal], kept: &[Kept], bytes_to_win: u64) -> String {
         out.push_str("Carry it out with: larder prune --apply\n");
     }
     out
+}
+
+/// What more there is, where revisions lie that were replaced.
+fn hint_of_superseded(survey: &Survey) -> String {
+    let revisions = survey.stores.iter().map(|store| store.superseded.len()).sum();
+    match revisions {
+        0 => String::new(),
+        _ => format!("{} more can go: larder prune --superseded\n", count(revisions, "replaced revision")),
+    }
 }
