@@ -41,6 +41,7 @@ mod rates;
 mod registry;
 mod route;
 mod shelf;
+mod spare;
 mod tls;
 mod xet;
 

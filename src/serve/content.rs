@@ -24,9 +24,13 @@ use crate::serve::answer::{empty, error};
 use crate::serve::bounds::Bounds;
 use crate::serve::catalog::Item;
 use crate::serve::range::{Part, part};
+use crate::serve::spare::Spare;
 use crate::serve::xet::Xorb;
 use crate::serve::{Site, Traffic};
 
+/// How much is read at a time for whoever comes when less than [`FEW`] are being sent to.
+const LARGE_CHUNK: u64 = 512 << 10;
+const FEW: u64 = 8;
 /// How much is read at a time.
 const CHUNK: u64 = 256 << 10;
 /// How much is read at a time for whoever comes when [`MANY`] are being sent to, so that all fit into the memory.
@@ -191,15 +195,17 @@ fn read(opened: Opened, range: Range<u64>, traffic: Arc<Traffic>) -> impl Stream
     let opened = Arc::new(opened);
     let end = range.end;
     let sending = Sending::new(traffic);
-    let chunk = if sending.others < MANY { CHUNK } else { SMALL_CHUNK };
+    let chunk = match sending.others {
+        ..FEW => LARGE_CHUNK,
+        FEW..MANY => CHUNK,
+        MANY.. => SMALL_CHUNK,
+    };
+    let spare = Spare::of(chunk.min(end - range.start) as usize);
     let starts = stream::iter((range.start..end).step_by(chunk as usize));
     let chunks = starts.map(move |start| {
-        let (opened, len) = (Arc::clone(&opened), chunk.min(end - start) as usize);
+        let (opened, spare, len) = (Arc::clone(&opened), spare.clone(), chunk.min(end - start) as usize);
         async move {
-            let read = spawn_blocking(move || {
-                let mut bytes = vec![0; len];
-                opened.read_exact_at(&mut bytes, start).map(|()| Bytes::from(bytes))
-            });
+            let read = spawn_blocking(move || spare.fill(len, |bytes| opened.read_exact_at(bytes, start)));
             read.await.unwrap_or_else(|interrupted| Err(io::Error::other(interrupted)))
         }
     });
