@@ -4,6 +4,7 @@
 //! follows from the artifact's own line is not said again for each file. Readers refuse another
 //! `version`, and a field that they do not know.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use serde::Deserialize;
 use crate::artifact::{Artifact, File};
 use crate::fsio::{self, FileLock, Owner, WriteOptions};
 use crate::manifest::{InputError, Place};
+use crate::relpath::RelPath;
 
 /// The format that this larder writes; one with another number cannot be read.
 pub const VERSION: u32 = 1;
@@ -108,8 +110,9 @@ impl Lock {
             entry.name == learned.name && entry.declared == learned.declared && entry.revision == learned.revision
         };
         let Some(entry) = self.artifacts.iter_mut().find(is_it) else { return false };
+        let learned: HashMap<&RelPath, &File> = learned.files.iter().map(|file| (&file.path, file)).collect();
         for known in &mut entry.files {
-            if let Some(measured) = learned.files.iter().find(|file| file.path == known.path) {
+            if let Some(measured) = learned.get(&known.path) {
                 learn_file(known, measured);
             }
         }

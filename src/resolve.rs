@@ -2,7 +2,7 @@
 //!
 //! [`from_pins`] uses what the manifests say; [`resolve`] asks the sources and compares.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
@@ -268,10 +268,11 @@ async fn resolve_listing(
     let pinned = std::mem::take(&mut artifact.files);
     artifact.revision = listing.revision.clone().or_else(|| artifact.revision.take());
     let wanted = Selection::new(declared);
+    let by_path: HashMap<&RelPath, &File> = pinned.iter().map(|file| (&file.path, file)).collect();
     let mut files = Vec::new();
     for listed in listing.files.into_iter().filter(|file| wanted.has(&file.path)) {
         let path = in_folder(artifact, &listed.path);
-        let mut file = pinned.iter().find(|file| file.path == path).cloned().unwrap_or_else(|| {
+        let mut file = by_path.get(&path).copied().cloned().unwrap_or_else(|| {
             let bare = DeclaredFile::named(listed.path.clone());
             pinned_file(declared, artifact, &bare)
         });
@@ -283,7 +284,8 @@ async fn resolve_listing(
         files.push(file);
     }
     let is_image = listing.ollama_manifest.is_some();
-    if let Some(missing) = pinned.iter().find(|pin| !is_image && !files.iter().any(|file| file.path == pin.path)) {
+    let listed: HashSet<&RelPath> = files.iter().map(|file| &file.path).collect();
+    if let Some(missing) = pinned.iter().find(|pin| !is_image && !listed.contains(&pin.path)) {
         let path = missing.path.to_string();
         return Err(ResolveError::NotListed { artifact: artifact.name.clone(), source_name, path });
     }

@@ -1,6 +1,6 @@
 //! What must hold between the entries of all manifests.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use globset::Glob;
 
@@ -99,8 +99,9 @@ fn check_globs(artifact: &Declared, wrong: &mut Report<'_>) {
 }
 
 fn check_files(artifact: &Declared, wrong: &mut Report<'_>) {
+    let mut seen = HashSet::new();
     for (index, file) in artifact.file.iter().enumerate() {
-        if artifact.file[..index].iter().any(|other| other.path == file.path) {
+        if !seen.insert(&file.path) {
             let keys = ["file", &index.to_string(), "path"];
             wrong(&keys, format!("the file {:?} is listed twice", file.path), "remove one of the two");
         }
