@@ -82,6 +82,13 @@ fn a_machine_takes_from_another_what_it_lacks() {
     let again = run(&here, &sshd, &words, &["--from", "pc9:", "--yes"]);
     assert_eq!(again.code, 0, "{}{}", again.out, again.err);
     assert!(again.out.contains("Nothing to do") || again.out.contains("in order"), "{}", again.out);
+
+    // Who lacks nothing asks nobody: no larder answers there now.
+    let settled = run(&here, &sshd, "false", &["pc9:", "--yes"]);
+    assert!(settled.code == 0 && settled.out.contains("there is nothing to do"), "{}{}", settled.out, settled.err);
+    here.write("home/plain/config.json", b"{}");
+    let unanswered = run(&here, &sshd, "false", &["pc9:", "--yes"]);
+    assert_ne!(unanswered.code, 0, "{}{}", unanswered.out, unanswered.err);
 }
 
 #[test]

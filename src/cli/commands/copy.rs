@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::apply::Failure;
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, Limits, Locality, expand, inventory_path};
 use crate::cli::ui::Ui;
 use crate::cli::{Common, Exit, env};
 use crate::inventory::{Peer, SourceConfig, SourceKind, parse_rate};
+use crate::plan::Plan;
 use crate::report::plan::ending;
 use crate::size::Bytes;
 
@@ -171,9 +173,23 @@ fn through_sockets(ui: &Ui, common: &Common, args: &Args) -> Result<Exit, CliErr
     let mut secret = String::new();
     std::io::stdin().read_line(&mut secret)?;
     let mut lab = Lab::read(ui, common)?.within(args.locality);
+    if let Some(settled) = nothing_to_take(ui, common, args, &lab)? {
+        return Ok(settled);
+    }
     let secret = Some(secret.trim().to_owned());
     take_only_from_peer(&mut lab, args, "the other machine", args.from_socket.clone(), secret);
     carry_out(ui, common, args, &lab)
+}
+
+/// Where all is here and was read, says so, and nobody is asked; else `None`.
+fn nothing_to_take(ui: &Ui, common: &Common, args: &Args, lab: &Lab) -> Result<Option<Exit>, CliError> {
+    let sightings = lab.sight(true)?;
+    if !unread::is_all_here(&sightings) {
+        return Ok(None);
+    }
+    let plan = crate::plan::plan(&sightings, &lab.outlook()?);
+    drop(sightings);
+    show_or_take(ui, common, args, (lab, &plan), Vec::new()).map(Some)
 }
 
 /// Makes the server behind `sockets` the only source.
@@ -187,15 +203,30 @@ fn take_only_from_peer(lab: &mut Lab, args: &Args, name: &str, sockets: Vec<Path
 
 /// Shows what is lacking here and takes it. What is here and was never read is read first: a length proves nothing.
 fn carry_out(ui: &Ui, common: &Common, args: &Args, lab: &Lab) -> Result<Exit, CliError> {
-    if args.dry_run {
+    let unproven = if args.dry_run {
         unread::tell(ui, lab)?;
-        let plan = plan::make(ui, lab, common, &args.limits)?;
-        plan::show(ui, lab, &plan, false);
-        ui.text(&ending(&plan, args.again().as_deref()));
+        Vec::new()
+    } else {
+        let Some(unproven) = unread::read(ui, lab, common)? else { return Ok(Exit::Interrupted) };
+        unproven
+    };
+    let plan = plan::make(ui, lab, common, &args.limits)?;
+    show_or_take(ui, common, args, (lab, &plan), unproven)
+}
+
+/// What `plan` says; unless it is only to be shown, after asking, all of it.
+fn show_or_take(
+    ui: &Ui,
+    common: &Common,
+    args: &Args,
+    (lab, plan): (&Lab, &Plan),
+    unproven: Vec<Failure>,
+) -> Result<Exit, CliError> {
+    if args.dry_run {
+        plan::show(ui, lab, plan, false);
+        ui.text(&ending(plan, args.again().as_deref()));
         return Ok(Exit::InOrder);
     }
-    let Some(unproven) = unread::read(ui, lab, common)? else { return Ok(Exit::Interrupted) };
-    let plan = plan::make(ui, lab, common, &args.limits)?;
     let again = args.again();
     let command = Command {
         name: "copy",
@@ -206,5 +237,5 @@ fn carry_out(ui: &Ui, common: &Common, args: &Args, lab: &Lab) -> Result<Exit, C
         paces_drives: true,
         unproven,
     };
-    apply::carry_out(ui, common, lab, &plan, command)
+    apply::carry_out(ui, common, lab, plan, command)
 }

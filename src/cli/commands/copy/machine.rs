@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 
-use super::{Args, by_sftp, carry_out, take_only_from_peer};
+use super::{Args, by_sftp, carry_out, nothing_to_take, take_only_from_peer};
 use crate::cli::commands::apply::agreed;
 use crate::cli::commands::remote::install::{self, Provided};
 use crate::cli::commands::remote::{Way, quoted};
@@ -30,13 +30,18 @@ pub(super) fn take(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Resu
     if args.sftp {
         return by_sftp::take(ui, common, args, machine);
     }
+    let read = || Ok::<_, CliError>(Lab::read(ui, common)?.within(args.locality));
+    let lab = read()?;
+    if let Some(settled) = nothing_to_take(ui, common, args, &lab)? {
+        return Ok(settled);
+    }
     let runtime = Runtime::new()?;
     let mut way = args.way.clone();
-    let refused = match Taking::begin(ui, common, args, (&way, machine), &runtime)? {
+    let refused = match Taking::begin(lab, common, args, (&way, machine), &runtime)? {
         Ok(taking) => return taking.carry_out(ui, common, args),
         Err(refused) => refused,
     };
-    let lab = Lab::read(ui, common)?;
+    let lab = read()?;
     if !install::is_lacking(&way, &lab, machine) {
         return Err(refused);
     }
@@ -45,7 +50,7 @@ pub(super) fn take(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Resu
         Provided::Unwanted => return by_sftp::take(ui, common, args, machine),
         Provided::Nobody => return Err(refused),
     }
-    Taking::begin(ui, common, args, (&way, machine), &runtime)??.carry_out(ui, common, args)
+    Taking::begin(lab, common, args, (&way, machine), &runtime)??.carry_out(ui, common, args)
 }
 
 /// A larder on another machine that answers.
@@ -55,15 +60,14 @@ struct Taking {
 }
 
 impl Taking {
-    /// Starts a larder on `machine`; the inner error says why it does not answer.
+    /// Starts a larder on `machine` for `lab` to take from; the inner error says why it does not answer.
     fn begin(
-        ui: &Ui,
+        mut lab: Lab,
         common: &Common,
         args: &Args,
         (way, machine): (&Way, &str),
         runtime: &Runtime,
     ) -> Result<Result<Self, CliError>, CliError> {
-        let mut lab = Lab::read(ui, common)?.within(args.locality);
         let mut command = way.to_move(&lab, machine);
         command.push(format!("{} serve --stdio", way.remote_larder).into());
         let tunnel = {

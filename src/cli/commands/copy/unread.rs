@@ -8,7 +8,8 @@ use crate::cli::commands::stopped_by_signals;
 use crate::cli::error::CliError;
 use crate::cli::lab::{Lab, now};
 use crate::cli::ui::Ui;
-use crate::observe::{Proof, Sighting};
+use crate::observe::{Access, Proof, Sighting};
+use crate::report::status;
 use crate::report::table::count;
 use crate::size::Bytes;
 use crate::stores::FileState;
@@ -23,6 +24,13 @@ pub(super) fn tell(ui: &Ui, lab: &Lab) -> Result<(), CliError> {
         ui.text(&format!("{files} ({bytes}) here were never read: they are read before anything is copied\n"));
     }
     Ok(())
+}
+
+/// Whether everything wanted is here and was read: then nobody need be asked for anything.
+pub(super) fn is_all_here(sightings: &[Sighting<'_>]) -> bool {
+    let statuses = status::statuses(sightings, &verify::glance(sightings));
+    let is_read = |sighting: &Sighting<'_>| sighting.access == Access::Open && unread(sighting).next().is_none();
+    statuses.iter().all(status::is_in_order) && sightings.iter().all(is_read)
 }
 
 /// Reads all of it and remembers what was measured, so that the plan knows what is wrong.
