@@ -58,7 +58,12 @@ mod tests {
     #[test]
     fn a_piece_is_used_again_once_nobody_has_it() {
         let spare = Spare::of(8);
-        let write = |byte: u8| move |bytes: &mut [u8]| Ok(bytes.fill(byte));
+        let write = |byte: u8| {
+            move |bytes: &mut [u8]| {
+                bytes.fill(byte);
+                Ok(())
+            }
+        };
         let first = spare.fill(8, write(1)).unwrap();
         let second = spare.fill(3, write(2)).unwrap();
         assert_eq!((&first[..], &second[..]), (&[1; 8][..], &[2; 3][..]));
