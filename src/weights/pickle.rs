@@ -11,10 +11,12 @@ use crate::weights::WeightsError;
 
 mod allowed;
 mod input;
+mod lines;
 mod tensors;
 
 pub use allowed::is_allowed;
 pub(crate) use input::Input;
+use lines::{decimal, quoted, unescaped};
 pub(crate) use tensors::{Built, Storage};
 
 /// The longest pickle that is followed; that of the largest model has some MiB.
@@ -461,41 +463,4 @@ fn shown(name: &str) -> String {
 
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "._<>".contains(c))
-}
-
-fn decimal(line: &str) -> Value {
-    line.trim().trim_end_matches('L').parse().map_or(Value::Other, Value::Int)
-}
-
-/// A line in which characters may be written as `\u0041` or `\U00000041`.
-fn unescaped(line: &str) -> Value {
-    let mut text = String::new();
-    let mut rest = line;
-    while let Some(at) = rest.find('\\') {
-        text.push_str(&rest[..at]);
-        let digits = match rest.as_bytes().get(at + 1) {
-            Some(b'u') => 4,
-            Some(b'U') => 8,
-            _ => {
-                text.push('\\');
-                rest = &rest[at + 1..];
-                continue;
-            }
-        };
-        let code = rest.get(at + 2..at + 2 + digits).and_then(|code| u32::from_str_radix(code, 16).ok());
-        let Some(char) = code.and_then(char::from_u32) else { return Value::Other };
-        text.push(char);
-        rest = &rest[at + 2 + digits..];
-    }
-    Value::Text(text + rest)
-}
-
-/// A text in Python's quotes; one with escapes is not read, and a name it would be is then a computed one.
-fn quoted(line: &str) -> Value {
-    let line = line.trim();
-    let inner = ['"', '\''].iter().find_map(|quote| line.strip_prefix(*quote)?.strip_suffix(*quote));
-    match inner {
-        Some(inner) if !inner.contains('\\') && inner.is_ascii() => Value::Text(inner.to_owned()),
-        _ => Value::Other,
-    }
 }
