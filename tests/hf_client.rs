@@ -343,3 +343,41 @@ fn a_branch_that_moves_is_followed_when_asked_and_the_old_snapshot_stays() {
     let fetched = hub.count(|logged| logged.method == "GET" && logged.sent > 0 && !logged.path.contains("/tree/"));
     assert_eq!(fetched, 1, "the changed weights; the new file's content was here under another name");
 }
+
+/// Gives everything below `folder`, links themselves too, a time of change long ago.
+fn age(folder: &Path) {
+    let then = rustix::fs::Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: then, last_modification: then };
+    for entry in walkdir::WalkDir::new(folder).into_iter().map(Result::unwrap) {
+        rustix::fs::utimensat(rustix::fs::CWD, entry.path(), &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+}
+
+#[test]
+fn a_replaced_revision_goes_and_python_misses_nothing() {
+    for name in CLIENTS {
+        let Some(hf) = parts::part(&format!("{name}/bin/hf")) else { return };
+        let (hub, old) = upstream();
+        let machine = provisioned(&hub.origin);
+        let endpoint = [("HF_ENDPOINT", hub.origin.as_str())];
+        let mut files = repository();
+        files[1].2.extend([0; 8]);
+        let moved: Vec<_> = files.iter().map(|(path, lfs, content)| (*path, content.as_slice(), *lfs)).collect();
+        let new = hub.commit("acme/hand", &moved);
+        machine.larder_with(&endpoint, &["lock", "--update", "hand"]).must_be(0);
+        machine.larder_with(&endpoint, &["apply", "--yes"]).must_be(0);
+        age(&machine.path("hub"));
+        machine.larder(&["prune"]).must_be(0).must_say(&["0 leftovers", "1 replaced revision more can go"]);
+        machine.larder(&["prune", "--superseded", "--apply", "--yes"]).must_be(0);
+
+        let moved: BTreeMap<_, _> = files.into_iter().map(|(path, _, content)| (path.to_owned(), content)).collect();
+        assert_eq!(snapshot(machine.home(), &new), moved, "{name}");
+        assert!(!machine.path(&format!("hub/models--acme--hand/snapshots/{old}")).exists(), "{name}");
+        let blobs = fs_err::read_dir(machine.path("hub/models--acme--hand/blobs")).unwrap().count();
+        assert_eq!(blobs, moved.len(), "{name}: one content was only of the old revision");
+        let listed = output(client(&hf, machine.home()).args(["cache", "ls", "--show-warnings"]));
+        assert!(listed.contains("acme/hand") && !listed.to_lowercase().contains("warning"), "{name}: {listed}");
+        output(online(&hf, machine.home(), &hub.origin).args(["cache", "verify", "acme/hand"]));
+        machine.larder(&["verify"]).must_be(0);
+    }
+}
