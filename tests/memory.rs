@@ -98,6 +98,7 @@ fn one_file_over_eight_connections_takes_no_more_memory_the_longer_it_is() {
 
 #[test]
 fn eight_files_at_once_share_the_memory_of_one() {
-    let most = fetch(8, number("LARDER_MEMORY_MIB", 160) / 8);
+    // Long enough for all of them to be under way at the same time.
+    let most = fetch(8, number("LARDER_MEMORY_MIB", 160) / 4);
     assert!(most <= MOST_KIB, "{} MiB", most >> 10);
 }

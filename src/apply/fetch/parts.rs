@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ use crate::sources::SourceError;
 
 /// A connection that is slower than the others by this factor is taken back once there is nothing else to do.
 const TOO_SLOW: f64 = 8.0;
+/// How long a connection that is tried may take to bring its first bytes: a login by ssh over a long line takes a second.
+const LOGIN: Duration = Duration::from_secs(3);
 
 /// How one attempt at the whole file ended.
 enum Ending {
@@ -50,6 +53,8 @@ struct Parts<'a> {
     measured_at: Instant,
     watch: Watch,
     told_lines: usize,
+    /// How many connections there were when the rate was measured last.
+    measured_lines: usize,
 }
 
 /// One connection under way.
@@ -59,6 +64,8 @@ struct Running {
     authority: String,
     brought: Arc<AtomicU64>,
     since: Instant,
+    /// Whether it is one more than before.
+    is_tried: bool,
     abort: AbortHandle,
 }
 
@@ -159,6 +166,7 @@ impl<'a> Parts<'a> {
             measured_at: Instant::now(),
             watch: Watch::default(),
             told_lines: 0,
+            measured_lines: 0,
         }
     }
 
@@ -254,9 +262,10 @@ impl<'a> Parts<'a> {
         let by_all = self.run.lines.counter(&authority);
         let (shared, goes_on) = (self.shared.clone(), self.tempo.is_one_enough());
         let line = Line { shared, remote, supplier, claim, goes_on, brought: brought.clone(), by_all };
+        let is_tried = self.lines.len() >= self.measured_lines;
         let abort = self.lines.spawn(line.run());
         self.suppliers.get_mut(supplier).lines += 1;
-        let running = Running { claim: id, supplier, authority, brought, since: Instant::now(), abort };
+        let running = Running { claim: id, supplier, authority, brought, since: Instant::now(), is_tried, abort };
         self.running.insert(running.abort.id(), running);
     }
 
@@ -373,14 +382,21 @@ impl<'a> Parts<'a> {
         self.measured_at = Instant::now();
         let bytes = self.shared.came.swap(0, Ordering::Relaxed);
         let held_up = self.shared.held_up_us.swap(0, Ordering::Relaxed) as f64 / 1e6;
-        if self.lines.is_empty() {
+        if self.lines.is_empty() || !self.tempo.has_found() && self.is_one_logging_in() {
             return;
         }
+        self.measured_lines = self.lines.len();
         let held_up = held_up / (time.as_secs_f64().max(0.001) * self.lines.len() as f64);
         let missing = self.shared.schedule().missing_bytes();
         self.tempo.measured(Measure { bytes, time, held_up, missing });
         self.join_where_it_is_slow(held_up > OWN_LIMIT);
         self.take_back_the_slow();
+    }
+
+    /// Whether a connection that is tried has not had the time to show what it brings.
+    fn is_one_logging_in(&self) -> bool {
+        let is_silent = |running: &Running| running.brought.load(Ordering::Relaxed) == 0;
+        self.running.values().any(|running| running.is_tried && running.since.elapsed() < LOGIN && is_silent(running))
     }
 
     /// Lets sources of the next kind help where those at work are far too slow.
