@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
 use larder::digest::Sha256;
@@ -10,6 +11,8 @@ use larder::digest::Sha256;
 #[expect(dead_code, reason = "this lab has an inventory of its own")]
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/skip.rs"]
+mod skip;
 
 use program::Lab;
 
@@ -132,6 +135,11 @@ fn link(target: &str, place: &Path) {
     larder::fsio::create_dir_all(place.parent().unwrap(), None).unwrap();
     #[expect(clippy::disallowed_methods, reason = "the test's own link")]
     std::os::unix::fs::symlink(target, place).unwrap();
+    age_itself(place);
+}
+
+/// Gives a place, a link itself, a time of change long ago.
+fn age_itself(place: &Path) {
     let then = rustix::fs::Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 };
     let times = rustix::fs::Timestamps { last_access: then, last_modification: then };
     rustix::fs::utimensat(rustix::fs::CWD, place, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
@@ -196,6 +204,93 @@ fn replaced_revisions_go_only_when_asked_for_and_what_others_share_stays() {
     assert!(fs_err::symlink_metadata(cache.join("blobs").join(blob(b"old"))).is_err(), "a link to nothing would stay");
     assert_eq!(fs_err::read(cache.join("snapshots").join(NEW).join("both.bin")).unwrap(), b"both");
     assert!(lab.run(&["prune", "--superseded"]).out.contains("0 leftovers, 0 B to win"));
+}
+
+/// What programs of another store read by a link stays, and with it all of its revision.
+#[test]
+fn what_a_link_of_another_store_leads_to_stays() {
+    let cases = [
+        ("home/plain/clip.safetensors", format!("../hub/models--a--b/snapshots/{OLD}/x/old.bin")),
+        ("home/plain/clip.safetensors", format!("../hub/blobs/{}", blob(b"old"))),
+        ("home/plain/clip", format!("../hub/models--a--b/snapshots/{OLD}")),
+    ];
+    for (place, target) in cases {
+        let lab = Lab::new(INVENTORY, "");
+        repository_that_went_on(&lab);
+        // The locked revision is nobody's here, and goes; both have nothing in common.
+        link(&target, &lab.path(place));
+        let pruned = lab.run(&["prune", "--superseded", "--apply", "--yes"]);
+        assert!(pruned.code == 0 && pruned.out.contains("a link in another store leads to it"), "{target}: {pruned:?}");
+        let read = if place.ends_with("clip") { format!("{place}/x/old.bin") } else { place.to_owned() };
+        assert_eq!(fs_err::read(lab.path(&read)).unwrap(), b"old", "{target}");
+        assert!(!lab.path(&format!("home/hub/models--a--b/snapshots/{LOCKED}")).exists(), "{target}");
+    }
+    // A link to all of the cache needs nothing of it in particular.
+    let lab = Lab::new(INVENTORY, "");
+    repository_that_went_on(&lab);
+    link("../hub", &lab.path("home/plain/everything"));
+    assert!(!lab.run(&["prune", "--superseded"]).out.contains("keep"));
+}
+
+/// Links to nothing below `folder`.
+fn dangling(folder: &Path) -> Vec<PathBuf> {
+    let all = walkdir::WalkDir::new(folder).into_iter().map(|entry| entry.unwrap().into_path());
+    all.filter(|path| path.is_symlink() && !path.exists()).collect()
+}
+
+/// The program as it is killed, or refused, at its `nth` call of one of `calls`.
+fn prune_with(lab: &Lab, calls: &str, inject: &str, nth: usize) -> Output {
+    let prune = lab.command(&["prune", "--superseded", "--apply", "--yes"]);
+    let mut strace = Command::new("/usr/bin/strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
+    strace.args(["-e", &format!("inject={calls}:{inject}:when={nth}")]);
+    // The facts' own files do not count.
+    for path in entries(lab) {
+        strace.arg("-P").arg(lab.path("home/hub").join(path));
+    }
+    strace.arg(prune.get_program()).args(prune.get_args()).env_clear().current_dir(lab.path(""));
+    strace.envs(prune.get_envs().filter_map(|(name, value)| Some((name, value?)))).output().unwrap()
+}
+
+#[test]
+fn no_kill_and_no_refusal_leaves_a_link_to_nothing_and_the_next_run_ends_it() {
+    if !Path::new("/usr/bin/strace").exists() {
+        return skip::skipped("strace is not installed (apt-get install strace)");
+    }
+    let expected = {
+        let lab = Lab::new(INVENTORY, "");
+        repository_that_went_on(&lab);
+        assert_eq!(lab.run(&["prune", "--superseded", "--apply", "--yes"]).code, 0);
+        entries(&lab)
+    };
+    // Two revisions of three files have these, a list, two blobs and a link to each; and three folders.
+    let unlink = "unlink,unlinkat";
+    for (calls, inject, code, least) in
+        [(unlink, "error=EIO", Some(4), 8), (unlink, "signal=KILL", None, 8), ("rmdir", "signal=KILL", None, 3)]
+    {
+        for nth in 1.. {
+            let lab = Lab::new(INVENTORY, "");
+            repository_that_went_on(&lab);
+            let stopped = prune_with(&lab, calls, inject, nth);
+            assert_eq!(dangling(&lab.path("home/hub")), Vec::<PathBuf>::new(), "{inject} {nth}");
+            if stopped.status.success() {
+                assert!(nth > least && entries(&lab) == expected, "{inject} {nth}: {stopped:?}");
+                break;
+            }
+            assert_eq!(stopped.status.code(), code, "{inject} {nth}: {stopped:?}");
+            // A folder has changed with the last that went from it.
+            walkdir::WalkDir::new(lab.path("home/hub")).into_iter().for_each(|entry| age_itself(entry.unwrap().path()));
+            assert_eq!(lab.run(&["prune", "--superseded", "--apply", "--yes"]).code, 0, "{inject} {nth}");
+            assert_eq!(entries(&lab), expected, "{inject} {nth}");
+        }
+    }
+}
+
+/// Files, links and folders of the hub cache.
+fn entries(lab: &Lab) -> BTreeSet<String> {
+    let hub = lab.path("home/hub");
+    let all = walkdir::WalkDir::new(&hub).into_iter().map(|entry| entry.unwrap().into_path());
+    all.map(|path| path.strip_prefix(&hub).unwrap().display().to_string()).collect()
 }
 
 #[test]

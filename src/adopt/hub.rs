@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
+use super::links::hops;
 use super::propose::{Proposal, ProposedFile};
 use super::{Known, Seen, StoreSurvey, authority};
 use crate::artifact::{HubKind, HubRepo, Reference};
@@ -40,7 +41,7 @@ pub(super) fn look(store: &dyn Store, known: &mut Known, found: &mut StoreSurvey
         }
     }
     orphans(store.root(), &repos, known, found);
-    superseded::look(store.root(), &repos, known, found);
+    superseded::look(store.root(), known, found);
     proposals
 }
 
@@ -85,22 +86,15 @@ fn linked_by(folders: impl Iterator<Item = PathBuf>) -> Option<HashSet<PathBuf>>
         for entry in WalkDir::new(folder) {
             let entry = entry.ok()?;
             if entry.file_type().is_symlink() {
-                linked.extend(next_hop(entry.path()));
+                linked.extend(hops(entry.path()));
                 match fs_err::canonicalize(entry.path()) {
-                    Ok(place) => drop(linked.insert(place)),
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(_) => return None,
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return None,
+                    _ => {}
                 }
             }
         }
     }
     Some(linked)
-}
-
-/// What a link names itself: in caches that share blobs between repositories, that is a link as well.
-fn next_hop(link: &Path) -> Option<PathBuf> {
-    let target = link.parent()?.join(fs_err::read_link(link).ok()?);
-    Some(fs_err::canonicalize(target.parent()?).ok()?.join(target.file_name()?))
 }
 
 /// `models--owner--name` and `datasets--owner--name`.
