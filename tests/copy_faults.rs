@@ -180,7 +180,9 @@ fn a_connection_that_is_gone_for_good_leaves_a_state_to_go_on_from() {
     relay.cut_all_after(9 * MIB as u64);
     let (here, there) = (empty_machine("retries = 1\n"), full_machine());
     let failed = take(&here, &sshd.client_by(relay.port()), &there);
-    assert_eq!(failed.code, 4, "{}{}", failed.out, failed.err);
+    // The small file has a login of its own, which may have been there in time.
+    let is_small_there = here.path("home/plain/config.json").exists();
+    assert_eq!(failed.code, if is_small_there { 4 } else { 1 }, "{}{}", failed.out, failed.err);
     assert!(failed.out.contains("large.bin") && failed.out.contains("pc9"), "{}", failed.out);
     assert!(!here.path("home/plain/large.bin").exists());
     let before = relay.passed();
