@@ -37,8 +37,7 @@ const HELD: u64 = 1 << 20;
 
 /// Lets the program run for `moment` and kills it. A success means that it was done before.
 fn kill_after(mut child: Child, moment: Duration) -> ExitStatus {
-    std::thread::sleep(moment);
-    child.kill().unwrap();
+    chance::kill_at(&mut child, moment);
     child.wait().unwrap()
 }
 

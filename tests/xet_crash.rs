@@ -93,8 +93,7 @@ fn no_kill_over_xet_shows_a_wrong_byte_or_fetches_a_file_again() {
         while killed < 4 {
             let mut command = machine.command(&["apply", "--yes"]);
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(random.below(longest));
-            child.kill().unwrap();
+            chance::kill_at(&mut child, random.below(longest));
             let status = child.wait().unwrap();
             nothing_visible_is_wrong(&machine);
             if status.success() {

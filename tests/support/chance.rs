@@ -1,11 +1,21 @@
 //! Random moments and contents that a seed brings back, and how many of them the environment asks for.
 
+use std::process::Child;
 use std::time::Duration;
+
+use wait_timeout::ChildExt as _;
 
 /// The number of this name in the environment, `otherwise` where there is none.
 pub(crate) fn number(name: &str, otherwise: u64) -> u64 {
     #[expect(clippy::disallowed_methods, reason = "how long a test runs is told by the environment")]
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// Kills a program at this moment of its life, unless it has ended before.
+pub(crate) fn kill_at(child: &mut Child, moment: Duration) {
+    if child.wait_timeout(moment).unwrap().is_none() {
+        child.kill().unwrap();
+    }
 }
 
 /// splitmix64: the same numbers for the same seed, and the same moments as far as machines allow.

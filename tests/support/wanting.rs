@@ -9,7 +9,7 @@ use larder::artifact::File;
 use larder::digest::{Digests, Sha256};
 use larder::fsio::{WriteOptions, write_atomic};
 
-use crate::chance::Random;
+use crate::chance::{Random, kill_at};
 use crate::machine::{Machine, Said};
 use crate::one_file;
 use crate::upstream::Upstream;
@@ -132,8 +132,7 @@ impl Wanting {
         let mut kills = 0;
         while kills < at_most {
             let mut child = self.begin();
-            std::thread::sleep(random.below(longest));
-            child.kill().unwrap();
+            kill_at(&mut child, random.below(longest));
             let said = Self::end(child);
             self.nothing_visible_is_wrong();
             if said.code == Some(0) {
