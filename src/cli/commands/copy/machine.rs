@@ -33,6 +33,7 @@ pub(super) fn take(ui: &Ui, common: &Common, args: &Args, machine: &str) -> Resu
     let read = || Ok::<_, CliError>(Lab::read(ui, common)?.within(args.locality));
     let lab = read()?;
     if let Some(settled) = nothing_to_take(ui, common, args, &lab)? {
+        ui.note(&format!("{machine} was not asked: all that is wanted is here, and was read"));
         return Ok(settled);
     }
     let runtime = Runtime::new()?;
