@@ -246,6 +246,49 @@ fn whoever_is_killed_only_what_is_missing_comes_again() {
     }
 }
 
+/// The same where this machine is the one that gives.
+#[test]
+fn whoever_is_killed_while_something_is_given_only_what_is_missing_comes_again() {
+    for victim in [Victim::Taking, Victim::Giving, Victim::Sshd] {
+        let Some(mut sshd) = Sshd::start() else { return };
+        let relay = Relay::of_what_is_sent_to(sshd.port());
+        let (here, there) = (full_machine(), empty_machine("retries = 0\n"));
+        let client = sshd.client_by(relay.port());
+        // The larder over there leaves its number before it begins.
+        let words = remote_words(Path::new(env!("CARGO_BIN_EXE_larder")), &there.path(""));
+        there.write("larder.sh", format!("echo $$ >> {}; exec {words} \"$@\"\n", there.path("numbers").display()));
+        let remote = format!("sh {}", there.path("larder.sh").display());
+        let begin = || {
+            let mut command = here.command(&["copy", "--ssh", &client, "--remote-larder", &remote]);
+            command.args(["--to", "pc9:", "--yes"]).env("PATH", "/usr/bin:/bin");
+            command
+        };
+        relay.hold_after(9 * MIB as u64);
+        let mut giving = begin().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        relay.wait_until_held();
+        match victim {
+            Victim::Giving => giving.kill().unwrap(),
+            Victim::Taking => {
+                let numbers = std::fs::read_to_string(there.path("numbers")).unwrap();
+                numbers.lines().for_each(|number| kill(number.trim()));
+                assert!(!numbers.is_empty());
+            }
+            Victim::Sshd => sshd.kill_all(),
+        }
+        relay.cut_now();
+        assert_ne!(giving.wait().unwrap().code(), Some(0), "{victim:?}");
+        assert!(!there.path("home/plain/large.bin").exists(), "{victim:?}");
+        if victim == Victim::Sshd {
+            sshd.start_again();
+        }
+        relay.mend();
+        let given = program::said(&mut begin(), &here.path(""));
+        assert_eq!(given.code, 0, "{victim:?}: {}{}", given.out, given.err);
+        assert_has_all(&there);
+        assert!(relay.passed() < 16 * MIB as u64, "{victim:?}: {} came again", relay.passed());
+    }
+}
+
 fn kill(number: &str) {
     // One that ended by itself is gone already.
     let _ = Command::new("kill").args(["-9", number]).stderr(Stdio::null()).status().unwrap();

@@ -22,8 +22,9 @@ mod ollama_image;
 mod ollama_server;
 #[path = "support/program.rs"]
 mod program;
-#[path = "support/skip.rs"]
-mod skip;
+#[path = "support/s3s.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod s3s;
 #[path = "support/sshd.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod sshd;
@@ -33,6 +34,8 @@ use mirror::Mirror;
 use ollama_image::Image;
 use ollama_server::OllamaServer;
 use program::{INVENTORY, Lab, Said};
+use s3s::parts::skip;
+use s3s::{KEY, S3, SECRET};
 use sshd::{Sshd, remote_words};
 
 const MANIFEST: &str = "[[artifact]]\nname = \"tiny:1b\"\nsource = \"ollama:tiny:1b\"\nstore = \"ollama\"\n";
@@ -154,6 +157,41 @@ async fn a_running_server_takes_what_a_drive_has() {
     let taken = run(&here, &["copy", "--from", folder, "--yes"]);
     assert_eq!(taken.code, 0, "{}{}", taken.out, taken.err);
     assert_has_it(&server, &image, &taken.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_server_takes_what_is_read_by_sftp() {
+    let Some(sshd) = Sshd::start() else { return };
+    let (image, server) = (image(), OllamaServer::start().await);
+    let there = full_machine(&image);
+    let places = format!("[machines.pc9.stores]\nollama = \"{}\"\n", there.path("home/ollama").display());
+    let here = served_machine(&image, &server, Sight::Elsewhere, &places);
+    let mut command = here.command(&["copy", "--ssh", &sshd.client(), "--sftp", "pc9:", "--yes"]);
+    command.env("PATH", "/usr/bin:/bin");
+    let taken = tokio::task::block_in_place(|| program::said(&mut command, &here.path("")));
+    assert_eq!(taken.code, 0, "{}{}", taken.out, taken.err);
+    assert_has_it(&server, &image, &taken.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_server_takes_what_a_bucket_has() {
+    let Some(s3) = S3::start(&["fleet"]) else { return };
+    let (image, server) = (image(), OllamaServer::start().await);
+    let bucket = format!("{{ name = \"fleet\", url = \"s3://fleet/lab\", endpoint = \"{}\" }}", s3.endpoint);
+    let sources = format!("order = [\"bucket\"]\nbuckets = [{bucket}]\n");
+    let with_keys = |lab: &Lab, arguments: &[&str]| {
+        let mut command = lab.command(arguments);
+        command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET);
+        tokio::task::block_in_place(|| program::said(&mut command, &lab.path("")))
+    };
+    let from = machine(&image, "", &sources);
+    installed(&image).into_iter().for_each(|(path, bytes)| from.write(&format!("home/ollama/{path}"), bytes));
+    let pushed = with_keys(&from, &["push", "--yes"]);
+    assert_eq!(pushed.code, 0, "{}{}", pushed.out, pushed.err);
+    let here = served_machine(&image, &server, Sight::Elsewhere, &sources);
+    let applied = with_keys(&here, &["apply", "--yes"]);
+    assert_eq!(applied.code, 0, "{}{}", applied.out, applied.err);
+    assert_has_it(&server, &image, &applied.out);
 }
 
 /// A peer of the LAN that has `image` where `folder` is.

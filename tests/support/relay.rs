@@ -12,8 +12,9 @@ use tokio::sync::{mpsc, watch};
 
 const NEVER: u64 = u64::MAX;
 
-/// What is done to what passes. All numbers are of bytes towards the client.
+/// What is done to what passes. All numbers are of bytes in one direction: towards the client, where nothing else is said.
 struct Faults {
+    is_towards_server: bool,
     delay_us: AtomicU64,
     /// Each connection breaks after so many.
     cut_after: AtomicU64,
@@ -36,8 +37,18 @@ pub(crate) struct Relay {
 impl Relay {
     /// Leads to a port of this machine.
     pub(crate) fn to(target: u16) -> Self {
+        Self::counting(target, false)
+    }
+
+    /// The same, with everything being about bytes towards the server.
+    pub(crate) fn of_what_is_sent_to(target: u16) -> Self {
+        Self::counting(target, true)
+    }
+
+    fn counting(target: u16, is_towards_server: bool) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let faults = Arc::new(Faults {
+            is_towards_server,
             delay_us: AtomicU64::new(0),
             cut_after: AtomicU64::new(NEVER),
             cut_all_after: AtomicU64::new(NEVER),
@@ -98,7 +109,7 @@ impl Relay {
         self.faults.hold_after.send_replace(NEVER);
     }
 
-    /// Bytes that passed towards clients.
+    /// Bytes that passed.
     pub(crate) fn passed(&self) -> u64 {
         *self.faults.passed.borrow()
     }
@@ -121,8 +132,8 @@ async fn connect(client: TcpStream, target: u16, faults: Arc<Faults>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = pump(from_client, to_server, &faults, false) => {}
-        () = pump(from_server, to_client, &faults, true) => {}
+        () = pump(from_client, to_server, &faults, faults.is_towards_server) => {}
+        () = pump(from_server, to_client, &faults, !faults.is_towards_server) => {}
         _ = generation.changed() => {}
     }
 }

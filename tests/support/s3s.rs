@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 
 #[path = "parts.rs"]
-mod parts;
+pub(crate) mod parts;
 
 /// Who may ask the server.
 pub(crate) const KEY: &str = "LARDERTESTKEY";
