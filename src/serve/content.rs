@@ -23,6 +23,7 @@ use tokio::task::spawn_blocking;
 use crate::serve::answer::{empty, error};
 use crate::serve::bounds::Bounds;
 use crate::serve::catalog::Item;
+use crate::serve::listen::Alone;
 use crate::serve::range::{Part, part};
 use crate::serve::spare::Spare;
 use crate::serve::xet::Xorb;
@@ -36,6 +37,8 @@ const CHUNK: u64 = 256 << 10;
 /// How much is read at a time for whoever comes when [`MANY`] are being sent to, so that all fit into the memory.
 const SMALL_CHUNK: u64 = 64 << 10;
 const MANY: u64 = 48;
+/// How much is read at a time for a client that is alone.
+const IN_PLACE: u64 = 128 << 10;
 /// How many chunks of one answer are in memory at most: one on its way out, one being read.
 const CHUNKS_AHEAD: usize = 2;
 
@@ -178,7 +181,12 @@ fn body(site: &Site, request: &Parts, opened: Opened, range: Range<u64>, status:
     if request.method != Method::HEAD {
         let client = request.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
         let pace = site.paces.of(client.map(|client| client.to_canonical()));
-        let paced = read(opened, range, Arc::clone(&site.traffic)).then(move |chunk| {
+        let traffic = Arc::clone(&site.traffic);
+        let chunks = match request.extensions.get::<Alone>() {
+            Some(Alone) => read_in_place(opened, range, traffic).boxed(),
+            None => read(opened, range, traffic).boxed(),
+        };
+        let paced = chunks.then(move |chunk| {
             let pace = pace.clone();
             async move {
                 pace.pass(chunk.as_ref().map_or(0, Bytes::len)).await;
@@ -210,6 +218,18 @@ fn read(opened: Opened, range: Range<u64>, traffic: Arc<Traffic>) -> impl Stream
         }
     });
     chunks.buffered(CHUNKS_AHEAD).inspect(move |chunk| sending.traffic.add_bytes(chunk.as_ref().map_or(0, Bytes::len)))
+}
+
+/// Reads what is to be sent next, without a thread for it: a chunk goes out while it is still in the processor's cache.
+fn read_in_place(opened: Opened, range: Range<u64>, traffic: Arc<Traffic>) -> impl Stream<Item = io::Result<Bytes>> {
+    let (end, sending) = (range.end, Sending::new(traffic));
+    let spare = Spare::of(IN_PLACE.min(end - range.start) as usize);
+    stream::iter((range.start..end).step_by(IN_PLACE as usize)).map(move |start| {
+        let len = IN_PLACE.min(end - start) as usize;
+        let chunk = spare.fill(len, |bytes| opened.read_exact_at(bytes, start));
+        sending.traffic.add_bytes(chunk.as_ref().map_or(0, Bytes::len));
+        chunk
+    })
 }
 
 /// One of those that are being sent to, until it is dropped.

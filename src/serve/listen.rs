@@ -1,6 +1,7 @@
 //! The socket: connections are accepted, bounded in number and in patience, and ended in good order.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -11,6 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -176,7 +178,8 @@ pub async fn answer_at(listener: UnixListener, router: Router) {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let (input, output) = stream.into_split();
-                    connections.spawn(answer_on(router.clone(), input, output));
+                    let router = router.clone();
+                    connections.spawn(converse(move |request| router.clone().call(request), input, output));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -194,15 +197,35 @@ fn protocol() -> http1::Builder {
     protocol
 }
 
-/// Answers the requests of one client until it ends: `input` and `output` are its connection.
+/// Goes with a request of a client that has this program for itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Alone;
+
+/// Answers the requests of one client until it ends: `input` and `output` are its connection, and nobody else is served.
 ///
-/// Whoever could start this program may read what the router has; there is no limit to its patience.
+/// Whoever could start this program may read what the router has; there is no limit to its patience. Contents are read
+/// on the thread that asks for this, which waits for the disk meanwhile.
 pub async fn answer_on(
     router: Router,
     input: impl AsyncRead + Unpin + Send + 'static,
     output: impl AsyncWrite + Unpin + Send + 'static,
 ) -> std::io::Result<()> {
-    let service = service_fn(move |request: Request<Incoming>| router.clone().call(request.map(Body::new)));
+    let answer = move |mut request: Request<Body>| {
+        request.extensions_mut().insert(Alone);
+        router.clone().call(request)
+    };
+    converse(answer, input, output).await
+}
+
+async fn converse<F>(
+    answer: impl Fn(Request<Body>) -> F,
+    input: impl AsyncRead + Unpin + Send + 'static,
+    output: impl AsyncWrite + Unpin + Send + 'static,
+) -> std::io::Result<()>
+where
+    F: Future<Output = Result<Response, Infallible>>,
+{
+    let service = service_fn(|request: Request<Incoming>| answer(request.map(Body::new)));
     let stream = TokioIo::new(tokio::io::join(input, output));
     // Whoever asks through a pipe may close his end once he has asked.
     let ended = protocol().half_close(true).header_read_timeout(None).serve_connection(stream, service).await;

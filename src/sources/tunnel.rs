@@ -19,6 +19,8 @@ use tokio::task::JoinHandle;
 
 /// How long the last words of a program that has ended are waited for.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How much of what a program says may wait to be read, as far as the system allows it.
+const WAITING: usize = 1 << 20;
 
 /// A socket in a folder of our user's own; whoever connects talks to a program of its own.
 ///
@@ -107,6 +109,7 @@ async fn connect(stream: UnixStream, command: Vec<OsString>, last_words: Arc<Mut
 /// The connection, and the same as a program's input and output: nothing is copied between.
 fn both_ends(stream: UnixStream) -> io::Result<(OwnedFd, [Stdio; 2])> {
     let stream = stream.into_std()?;
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, WAITING);
     stream.set_nonblocking(false)?;
     let ends = [OwnedFd::from(stream.try_clone()?), OwnedFd::from(stream.try_clone()?)];
     Ok((OwnedFd::from(stream), ends.map(Stdio::from)))

@@ -193,7 +193,8 @@ fn index_of(lab: &Lab, artifacts: Vec<Served>) -> Index {
 /// Whoever could start this reads the files themselves, so nothing is withheld.
 fn serve_stdio(lab: &Lab) -> Result<Exit, CliError> {
     let router = router(index(lab)?, Guests::default(), Arc::new(Traffic::default()));
-    let runtime = tokio::runtime::Runtime::new()?;
+    // One client, who waits for every read anyway: a second thread would only pass on what the first one has.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async { answer_on(router, stdio::input(), stdio::output()).await })?;
     // Standard input that is neither a pipe nor a socket is read by a thread that nothing can interrupt.
     runtime.shutdown_background();

@@ -9,6 +9,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
+/// How much may wait to be sent, as far as the system allows it: the usual 64 KiB of a pipe are two packets of ssh, and
+/// the processor goes back and forth between this program and sshd for each of them.
+const WAITING: usize = 1 << 20;
+
 /// What comes from the client. Must be called within a tokio runtime.
 pub(super) fn input() -> Box<dyn AsyncRead + Unpin + Send> {
     let input = io::stdin();
@@ -24,6 +28,9 @@ pub(super) fn input() -> Box<dyn AsyncRead + Unpin + Send> {
 /// What goes to the client. Must be called within a tokio runtime.
 pub(super) fn output() -> Box<dyn AsyncWrite + Unpin + Send> {
     let output = io::stdout();
+    // Neither is needed for anything but speed.
+    let _ = rustix::pipe::fcntl_setpipe_size(&output, WAITING);
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&output, WAITING);
     if let Ok(pipe) = own(&output).and_then(Sender::from_owned_fd) {
         return Box::new(pipe);
     }
