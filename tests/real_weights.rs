@@ -74,7 +74,9 @@ fn a_genuine_model_travels_loads_rots_is_found_out_and_mended() {
     let serving = first.serve();
     let declared =
         format!("[[artifact]]\nname = \"minilm\"\nsource = \"hf:{REPOSITORY}@{COMMIT}\"\nstore = \"huggingface\"\n");
-    let second = Machine::new(&format!("{stores}[sources]\nhub = \"{}\"\n", serving.url()), &declared);
+    // Where there may be one connection, a file is one request.
+    let sources = format!("[sources]\nconnections = 1\nhub = \"{}\"\n", serving.url());
+    let second = Machine::new(&format!("{stores}{sources}"), &declared);
     second.larder(&["lock"]).must_be(0).must_say(&["13 of them with a digest"]);
     let plan = second.larder(&["plan", "--json"]).must_be(0).json();
     assert!(plan["bytes_to_move"].as_u64().unwrap() > LENGTH, "{plan}");
