@@ -20,7 +20,6 @@ use crate::stores::{Store, Stores};
 mod drive;
 mod folder;
 mod hub;
-mod links;
 mod ollama;
 mod propose;
 mod sections;
@@ -180,10 +179,6 @@ pub struct Survey {
     pub stores: Vec<StoreSurvey>,
     /// What the manifests lack.
     pub proposals: Vec<Proposal>,
-    /// Where links of folders and Ollama stores lead, by way of what: programs read by them what lies in a cache.
-    /// `None` where some cannot be looked into.
-    #[serde(skip)]
-    pub led_to: Option<BTreeSet<PathBuf>>,
     /// Bytes that were read to recognise content.
     pub bytes_read: u64,
     /// What that means for the totals of the lab's document, where somebody compared.
@@ -206,7 +201,7 @@ pub struct Surveyor<'a> {
 ///
 /// Nothing on disk is changed. What cannot be looked at is part of the survey, never its end.
 pub fn survey(stores: &Stores, wanted: &dyn Fn(&str) -> bool, known: &mut Known, how: &Surveyor<'_>) -> Survey {
-    let mut survey = Survey { led_to: Some(BTreeSet::new()), ..Survey::default() };
+    let mut survey = Survey::default();
     let there: Vec<_> = stores.iter().filter(|(name, open)| wanted(name) && open.store.root().is_dir()).collect();
     let roots: Vec<PathBuf> =
         stores.iter().filter_map(|(_, open)| fs_err::canonicalize(open.store.root()).ok()).collect();
@@ -223,10 +218,6 @@ pub fn survey(stores: &Stores, wanted: &dyn Fn(&str) -> bool, known: &mut Known,
                 proposals
             }
         });
-        if open.config.layout != Layout::HfCache {
-            let more = links::led_to(store.root());
-            survey.led_to = survey.led_to.take().zip(more).map(|(known, more)| &known | &more);
-        }
         survey.stores.push(found);
     }
     survey

@@ -8,7 +8,12 @@ use serde::Serialize;
 use crate::adopt::{Seen, StoreSurvey, Superseded, Survey};
 use crate::artifact::{Artifact, Found};
 use crate::fsio;
+use crate::inventory::Layout;
 use crate::stores::{Store, Stores};
+
+/// Why contents stay of which nobody knows whether they are needed.
+const UNSURE: &str = "another store has folders that may not be looked into, and a link there may lead to it: prune as a \
+                      user who may";
 
 /// One file to remove.
 #[derive(Debug, Clone, Serialize)]
@@ -65,9 +70,7 @@ pub fn plan(
     for surveyed in &survey.stores {
         let Some(open) = stores.get(&surveyed.store) else { continue };
         let places = irreplaceable_places(open.store.as_ref(), artifacts);
-        let root = fs_err::canonicalize(&surveyed.root).unwrap_or_else(|_| surveyed.root.clone());
-        // A link to all of a store needs nothing of it in particular.
-        let led_to = survey.led_to.as_ref().map(|all| all.iter().filter(|place| !root.starts_with(place)).collect());
+        let led_to = led_to_by_others(surveyed, stores);
         let judge = Judge { surveyed, places, led_to, before };
         for seen in &surveyed.leftovers {
             let path = surveyed.root.join(&seen.path);
@@ -94,7 +97,7 @@ struct Judge<'a> {
     /// Places of files that nobody else has.
     places: Vec<PathBuf>,
     /// Where links of other stores lead; `None` where nobody knows.
-    led_to: Option<BTreeSet<&'a PathBuf>>,
+    led_to: Option<BTreeSet<PathBuf>>,
     before: i64,
 }
 
@@ -104,10 +107,13 @@ impl Judge<'_> {
             Some("its place is that of a file that nobody else has")
         } else if found.mtime_ns > self.before.saturating_mul(1_000_000_000) {
             Some("it was changed lately: a download may be running")
-        } else if self.led_to.as_ref().is_some_and(|places| is_led_to(&found.path, places)) {
-            Some("a link in another store leads to it")
         } else {
-            None
+            match &self.led_to {
+                Some(places) => is_led_to(&found.path, places).then_some("a link in another store leads to it"),
+                // What downloads left unfinished is nobody's.
+                None if found.path.extension().is_some_and(|extension| extension == "incomplete") => None,
+                None => Some(UNSURE),
+            }
         }
     }
 
@@ -153,9 +159,6 @@ impl Judge<'_> {
     }
 
     fn entries(&self, revision: &Superseded) -> Result<Vec<Removal>, &'static str> {
-        if self.led_to.is_none() {
-            return Err("another store has folders that may not be looked into: a link there may lead to it");
-        }
         let folder = self.surveyed.root.join(&revision.path);
         let top = folder.parent().filter(|folder| folder.ends_with("snapshots")).map(Path::to_owned);
         let mut entries = Vec::new();
@@ -171,9 +174,23 @@ impl Judge<'_> {
     }
 }
 
+/// Where links of the other stores lead, by way of what: programs read by them what lies in a hub cache. `None` where some
+/// cannot be looked into.
+fn led_to_by_others(surveyed: &StoreSurvey, stores: &Stores) -> Option<BTreeSet<PathBuf>> {
+    let root = fs_err::canonicalize(&surveyed.root).ok()?;
+    let is_cache = stores.get(&surveyed.store).is_some_and(|open| open.config.layout == Layout::HfCache);
+    let mut places = BTreeSet::new();
+    for (_, other) in stores.iter().filter(|(name, _)| is_cache && *name != surveyed.store) {
+        // A link to all of a store needs nothing of it in particular.
+        let led_to = fsio::led_to(other.store.root(), &root).ok()?;
+        places.extend(led_to.into_iter().filter(|place| !root.starts_with(place)));
+    }
+    Some(places)
+}
+
 /// Whether one of `places` is `path`, or a folder that it lies in.
-fn is_led_to(path: &Path, places: &BTreeSet<&PathBuf>) -> bool {
-    real(path).ancestors().any(|place| places.contains(&place.to_owned()))
+fn is_led_to(path: &Path, places: &BTreeSet<PathBuf>) -> bool {
+    real(path).ancestors().any(|place| places.contains(place))
 }
 
 /// The same path in the folder where it really lies; what it is itself is not followed.

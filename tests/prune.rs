@@ -232,6 +232,33 @@ fn what_a_link_of_another_store_leads_to_stays() {
     assert!(!lab.run(&["prune", "--superseded"]).out.contains("keep"));
 }
 
+#[test]
+fn what_another_cache_leads_to_stays_and_all_of_it_where_a_store_cannot_be_looked_into() {
+    let lab = Lab::new(&format!("{INVENTORY}moved = {{ layout = \"hf-cache\", path = \"~/moved\" }}\n"), "");
+    repository_that_went_on(&lab);
+    let entry = lab.path(&format!("home/moved/models--a--b/snapshots/{OLD}/old.bin"));
+    link(&format!("../../../../hub/blobs/{}", blob(b"old")), &entry);
+    let pruned = lab.run(&["prune", "--superseded", "--apply", "--yes"]);
+    assert!(pruned.code == 0 && pruned.out.contains("a link in another store leads to it"), "{pruned:?}");
+    assert_eq!(fs_err::read(&entry).unwrap(), b"old");
+
+    let lab = Lab::new(INVENTORY, "");
+    repository_that_went_on(&lab);
+    let orphan = format!("home/hub/models--a--b/blobs/{}", blob(b"orphan"));
+    let half = "home/hub/models--a--b/blobs/0123.incomplete";
+    for place in [orphan.as_str(), half] {
+        lab.write(place, b"orphan");
+        age(&lab.path(place), 30);
+    }
+    // A folder that nobody can look into, whoever he is.
+    link("ollama", &lab.path("home/ollama"));
+    let before = entries(&lab);
+    let pruned = lab.run(&["prune", "--superseded", "--apply", "--yes"]);
+    assert!(pruned.code == 0 && pruned.out.contains("prune as a user who may"), "{pruned:?}");
+    let gone: Vec<String> = before.difference(&entries(&lab)).cloned().collect();
+    assert_eq!(gone, ["models--a--b/blobs/0123.incomplete"], "{pruned:?}");
+}
+
 /// Links to nothing below `folder`.
 fn dangling(folder: &Path) -> Vec<PathBuf> {
     let all = walkdir::WalkDir::new(folder).into_iter().map(|entry| entry.unwrap().into_path());

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::links::hops;
 use super::propose::{Proposal, ProposedFile};
 use super::{Known, Seen, StoreSurvey, authority};
 use crate::artifact::{HubKind, HubRepo, Reference};
+use crate::fsio::hops;
 use crate::resolve::is_commit;
 use crate::stores::Store;
 
