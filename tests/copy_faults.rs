@@ -31,6 +31,7 @@ use disk::{Disk, Kind};
 use parts::skip;
 use program::{INVENTORY, Lab, Said};
 use relay::Relay;
+use rstest::rstest;
 use sshd::{Sshd, remote_words};
 use stick::Stick;
 
@@ -193,100 +194,69 @@ fn a_connection_that_is_gone_for_good_leaves_a_state_to_go_on_from() {
     assert!(before > 8 * MIB as u64 && relay.passed() < 20 * MIB as u64, "{before} and then {}", relay.passed());
 }
 
+/// Which way contents go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    Here,
+    There,
+}
+
 /// Who is killed while a copy is under way.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Victim {
-    /// The larder that takes.
-    Taking,
-    /// The larder that gives, each time it is there.
-    Giving,
+    /// The larder that was started here.
+    Larder,
+    /// The larder over there, each time it is there.
+    Other,
     /// sshd, with its sessions.
     Sshd,
 }
 
-/// kill -9; the second run takes only what the first one did not have on its disk.
-#[test]
-fn whoever_is_killed_only_what_is_missing_comes_again() {
-    for victim in [Victim::Taking, Victim::Giving, Victim::Sshd] {
-        let Some(mut sshd) = Sshd::start() else { return };
-        let relay = Relay::to(sshd.port());
-        relay.hold_after(9 * MIB as u64);
-        let (here, there) = (empty_machine("retries = 0\n"), full_machine());
-        let words = remote_words(Path::new(env!("CARGO_BIN_EXE_larder")), &there.path(""));
-        // Each larder over there leaves its number before it begins.
-        let noting = format!("echo $$ >> {}; exec {words}", there.path("numbers").display());
-        let mut command = here.command(&["copy", "--ssh", &sshd.client_by(relay.port()), "--remote-larder", &noting]);
-        command.args(["pc9:", "--yes"]).env("PATH", "/usr/bin:/bin");
-        let mut copying = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        relay.wait_until_held();
-        match victim {
-            Victim::Taking => copying.kill().unwrap(),
-            Victim::Giving => {
-                let numbers = std::fs::read_to_string(there.path("numbers")).unwrap();
-                // What was under way to the killed one stays held until it is gone.
-                numbers.lines().for_each(|number| kill(number.trim()));
-                assert!(!numbers.is_empty());
-            }
-            Victim::Sshd => sshd.kill_all(),
+/// kill -9; the second run moves only what the first one did not have on its target's disk.
+#[rstest]
+fn whoever_is_killed_only_what_is_missing_comes_again(
+    #[values(Way::Here, Way::There)] way: Way,
+    #[values(Victim::Larder, Victim::Other, Victim::Sshd)] victim: Victim,
+) {
+    let Some(mut sshd) = Sshd::start() else { return };
+    let (full, empty) = (full_machine(), empty_machine("retries = 0\n"));
+    let (relay, here, there, place): (_, _, _, &[&str]) = match way {
+        Way::Here => (Relay::to(sshd.port()), &empty, &full, &["pc9:"]),
+        Way::There => (Relay::of_what_is_sent_to(sshd.port()), &full, &empty, &["--to", "pc9:"]),
+    };
+    // Each larder over there leaves its number before it begins.
+    let words = remote_words(Path::new(env!("CARGO_BIN_EXE_larder")), &there.path(""));
+    there.write("larder.sh", format!("echo $$ >> {}; exec {words} \"$@\"\n", there.path("numbers").display()));
+    let (client, remote) = (sshd.client_by(relay.port()), format!("sh {}", there.path("larder.sh").display()));
+    let copy = || {
+        let mut command = here.command(&["copy", "--yes", "--ssh", &client, "--remote-larder", &remote]);
+        command.args(place).env("PATH", "/usr/bin:/bin");
+        command
+    };
+    relay.hold_after(9 * MIB as u64);
+    let mut copying = copy().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    relay.wait_until_held();
+    match victim {
+        Victim::Larder => copying.kill().unwrap(),
+        Victim::Other => {
+            let numbers = std::fs::read_to_string(there.path("numbers")).unwrap();
+            numbers.lines().for_each(|number| kill(number.trim()));
+            assert!(!numbers.is_empty());
         }
-        if victim != Victim::Taking {
-            relay.cut_now();
-        }
-        let code = copying.wait().unwrap().code();
-        assert_ne!(code, Some(0), "{victim:?}");
-        assert!(!here.path("home/plain/large.bin").exists(), "{victim:?}");
-        if victim == Victim::Sshd {
-            sshd.start_again();
-        }
-        relay.mend();
-        let copied = take(&here, &sshd.client_by(relay.port()), &there);
-        assert_eq!(copied.code, 0, "{victim:?}: {}{}", copied.out, copied.err);
-        assert_has_all(&here);
-        assert!(relay.passed() < 16 * MIB as u64, "{victim:?}: {} came again", relay.passed());
+        Victim::Sshd => sshd.kill_all(),
     }
-}
-
-/// The same where this machine is the one that gives.
-#[test]
-fn whoever_is_killed_while_something_is_given_only_what_is_missing_comes_again() {
-    for victim in [Victim::Taking, Victim::Giving, Victim::Sshd] {
-        let Some(mut sshd) = Sshd::start() else { return };
-        let relay = Relay::of_what_is_sent_to(sshd.port());
-        let (here, there) = (full_machine(), empty_machine("retries = 0\n"));
-        let client = sshd.client_by(relay.port());
-        // The larder over there leaves its number before it begins.
-        let words = remote_words(Path::new(env!("CARGO_BIN_EXE_larder")), &there.path(""));
-        there.write("larder.sh", format!("echo $$ >> {}; exec {words} \"$@\"\n", there.path("numbers").display()));
-        let remote = format!("sh {}", there.path("larder.sh").display());
-        let begin = || {
-            let mut command = here.command(&["copy", "--ssh", &client, "--remote-larder", &remote]);
-            command.args(["--to", "pc9:", "--yes"]).env("PATH", "/usr/bin:/bin");
-            command
-        };
-        relay.hold_after(9 * MIB as u64);
-        let mut giving = begin().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        relay.wait_until_held();
-        match victim {
-            Victim::Giving => giving.kill().unwrap(),
-            Victim::Taking => {
-                let numbers = std::fs::read_to_string(there.path("numbers")).unwrap();
-                numbers.lines().for_each(|number| kill(number.trim()));
-                assert!(!numbers.is_empty());
-            }
-            Victim::Sshd => sshd.kill_all(),
-        }
-        relay.cut_now();
-        assert_ne!(giving.wait().unwrap().code(), Some(0), "{victim:?}");
-        assert!(!there.path("home/plain/large.bin").exists(), "{victim:?}");
-        if victim == Victim::Sshd {
-            sshd.start_again();
-        }
-        relay.mend();
-        let given = program::said(&mut begin(), &here.path(""));
-        assert_eq!(given.code, 0, "{victim:?}: {}{}", given.out, given.err);
-        assert_has_all(&there);
-        assert!(relay.passed() < 16 * MIB as u64, "{victim:?}: {} came again", relay.passed());
+    // What was under way to the killed one stays held until it is gone.
+    relay.cut_now();
+    assert_ne!(copying.wait().unwrap().code(), Some(0));
+    assert!(!empty.path("home/plain/large.bin").exists());
+    if victim == Victim::Sshd {
+        sshd.start_again();
     }
+    relay.mend();
+    let copied = program::said(&mut copy(), &here.path(""));
+    assert_eq!(copied.code, 0, "{}{}", copied.out, copied.err);
+    assert_has_all(&empty);
+    assert!(relay.passed() < 16 * MIB as u64, "{} came again", relay.passed());
 }
 
 fn kill(number: &str) {
